@@ -1,0 +1,20 @@
+"""Registry nodes that make ``type='pconv_seg.NAME'`` resolvable without ``custom_imports``.
+
+Everything in this package is registered with mmengine's root registries, so that ``type='PConv'``
+is found from every scope (mmseg, mmdet, mmpretrain, ...). The nodes below are empty: a look-up in
+the scope ``pconv_seg`` falls through to the root.
+
+mmengine resolves ``pconv_seg.NAME`` by importing this module and swallows an ImportError on the
+way. ``locations`` makes the node import the package once more on first use, where nothing is
+swallowed: a broken import shows as itself, not as "not found in the registry".
+"""
+
+from mmengine import registry as _root
+
+_KINDS = ("MODELS", "DATASETS", "DATA_SAMPLERS", "TRANSFORMS", "HOOKS", "METRICS", "LOOPS")
+
+for _kind in _KINDS:
+    _parent = getattr(_root, _kind)
+    globals()[_kind] = _root.Registry(
+        _parent.name, parent=_parent, scope="pconv_seg", locations=["pconv_seg"]
+    )
