@@ -5,7 +5,8 @@ works in any config.
 """
 
 # First, because it lets mmengine report a broken import below as what it is (see that module).
-from . import registry  # noqa: F401, I001
+from . import registry  # noqa: F401
+from .layers import PConv2d, partial_conv2d
 from .version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["PConv2d", "__version__", "partial_conv2d"]

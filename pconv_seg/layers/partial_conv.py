@@ -1,0 +1,342 @@
+"""Partial convolution based padding: a function, and ``nn.Conv2d`` with that function inside."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..geometry import border_runs
+
+# torch < 2.3 has it in torch._utils only.
+_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+
+
+class _Axis:
+    """What one axis of a convolution looks like: plain integers, padding resolved."""
+
+    __slots__ = ("after", "before", "dilation", "dim", "kernel_size", "stride")
+
+    def __init__(
+        self, dim: int, kernel_size: int, stride: int, padding: int | str, dilation: int
+    ) -> None:
+        self.dim, self.kernel_size, self.stride, self.dilation = dim, kernel_size, stride, dilation
+        if padding == "same":
+            # As in PyTorch: an odd total puts the extra pixel behind.
+            total = dilation * (kernel_size - 1)
+            self.before, self.after = total // 2, total - total // 2
+        else:
+            self.before = self.after = 0 if padding == "valid" else padding
+
+    def runs(self, input: Tensor, output: Tensor) -> tuple[tuple[int, int, int], ...]:
+        """Border outputs as ``(start, stop, count)``, see :func:`border_runs`."""
+        return border_runs(
+            input.shape[self.dim],
+            output.shape[self.dim],
+            self.kernel_size,
+            self.stride,
+            self.before,
+            self.dilation,
+        )
+
+    def window_sum(self, valid: Tensor) -> Tensor:
+        """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
+
+        Integers in, so exact integers out.
+        """
+        padding = (self.before, self.after) if self.dim == -1 else (0, 0, self.before, self.after)
+        span = self.dilation * (self.kernel_size - 1) + 1
+        windows = F.pad(valid, padding).unfold(self.dim, span, self.stride)
+        return windows[..., :: self.dilation].sum(-1)
+
+
+def _pair(value: int | Sequence[int]) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _axes(weight: Tensor, stride, padding, dilation) -> tuple[_Axis, _Axis]:
+    padding = (padding, padding) if isinstance(padding, str) else _pair(padding)
+    return tuple(
+        _Axis(dim, *axis)
+        for dim, axis in zip(
+            (-2, -1),
+            zip(weight.shape[-2:], _pair(stride), padding, _pair(dilation), strict=True),
+            strict=True,
+        )
+    )
+
+
+def partial_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    mask: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""2-d convolution in which padding, and whatever ``mask`` excludes, counts as missing data.
+
+    From `Partial Convolution based Padding <https://arxiv.org/abs/1811.11718>`_ (Eq. 1-3). For a
+    window of k taps X with validity M (1 on real data, 0 elsewhere)
+
+    .. math::
+        y = W \cdot (X \odot M) \, \frac{k}{\sum M} + b,
+
+    and 0 (not ``b``) where no tap is valid. Zero padding is the case where the factor is always 1.
+
+    Without ``mask``, validity depends on sizes alone and no mask is ever convolved: with gradients
+    off, the border strips of an ordinary convolution are corrected in place. Its interior is
+    then bit-identical to ``F.conv2d``. With gradients on, that holds without ``bias``, which is
+    added after the factor there.
+
+    Args:
+        input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``, any floating dtype.
+        weight: ``Tensor[C_out, C_in / groups, kh, kw]``.
+        bias: ``Tensor[C_out]``.
+        stride: Step between windows, one value or (vertical, horizontal).
+        padding: Padding in pixels, one value or (vertical, horizontal), ``'same'`` or ``'valid'``.
+        dilation: Step between taps, one value or (vertical, horizontal).
+        groups: As in ``F.conv2d``.
+        mask: Which input values are real (non-zero) and which are missing (zero), of any dtype:
+            ``Tensor[N or 1, 1, H, W]`` for all channels alike, or ``Tensor[N or 1, C_in, H, W]``
+            with k = kh * kw * C_in / groups. For an unbatched input also without the first
+            dimension. Missing values never reach the output, not even NaN.
+
+    Returns:
+        ``Tensor[N, C_out, H', W']`` (or unbatched) in the dtype of ``F.conv2d``. With ``mask``
+        a pair of that and the updated mask (Eq. 3; 1 where any tap was valid), in the dtype of
+        ``mask``: ``[N or 1, 1, H', W']`` or, for a multi-channel mask, ``[N or 1, C_out, H', W']``.
+
+    Raises:
+        ValueError: if the shape of ``mask`` does not fit the input.
+    """
+    axes = _axes(weight, stride, padding, dilation)
+    conv_args = (stride, padding, dilation, groups)
+    if mask is not None:
+        return _masked(input, weight, bias, conv_args, axes, mask)
+    if not any(axis.before or axis.after for axis in axes):
+        return F.conv2d(input, weight, bias, *conv_args)
+
+    height, width = input.shape[-2:]
+    if _is_compiling() or type(height) is not int or type(width) is not int:
+        # Sizes are symbols here: say the counts in tensors and leave the rest to the compiler.
+        output = F.conv2d(input, weight, None, *conv_args)
+        rows = axes[0].window_sum(torch.ones(height, 1, dtype=torch.long, device=input.device))
+        cols = axes[1].window_sum(torch.ones(1, width, dtype=torch.long, device=input.device))
+        return _reweight_(output, bias, _ratio(rows * cols, weight[0, 0].numel(), output))
+
+    records_gradient = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+    )
+    output = F.conv2d(input, weight, None if records_gradient else bias, *conv_args)
+    runs = [
+        (axis.dim, start, stop - start, axis.kernel_size / count if count else 0.0)
+        for axis in axes
+        for start, stop, count in axis.runs(input, output)
+    ]
+    if not records_gradient:
+        return _rescale_runs_(output, runs, bias)
+    # Writing to strips would cost a copy of the gradient for each; one multiplication does not.
+    ratio = output.new_ones(output.shape[-2:], dtype=_at_least_float32(output))
+    return _reweight_(output, bias, _rescale_runs_(ratio, runs))
+
+
+def _rescale_runs_(output: Tensor, runs: list[tuple], bias: Tensor | None = None) -> Tensor:
+    """Scale strips of ``output`` around ``bias``; strips with factor 0 become 0."""
+    if bias is not None:
+        bias = bias.to(output.dtype)[:, None, None]
+    # Windows without any valid tap last: nothing may be added to them afterwards.
+    for dim, start, length, ratio in sorted(runs, key=lambda run: run[-1] == 0):
+        strip = output.narrow(dim, start, length)
+        if bias is None or ratio == 0:
+            strip.mul_(ratio)
+        else:
+            strip.lerp_(bias, 1 - ratio)
+    return output
+
+
+def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
+    """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
+    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output))
+    return ratio * (counts > 0)
+
+
+def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
+    output = output.mul_(ratio)
+    if bias is None:
+        return output
+    return output.add_(bias[:, None, None] * (ratio > 0))
+
+
+def _at_least_float32(output: Tensor) -> torch.dtype:
+    return torch.promote_types(output.dtype, torch.float32)
+
+
+def _masked(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    conv_args: tuple,
+    axes: tuple[_Axis, _Axis],
+    mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    stride, padding, dilation, groups = conv_args
+    batched = input if input.dim() == 4 else input[None]
+    valid = (mask if mask.dim() == 4 else mask[None]) != 0
+    batch, channels = batched.shape[:2]
+    if (
+        valid.shape[0] not in (1, batch)
+        or valid.shape[1] not in (1, channels)
+        or valid.shape[2:] != batched.shape[2:]
+    ):
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} does not fit input of shape {tuple(input.shape)}: "
+            "the batch dimension must be 1 or that of the input, the channels 1 or those of the "
+            "input, height and width those of the input"
+        )
+    mask_groups = 1 if valid.shape[1] == 1 else groups
+    depth = valid.shape[1] // mask_groups
+    # Sums of integers: exact under autocast, TF32 and in every dtype, unlike a mask convolution.
+    counts = valid.unflatten(1, (mask_groups, depth)).sum(2)
+    for axis in axes:
+        counts = axis.window_sum(counts)
+    ratio_of_groups = _ratio(counts, depth * weight[0, 0].numel(), batched)
+    ratio, updated = ratio_of_groups, counts > 0
+    if valid.shape[1] > 1:
+        ratio, updated = (
+            tensor.repeat_interleave(weight.shape[0] // groups, dim=1)
+            for tensor in (ratio, updated)
+        )
+    # `where`, not a product: NaN * 0 is NaN.
+    real = torch.where(valid, batched, torch.zeros((), dtype=input.dtype, device=input.device))
+    output = F.conv2d(real, weight, None, stride, padding, dilation, groups)
+    output = _reweight_(output, bias, ratio)
+    updated = updated.to(mask.dtype)
+    return (
+        output if input.dim() == 4 else output[0],
+        updated if mask.dim() == 4 else updated[0],
+    )
+
+
+@MODELS.register_module("PConv")
+class PConv2d(nn.Conv2d):
+    """``nn.Conv2d`` with partial convolution based padding: see :func:`partial_conv2d`.
+
+    Parameters and state-dict keys are those of ``nn.Conv2d``; checkpoints pass freely between the
+    two. The arguments and ``forward`` are also those of ``PartialConv2d`` in NVIDIA/partialconv.
+    In configs: ``conv_cfg=dict(type='PConv')``.
+
+    Args:
+        multi_channel: Masks have one channel per input channel instead of one for all.
+        return_mask: ``forward`` returns ``(output, updated mask)``.
+
+    Raises:
+        ValueError: if ``padding_mode`` is not ``'zeros'``.
+    """
+
+    # On the class too: a plain nn.Conv2d may be turned into a PConv2d after construction.
+    multi_channel = False
+    return_mask = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        multi_channel: bool = False,
+        return_mask: bool = False,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(
+                f"PConv2d does not take padding_mode={padding_mode!r}: it treats padding as "
+                "missing data, so there is no padded value to choose. Leave padding_mode at "
+                f"'zeros', or use nn.Conv2d for {padding_mode!r}."
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self.multi_channel = multi_channel
+        self.return_mask = return_mask
+
+    # mmcv and mmengine call this directly with weights of their own (efficient conv-bn
+    # evaluation): re-weighting in `forward` would be skipped there.
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return partial_conv2d(
+            input, weight, bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def forward(
+        self, input: Tensor, mask_in: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Convolve ``Tensor[N, C_in, H, W]`` (or unbatched), see :func:`partial_conv2d`.
+
+        Args:
+            input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``.
+            mask_in: ``Tensor[N or 1, 1, H, W]``, with ``multi_channel``
+                ``Tensor[N or 1, C_in, H, W]``; None means that all of the input is real.
+
+        Returns:
+            ``Tensor[N, C_out, H', W']``, with ``return_mask`` a pair of that and the updated mask.
+
+        Raises:
+            ValueError: if the shape of ``mask_in`` does not fit.
+        """
+        if isinstance(input, torch.fx.Proxy):
+            # fx takes only classes of torch.nn for one node. mmengine's graph rewriting finds
+            # convolutions by such nodes, so be one.
+            args = (input,) if mask_in is None else (input, mask_in)
+            return input.tracer.create_proxy(
+                "call_module", input.tracer.path_of_module(self), args, {}
+            )
+        if mask_in is None and not self.return_mask:
+            return self._conv_forward(input, self.weight, self.bias)
+        channels = self.in_channels if self.multi_channel else 1
+        if mask_in is None:
+            mask_in = input.new_ones(1, channels, *input.shape[-2:])
+            if input.dim() == 3:
+                mask_in = mask_in[0]
+        elif mask_in.shape[-3] != channels:
+            raise ValueError(
+                f"mask_in of shape {tuple(mask_in.shape)} must have {channels} channel(s), because "
+                f"multi_channel={self.multi_channel} and in_channels={self.in_channels}"
+            )
+        output, mask = partial_conv2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            mask_in,
+        )
+        if self.multi_channel and self.in_channels == 1:
+            mask = mask.expand(*mask.shape[:-3], self.out_channels, -1, -1)
+        return (output, mask) if self.return_mask else output
+
+    def extra_repr(self) -> str:
+        flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]
+        return ", ".join([super().extra_repr(), *(f"{name}=True" for name in flags)])
