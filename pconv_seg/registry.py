@@ -11,10 +11,16 @@ swallowed: a broken import shows as itself, not as "not found in the registry".
 
 from mmengine import registry as _root
 
-_KINDS = ("MODELS", "DATASETS", "DATA_SAMPLERS", "TRANSFORMS", "HOOKS", "METRICS", "LOOPS")
 
-for _kind in _KINDS:
+class _Node(_root.Registry):
+    """A node whose own scope is no obstacle: ``pconv_seg.NAME`` falls through as ``NAME`` does."""
+
+    def get(self, key: str) -> type | None:
+        return super().get(key.removeprefix(f"{self.scope}."))
+
+
+for _kind in ("MODELS", "DATASETS", "DATA_SAMPLERS", "TRANSFORMS", "HOOKS", "METRICS"):
     _parent = getattr(_root, _kind)
-    globals()[_kind] = _root.Registry(
+    globals()[_kind] = _Node(
         _parent.name, parent=_parent, scope="pconv_seg", locations=["pconv_seg"]
     )

@@ -1,0 +1,334 @@
+"""The layer's arithmetic against a slow reference that loops over windows and taps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pconv_seg import PConv2d, partial_conv2d
+
+
+def reference(input, weight, bias, stride, before, after, dilation, groups, mask):
+    """Eq. 1-3 of arXiv 1811.11718, one window at a time, in float64.
+
+    ``mask`` is ``[N, C, H, W]`` with C = 1 or the input's channels, or None.
+    """
+    x, w = input.double().numpy(), weight.double().numpy()
+    (n, _, height, width), (c_out, per_group, kh, kw) = x.shape, w.shape
+    out_h = (height + before[0] + after[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    out_w = (width + before[1] + after[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    output, updated = np.zeros((n, c_out, out_h, out_w)), np.zeros((n, c_out, out_h, out_w))
+    for b, o, i, j in np.ndindex(output.shape):
+        group = o // (c_out // groups)
+        total, valid = 0.0, 0
+        for c, p, q in np.ndindex(per_group, kh, kw):
+            row = i * stride[0] - before[0] + p * dilation[0]
+            col = j * stride[1] - before[1] + q * dilation[1]
+            channel = group * per_group + c
+            if not (0 <= row < height and 0 <= col < width):
+                continue
+            if mask is not None and not mask[b, channel if mask.shape[1] > 1 else 0, row, col]:
+                continue
+            valid += 1
+            total += w[o, c, p, q] * x[b, channel, row, col]
+        if valid:
+            offset = 0.0 if bias is None else float(bias[o])
+            output[b, o, i, j] = total * per_group * kh * kw / valid + offset
+            updated[b, o, i, j] = 1
+    return torch.from_numpy(output), torch.from_numpy(updated)
+
+
+def pair(value):
+    return (value, value) if isinstance(value, int) else value
+
+
+# in, out, kernel, stride, padding, dilation, groups, height, width
+LAYERS = [
+    (2, 3, 3, 1, 1, 1, 1, 6, 7),
+    (2, 3, 3, 2, 1, 1, 1, 7, 6),
+    (1, 2, 7, 2, 3, 1, 1, 9, 8),
+    (4, 4, 3, 1, 2, 2, 4, 6, 5),
+    (4, 6, 3, 1, 1, 1, 2, 5, 5),
+    (2, 2, 3, 1, 12, 12, 1, 6, 7),
+    (2, 2, 3, 1, 4, 4, 1, 6, 13),
+    (2, 2, (1, 5), (1, 3), (0, 2), (1, 2), 1, 4, 9),
+    (2, 2, (4, 2), (2, 1), (2, 1), (1, 3), 1, 6, 6),
+    (2, 2, 1, 1, 1, 1, 1, 4, 3),
+    (2, 2, 2, 3, 2, 3, 1, 1, 4),
+    (2, 2, 3, 1, 0, 1, 1, 5, 5),
+]
+
+
+def draw(layer, dtype=torch.float64, batch=2, seed=0):
+    c_in, c_out, kernel, _, _, _, groups, height, width = layer
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    weight = randn(c_out, c_in // groups, *pair(kernel))
+    return randn(batch, c_in, height, width), weight, randn(c_out)
+
+
+def expect(layer, input, weight, bias, mask=None):
+    _, _, _, stride, padding, dilation, groups, _, _ = layer
+    return reference(
+        input,
+        weight,
+        bias,
+        pair(stride),
+        pair(padding),
+        pair(padding),
+        pair(dilation),
+        groups,
+        mask,
+    )
+
+
+def conv_args(layer):
+    return layer[3:7]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_without_mask_equals_reference_with_and_without_gradients(layer, with_bias):
+    input, weight, bias = draw(layer)
+    bias = bias if with_bias else None
+    expected, _ = expect(layer, input, weight, bias)
+    torch.testing.assert_close(partial_conv2d(input, weight, bias, *conv_args(layer)), expected)
+    recorded = partial_conv2d(input, weight.requires_grad_(), bias, *conv_args(layer))
+    torch.testing.assert_close(recorded.detach(), expected)
+
+
+@pytest.mark.parametrize("kind", ["single", "shared", "multi"])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_masks_equal_reference(layer, kind):
+    input, weight, bias = draw(layer)
+    channels = input.shape[1] if kind == "multi" else 1
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(2, channels, *input.shape[2:], generator=generator) > 0.6
+    mask[:, :, : input.shape[2] // 2 + 1, :3] = False  # windows without any valid tap
+    given = mask[:1] if kind == "shared" else mask
+    expected, updated = expect(layer, input, weight, bias, given.expand_as(mask).numpy())
+    # Whatever lies under the mask must not show.
+    poison = torch.tensor([math.nan, math.inf]).repeat(input.numel())[: input.numel()]
+    poisoned = torch.where(given, input, poison.view_as(input).to(input))
+    output, mask_out = partial_conv2d(poisoned, weight, bias, *conv_args(layer), given)
+    torch.testing.assert_close(output, expected)
+    assert mask_out.dtype == torch.bool
+    assert mask_out.shape[0] == given.shape[0]
+    assert mask_out.shape[1] == (1 if channels == 1 else weight.shape[0])
+    assert torch.equal(mask_out.expand_as(updated).double(), updated)
+
+
+def test_full_mask_equals_no_mask():
+    layer = LAYERS[0]
+    input, weight, bias = draw(layer)
+    masked, mask = partial_conv2d(input, weight, bias, *conv_args(layer), torch.ones(1, 1, 6, 7))
+    torch.testing.assert_close(masked, partial_conv2d(input, weight, bias, *conv_args(layer)))
+    assert mask.dtype == torch.float32
+    assert mask.all()
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_same_and_valid_padding(kernel, dilation):
+    input, weight, bias = draw((2, 3, kernel, 1, 0, 1, 1, 8, 9))
+    total = dilation * (kernel - 1)
+    before, after = (total // 2,) * 2, (total - total // 2,) * 2
+    expected, _ = reference(input, weight, bias, (1, 1), before, after, (dilation,) * 2, 1, None)
+    same = partial_conv2d(input, weight, bias, 1, "same", dilation)
+    torch.testing.assert_close(same, expected)
+    assert same.shape[2:] == input.shape[2:]
+    if total < 8:
+        valid = partial_conv2d(input, weight, bias, 1, "valid", dilation)
+        assert torch.equal(valid, F.conv2d(input, weight, bias, 1, "valid", dilation))
+
+
+def test_border_ratios_of_the_paper_layer():
+    """3x3 with padding 1 on ones: 1.5 on edges and 2.25 in corners make up for zeros exactly."""
+    weight = torch.ones(1, 1, 3, 3)
+    for input in (torch.ones(1, 1, 4, 6), torch.ones(1, 1, 4, 6, requires_grad=True)):
+        output = partial_conv2d(input, weight, padding=1)
+        assert torch.equal(output, torch.full((1, 1, 4, 6), 9.0))
+
+
+@pytest.mark.parametrize("records_gradient", [False, True])
+def test_interior_is_bit_identical_to_zero_padding(records_gradient):
+    input, weight, _ = draw((8, 16, 3, 1, 2, 2, 1, 16, 16), torch.float32)
+    weight.requires_grad_(records_gradient)
+    ours = partial_conv2d(input, weight, None, 1, 2, 2)
+    assert torch.equal(
+        ours[..., 2:-2, 2:-2], F.conv2d(input, weight, None, 1, 2, 2)[..., 2:-2, 2:-2]
+    )
+
+
+def test_gradients():
+    layer = LAYERS[4]
+    input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
+    mask = torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.3
+
+    def unmasked(*tensors):
+        return partial_conv2d(*tensors, *conv_args(layer))
+
+    def masked(*tensors):
+        return partial_conv2d(*tensors, *conv_args(layer), mask)[0]
+
+    assert torch.autograd.gradcheck(unmasked, (input, weight, bias))
+    assert torch.autograd.gradcheck(masked, (input, weight, bias))
+    assert torch.autograd.gradgradcheck(unmasked, (input, weight, bias))
+
+
+def test_no_gradient_reaches_masked_values():
+    layer = LAYERS[0]
+    input, weight, bias = draw(layer)
+    mask = torch.ones(1, 1, 6, 7)
+    mask[..., 3:] = 0
+    input[..., 3:] = math.nan
+    input.requires_grad_()
+    partial_conv2d(input, weight, bias, *conv_args(layer), mask)[0].sum().backward()
+    assert torch.isfinite(input.grad).all()
+    assert (input.grad[..., 3:] == 0).all()
+
+
+def test_function_transforms_see_the_reweighting():
+    input, weight, bias = draw(LAYERS[0])
+
+    def loss(weight, image):
+        return partial_conv2d(image, weight, bias, padding=1).square().sum()
+
+    per_image = torch.func.vmap(torch.func.grad(loss), (None, 0))(weight, input)
+    for image, gradient in zip(input, per_image, strict=True):
+        leaf = weight.clone().requires_grad_()
+        loss(leaf, image).backward()
+        torch.testing.assert_close(gradient, leaf.grad)
+
+
+@pytest.mark.parametrize("records_gradient", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
+def test_low_precision_counts_exactly(dtype, tolerance, records_gradient):
+    """961 taps do not fit into bfloat16's 8 bits: a count computed there would be off."""
+    layer = (1, 2, 31, 1, 15, 1, 1, 33, 40)
+    input, weight, bias = draw(layer, dtype, batch=1)
+    weight = weight / 31
+    # float64 is checked against the loops above.
+    expected = partial_conv2d(*(x.double() for x in (input, weight, bias)), *conv_args(layer))
+    weight.requires_grad_(records_gradient)
+    for args in ((), (torch.ones(1, 1, 33, 40, dtype=dtype),)):
+        output = partial_conv2d(input, weight, bias, *conv_args(layer), *args)
+        output = output[0] if args else output
+        assert output.dtype == dtype
+        error = (output.detach().double() - expected).abs().max() / expected.abs().max()
+        assert error < tolerance
+
+
+def test_unbatched_and_empty_batch():
+    input, weight, bias = draw(LAYERS[0])
+    batched = partial_conv2d(input[:1], weight, bias, padding=1)
+    torch.testing.assert_close(partial_conv2d(input[0], weight, bias, padding=1), batched[0])
+    for mask in (torch.ones(6, 7)[None], torch.ones(1, 1, 6, 7)):
+        output, updated = partial_conv2d(input[0], weight, bias, padding=1, mask=mask)
+        torch.testing.assert_close(output, batched[0])
+        assert updated.dim() == mask.dim()
+    for requires_grad in (False, True):
+        empty = input[:0].clone().requires_grad_(requires_grad)
+        assert partial_conv2d(empty, weight, bias, padding=1).shape == (0, 3, 6, 7)
+    output, updated = partial_conv2d(
+        input[:0], weight, bias, padding=1, mask=torch.ones(1, 1, 6, 7)
+    )
+    assert output.shape == (0, 3, 6, 7)
+    assert updated.shape == (1, 1, 6, 7)
+
+
+def test_channels_last_is_kept():
+    input, weight, bias = draw((8, 8, 3, 1, 1, 1, 1, 6, 6), torch.float32)
+    input = input.to(memory_format=torch.channels_last)
+    for needs in (False, True):
+        output = partial_conv2d(input, weight.requires_grad_(needs), bias, padding=1)
+        assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_inputs_and_masks_are_not_written_to():
+    input, weight, bias = draw(LAYERS[0])
+    mask = (torch.arange(42).view(1, 1, 6, 7) % 3).float()
+    copies = [tensor.clone() for tensor in (input, weight, bias, mask)]
+    partial_conv2d(input, weight, bias, padding=1)
+    partial_conv2d(input, weight, bias, padding=1, mask=mask)
+    for tensor, copy in zip((input, weight, bias, mask), copies, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+def test_no_state_survives_a_call():
+    """Each result must equal that of a fresh layer, in whatever order calls come."""
+    torch.manual_seed(0)
+    layer = PConv2d(3, 4, 3, padding=1)
+    weights = layer.state_dict()
+    mask = (torch.rand(2, 1, 8, 9) > 0.5).float()
+    calls = [
+        (torch.randn(2, 3, 8, 9), mask),
+        (torch.randn(2, 3, 8, 9), None),
+        (torch.randn(2, 3, 5, 5), None),
+        (torch.randn(2, 3, 8, 9), 1 - mask),
+        (torch.randn(2, 3, 8, 9).double(), None),
+        (torch.randn(2, 3, 8, 9, device="meta"), None),
+        (torch.randn(2, 3, 8, 9), None),
+    ]
+    for input, mask_in in calls:
+        fresh = PConv2d(3, 4, 3, padding=1)
+        fresh.load_state_dict(weights)
+        outputs = [
+            module.to(input.dtype)(input, mask_in)
+            if input.device.type != "meta"
+            else torch.func.functional_call(
+                module, {name: value.to("meta") for name, value in weights.items()}, (input,)
+            )
+            for module in (layer, fresh)
+        ]
+        layer.float()
+        if input.device.type == "meta":
+            assert outputs[0].shape == (2, 4, 8, 9)
+        else:
+            assert torch.equal(*outputs)
+
+
+def test_layer_is_an_nn_conv2d_with_the_same_state():
+    layer, plain = PConv2d(3, 4, 3, padding=1), torch.nn.Conv2d(3, 4, 3, padding=1)
+    assert isinstance(layer, torch.nn.Conv2d)
+    assert list(layer.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(layer.state_dict(), strict=True)
+    layer.load_state_dict(plain.state_dict(), strict=True)
+    assert not list(layer.buffers())
+    assert repr(layer) == "PConv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))"
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("multi_channel", [False, True])
+def test_layer_takes_and_returns_masks_as_partialconv2d_does(multi_channel, in_channels):
+    layer = PConv2d(in_channels, 4, 3, padding=1, multi_channel=multi_channel, return_mask=True)
+    input = torch.randn(2, in_channels, 5, 6)
+    mask = torch.ones(2, in_channels if multi_channel else 1, 5, 6)
+    mask[0, :, :4, :4] = 0
+    output, updated = layer(input, mask)
+    assert updated.shape == (2, 4 if multi_channel else 1, 5, 6)
+    assert (updated[0, :, :3, :3] == 0).all()
+    assert (output[0, :, :3, :3] == 0).all()
+    without, ones = layer(input)
+    assert ones.shape == (1, 4 if multi_channel else 1, 5, 6)
+    assert ones.all()
+    layer.return_mask = False
+    torch.testing.assert_close(layer(input), without)
+    torch.testing.assert_close(layer(input, mask), output)
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match=r"padding_mode='reflect'.*missing data"):
+        PConv2d(3, 4, 3, padding=1, padding_mode="reflect")
+    layer = PConv2d(3, 4, 3, padding=1)
+    input = torch.randn(2, 3, 5, 6)
+    with pytest.raises(ValueError, match="multi_channel=False"):
+        layer(input, torch.ones(2, 3, 5, 6))
+    for shape in ((3, 1, 5, 6), (2, 2, 5, 6), (2, 1, 5, 5)):
+        with pytest.raises(ValueError, match="does not fit input"):
+            partial_conv2d(input, layer.weight, mask=torch.ones(shape))

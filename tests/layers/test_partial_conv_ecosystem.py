@@ -1,0 +1,218 @@
+"""The layer inside compilers, exporters, mmcv and mmengine."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmcv.cnn import ConvModule, build_conv_layer, fuse_conv_bn
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from pconv_seg import PConv2d
+
+NEWER_TORCH = torch.__version__ >= "2.6"
+needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
+
+
+class Net(nn.Module):
+    """Convolutions of several kinds, with and without bias, strided, dilated, grouped."""
+
+    def __init__(self, conv=PConv2d):
+        super().__init__()
+        self.layers = nn.Sequential(
+            conv(3, 4, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            conv(4, 4, 3, padding=6, dilation=6, groups=4),
+            conv(4, 2, 1, padding=1),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = Net()
+    # Running statistics and affine parameters that a fusion cannot ignore.
+    for name, value in net.layers[1].state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand(4) + (0.5 if "var" in name else -0.5))
+    return net.eval()
+
+
+def images(height=33, width=40, batch=2):
+    generator = torch.Generator().manual_seed(height * width)
+    return torch.randn(batch, 3, height, width, generator=generator)
+
+
+SIZES = [(33, 40), (24, 57), (48, 31)]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_compiles_to_one_graph(net, train, dynamic):
+    net.train(train)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        copy.deepcopy(net), fullgraph=True, dynamic=dynamic, backend="aot_eager"
+    )
+    with torch.set_grad_enabled(train):
+        for size in SIZES:
+            torch.testing.assert_close(compiled(images(*size)), net(images(*size)))
+    if train:
+        compiled(images()).sum().backward()
+
+
+@needs_newer_torch
+def test_dynamic_sizes_compile_once(net):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for size in SIZES:
+            compiled(images(*size))
+    assert counter.frame_count == 1
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_exports(net, dynamic, strict):
+    dynamic_shapes = None
+    if dynamic:
+        height, width = (torch.export.Dim(name, min=16, max=512) for name in ("H", "W"))
+        dynamic_shapes = {"x": {2: height, 3: width}}
+    program = torch.export.export(net, (images(),), dynamic_shapes=dynamic_shapes, strict=strict)
+    for size in SIZES if dynamic else SIZES[:1]:
+        torch.testing.assert_close(program.module()(images(*size)), net(images(*size)))
+
+
+@needs_newer_torch
+def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    dims = {2: torch.export.Dim("H", min=16, max=512), 3: torch.export.Dim("W", min=16, max=512)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            net, (images(),), dynamo=True, dynamic_shapes={"x": dims}, verbose=False
+        )
+    buffer = io.BytesIO()
+    program.save(buffer)
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    (name,) = (entry.name for entry in session.get_inputs())
+    for size in SIZES:
+        (output,) = session.run(None, {name: images(*size).numpy()})
+        torch.testing.assert_close(
+            torch.from_numpy(output), net(images(*size)).detach(), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_jit_trace_follows_the_size(net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = torch.jit.trace(net, images())
+    for size in SIZES:
+        torch.testing.assert_close(traced(images(*size)), net(images(*size)))
+
+
+def test_fx_keeps_the_layer_as_one_node(net):
+    traced = torch.fx.symbolic_trace(net)
+    targets = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+    assert {"layers.0", "layers.3", "layers.4"} <= targets
+    torch.testing.assert_close(traced(images()), net(images()))
+
+
+def test_autocast_follows_the_plain_layer(net):
+    expected = net(images())
+    with torch.autocast("cpu", torch.bfloat16):
+        for enabled in (False, True):
+            with torch.set_grad_enabled(enabled):
+                output = net(images())
+                assert output.dtype == torch.bfloat16
+                torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.05)
+        mask = torch.ones(1, 1, 33, 40)
+        masked = PConv2d(3, 2, 31, padding=15, return_mask=True)
+        output, _ = masked(images(), mask)
+        torch.testing.assert_close(output.float(), masked(images())[0].float())
+
+
+def test_deepcopy_and_pickle(net):
+    for clone in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(clone(images()), net(images()))
+
+
+def test_distributed_data_parallel(net, tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net.train()
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(net))
+        for _ in range(2):
+            wrapped(images()).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for _ in range(2):
+        net(images()).sum().backward()
+    for ours, theirs in zip(wrapped.module.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_conv_bn_fusions(net):
+    expected = net(images())
+    torch.testing.assert_close(fuse_conv_bn(copy.deepcopy(net))(images()), expected)
+    conv, bn = copy.deepcopy(net).layers[:2]
+    fused = nn.utils.fusion.fuse_conv_bn_eval(conv, bn)
+    assert isinstance(fused, PConv2d)
+    torch.testing.assert_close(fused(images()), net.layers[:2](images()))
+
+
+def conv_module(conv_cfg, **kwargs):
+    torch.manual_seed(0)
+    module = ConvModule(
+        3, 4, 3, padding=2, dilation=2, conv_cfg=conv_cfg, norm_cfg=dict(type="BN"), **kwargs
+    )
+    module.bn.running_mean += 0.3
+    module.bn.running_var *= 1.7
+    return module.eval()
+
+
+def test_efficient_conv_bn_evaluation_of_conv_module():
+    plain = conv_module(dict(type="PConv"))
+    efficient = conv_module(dict(type="PConv"), efficient_conv_bn_eval=True)
+    zeros = conv_module(None)
+    for state in (zeros, efficient):
+        state.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(efficient(images()), plain(images()))
+        # Not only equal: the re-weighting is there.
+        assert (plain(images()) - zeros(images())).abs().max() > 0.1
+
+
+def test_efficient_conv_bn_evaluation_of_mmengine(net):
+    expected = net(images())
+    rewritten = copy.deepcopy(net)
+    turn_on_efficient_conv_bn_eval(rewritten, "layers")
+    graph = rewritten.layers.forward.__self__.graph
+    assert [node.name for node in graph.nodes if "efficient" in node.name]
+    torch.testing.assert_close(rewritten(images()), expected)
+    for module in (net, rewritten):
+        module.train()
+    torch.testing.assert_close(rewritten(images()), net(images()))
+
+
+@pytest.mark.parametrize("scope", ["mmengine", "mmseg", "pconv_seg"])
+@pytest.mark.parametrize("type_", ["PConv", "pconv_seg.PConv", PConv2d])
+def test_conv_cfg_in_every_scope(scope, type_):
+    with DefaultScope.overwrite_default_scope(scope):
+        layer = build_conv_layer(dict(type=type_), 3, 4, 3, padding=1)
+        built = MODELS.build(
+            dict(type=type_, in_channels=3, out_channels=4, kernel_size=3, padding=1)
+        )
+    assert type(layer) is type(built) is PConv2d
