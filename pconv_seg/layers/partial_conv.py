@@ -57,14 +57,11 @@ def _pair(value: int | Sequence[int]) -> Sequence[int]:
 
 
 def _axes(weight: Tensor, stride, padding, dilation) -> tuple[_Axis, _Axis]:
+    stride, dilation = _pair(stride), _pair(dilation)
     padding = (padding, padding) if isinstance(padding, str) else _pair(padding)
-    return tuple(
-        _Axis(dim, *axis)
-        for dim, axis in zip(
-            (-2, -1),
-            zip(weight.shape[-2:], _pair(stride), padding, _pair(dilation), strict=True),
-            strict=True,
-        )
+    return (
+        _Axis(-2, weight.shape[-2], stride[0], padding[0], dilation[0]),
+        _Axis(-1, weight.shape[-1], stride[1], padding[1], dilation[1]),
     )
 
 
@@ -173,7 +170,7 @@ def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
 
 
 def _at_least_float32(output: Tensor) -> torch.dtype:
-    return torch.promote_types(output.dtype, torch.float32)
+    return torch.float64 if output.dtype == torch.float64 else torch.float32
 
 
 def _masked(

@@ -210,6 +210,8 @@ def test_function_transforms_see_the_reweighting():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
 def test_low_precision_counts_exactly(dtype, tolerance, records_gradient):
     """961 taps do not fit into bfloat16's 8 bits: a count computed there would be off."""
+    if dtype == torch.float16 and torch.__version__ < "2.4":
+        pytest.skip("this torch has no float16 convolution on the CPU")
     layer = (1, 2, 31, 1, 15, 1, 1, 33, 40)
     input, weight, bias = draw(layer, dtype, batch=1)
     weight = weight / 31

@@ -73,7 +73,7 @@ def test_compiles_to_one_graph(net, train, dynamic):
 @needs_newer_torch
 def test_dynamic_sizes_compile_once(net):
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for size in SIZES:
