@@ -1,5 +1,22 @@
 """Pure numbers, no torch: where taps fall, how an image splits into tiles and border regions."""
 
+from .proportion import parse_fraction
 from .taps import border_runs, tap_count
+from .tiles import (
+    TileGrid,
+    edge_distance,
+    tile_seams,
+    tile_starts,
+    tile_stride,
+)
 
-__all__ = ["border_runs", "tap_count"]
+__all__ = [
+    "TileGrid",
+    "border_runs",
+    "edge_distance",
+    "parse_fraction",
+    "tap_count",
+    "tile_seams",
+    "tile_starts",
+    "tile_stride",
+]
