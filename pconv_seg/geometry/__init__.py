@@ -3,7 +3,9 @@
 from .proportion import parse_fraction
 from .taps import border_runs, tap_count
 from .tiles import (
+    Overlap,
     TileGrid,
+    blend_weights,
     edge_distance,
     tile_seams,
     tile_starts,
@@ -11,7 +13,9 @@ from .tiles import (
 )
 
 __all__ = [
+    "Overlap",
     "TileGrid",
+    "blend_weights",
     "border_runs",
     "edge_distance",
     "parse_fraction",

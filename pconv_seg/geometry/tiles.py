@@ -5,7 +5,7 @@ Intervals are half open and counted in pixels. An *edge* at position ``p`` lies 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -111,6 +111,40 @@ def tile_seams(intervals: Iterable[tuple[int, int]]) -> list[int]:
     """Edges of the tiles along one axis (``TileGrid.rows`` or ``.cols``) that lie inside it."""
     edges = sorted({edge for interval in intervals for edge in interval})
     return edges[1:-1]
+
+
+WINDOWS = {
+    "constant": np.ones_like,
+    "gaussian": lambda x: np.exp(-0.5 * (8 * x) ** 2),
+    "hann": lambda x: np.cos(np.pi * x) ** 2,
+}
+
+
+def blend_weights(intervals: Sequence[tuple[int, int]], window: str) -> list[np.ndarray]:
+    """Share of each tile in the average along one axis; the shares of a pixel sum to 1.
+
+    The weight of a tile at a pixel is the product of its vertical and its horizontal share, since
+    both the windows and the grid are separable. So no map of counts is needed.
+
+    Args:
+        intervals: ``TileGrid.rows`` or ``.cols``.
+        window: ``'constant'``; ``'gaussian'``, its standard deviation an eighth of the tile; or
+            ``'hann'``. All are sampled at pixel centres and positive everywhere.
+
+    Returns:
+        One ``float64[stop - start]`` per tile.
+
+    Raises:
+        ValueError: If there is no such window.
+    """
+    if window not in WINDOWS:
+        raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
+    start, stop = intervals[0]
+    weights = WINDOWS[window]((np.arange(stop - start) + 0.5) / (stop - start) - 0.5)
+    total = np.zeros(intervals[-1][1])
+    for start, stop in intervals:
+        total[start:stop] += weights
+    return [weights / total[start:stop] for start, stop in intervals]
 
 
 def edge_distance(size: int, edges: Iterable[int]) -> np.ndarray:

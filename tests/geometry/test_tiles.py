@@ -6,6 +6,7 @@ import pytest
 
 from pconv_seg.geometry import (
     TileGrid,
+    blend_weights,
     edge_distance,
     parse_fraction,
     tile_seams,
@@ -107,6 +108,36 @@ def test_windows_run_row_by_row():
 def test_bad_grids_are_refused(tile, overlap, message):
     with pytest.raises(ValueError, match=message):
         TileGrid((8, 8), tile, overlap)
+
+
+def test_windows_share_each_pixel():
+    for size, tile, overlap in product((1, 5, 23, 64), (1, 4, 9), (0, 0.3, 0.9)):
+        intervals = TileGrid((size, 1), tile, overlap).rows
+        for window in ("constant", "gaussian", "hann"):
+            total = np.zeros(size)
+            for (start, stop), share in zip(
+                intervals, blend_weights(intervals, window), strict=True
+            ):
+                assert (share > 0).all()
+                total[start:stop] += share
+            np.testing.assert_allclose(total, 1, rtol=1e-12)
+
+
+def test_shares_in_closed_form():
+    # Three tiles of 2 on 4 pixels, the last one shifted: each inner pixel is seen twice.
+    assert np.concatenate(blend_weights([(0, 2), (1, 3), (2, 4)], "constant")).tolist() == [
+        *(1, 0.5),
+        *(0.5, 0.5),
+        *(0.5, 1),
+    ]
+    # Hann at the pixel centres of a tile of 3 is 1/4, 1, 1/4.
+    left, right = blend_weights([(0, 3), (1, 4)], "hann")
+    np.testing.assert_allclose(left, [1, 0.8, 0.2])
+    np.testing.assert_allclose(right, [0.2, 0.8, 1])
+    # The standard deviation is one pixel of a tile of 8: weights exp(-x^2 / 2) around the centre.
+    left, _ = blend_weights([(0, 8), (1, 9)], "gaussian")
+    assert left[4] == pytest.approx(0.5)
+    assert left[5] == pytest.approx(1 / (1 + np.exp((1.5**2 - 0.5**2) / 2)))
 
 
 def test_seams_are_tile_edges_inside_the_image():
