@@ -145,14 +145,14 @@ def stream_tiles(
     with tqdm(total=len(tiles), unit="tile", disable=not progress) as bar:
         while done < len(tiles):
             batch = tiles[done : done + batch_size]
+            logits = None  # frees the batch before
             inputs = torch.stack([read(i, *grid.rows[r], *grid.cols[c]) for r, c, i in batch])
             try:
                 logits = predict(inputs)
             except torch.cuda.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
-                logits = None
-            if logits is None:  # out of the handler, whose traceback keeps the tensors alive
+            if logits is None:  # out of the handler, whose traceback keeps tensors alive
                 batch_size = len(batch) // 2
                 torch.cuda.empty_cache()
                 print_log(
@@ -164,8 +164,7 @@ def stream_tiles(
             _check(logits, inputs)
             if average.sums is None:
                 average.allocate(num_images, logits, out_device or inputs.device)
-            for position, tile_logits in zip(batch, logits, strict=True):
-                average.add(*position, tile_logits)
+            average.add(batch, logits)
             done += len(batch)
             bar.update(len(batch))
     average.finish_row()
@@ -203,16 +202,16 @@ class _Average:
         start = y0 % self.height
         return self.sums[:, :, start : start + y1 - y0]
 
-    def add(self, row: int, col: int, image: int, logits: Tensor) -> None:
-        if row != self.row:
-            self.finish_row()
-        (top, bottom), (left, right) = self.grid.rows[row], self.grid.cols[col]
-        logits = logits.to(self.sums)
-        weight = self.weights[0][row][:, None] * self.weights[1][col]
-        for y0, y1 in self.pieces(top, bottom):
-            part = slice(y0 - top, y1 - top)
-            sums = self.rows(y0, y1)[image, :, :, left:right]
-            sums.addcmul_(logits[:, part], weight[part])
+    def add(self, tiles: list[tuple[int, int, int]], batch: Tensor) -> None:
+        for (row, col, image), logits in zip(tiles, batch.to(self.sums), strict=True):
+            if row != self.row:
+                self.finish_row()
+            (top, bottom), (left, right) = self.grid.rows[row], self.grid.cols[col]
+            weight = self.weights[0][row][:, None] * self.weights[1][col]
+            for y0, y1 in self.pieces(top, bottom):
+                part = slice(y0 - top, y1 - top)
+                sums = self.rows(y0, y1)[image, :, :, left:right]
+                sums.addcmul_(logits[:, part], weight[part])
 
     def finish_row(self) -> None:
         """Hand on the pixel rows that no later tile touches."""

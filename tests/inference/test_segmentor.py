@@ -1,0 +1,183 @@
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import register_all_modules
+
+from pconv_seg.inference import TiledEncoderDecoder, tile_predictor, tiled_inference
+
+SLIDE = {"mode": "slide", "crop_size": (32, 40), "stride": (21, 27)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mmseg_modules():
+    register_all_modules(init_default_scope=False)
+
+
+def config(test_cfg, **changes):
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": [120.0, 110.0, 100.0],
+            "std": [60.0, 50.0, 40.0],
+            "bgr_to_rgb": True,
+        },
+        "backbone": {
+            "type": "ResNet",
+            "depth": 18,
+            "base_channels": 8,
+            "num_stages": 2,
+            "strides": (1, 2),
+            "dilations": (1, 1),
+            "out_indices": (0, 1),
+        },
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 16,
+            "in_index": 1,
+            "channels": 8,
+            "num_convs": 1,
+            "concat_input": False,
+            "num_classes": 5,
+            "align_corners": False,
+        },
+        "test_cfg": test_cfg,
+        **changes,
+    }
+
+
+def build(test_cfg, kind, seed=0):
+    """A random network; the same weights for the same seed."""
+    torch.manual_seed(seed)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(ConfigDict(config(test_cfg, type=kind))).eval()
+    torch.nn.init.normal_(model.decode_head.conv_seg.weight, std=0.5)  # logits that differ
+    return model
+
+
+def samples(n, height, width, **meta):
+    size = {
+        "img_shape": (height, width),
+        "ori_shape": (height, width),
+        "pad_shape": (height, width),
+    }
+    return [SegDataSample(metainfo={**size, **meta}) for _ in range(n)]
+
+
+def images(n, height, width, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (3, height, width), generator=generator) for _ in range(n)]
+
+
+@torch.no_grad()
+def predict(model, n, height, width, **meta):
+    data = {"inputs": images(n, height, width), "data_samples": samples(n, height, width, **meta)}
+    return model.test_step(data)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 5}])
+@pytest.mark.parametrize("size", [(47, 83), (32, 40), (20, 65), (19, 23)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_slide_configs_give_mmsegs_logits(size, options, seed):
+    ours = build({**SLIDE, **options}, "TiledEncoderDecoder", seed)
+    theirs = build(SLIDE, "EncoderDecoder", seed)
+    for sample, expected in zip(predict(ours, 2, *size), predict(theirs, 2, *size), strict=True):
+        logits = sample.seg_logits.data
+        assert logits.shape == (5, *size)
+        assert logits.std() > 0.1
+        torch.testing.assert_close(logits, expected.seg_logits.data, rtol=1e-5, atol=1e-5)
+
+
+def test_tile_mode_is_tiled_inference_on_preprocessed_images():
+    model = build(
+        {"mode": "tile", "tile": 32, "overlap": "1/3", "window": "hann", "batch_size": 3},
+        "TiledEncoderDecoder",
+    )
+    result = predict(model, 1, 50, 70)[0]
+    bgr = images(1, 50, 70)[0].float()
+    mean, std = torch.tensor([120.0, 110.0, 100.0]), torch.tensor([60.0, 50.0, 40.0])
+    inputs = ((bgr[[2, 1, 0]] - mean.view(3, 1, 1)) / std.view(3, 1, 1))[None]
+    expected = tiled_inference(tile_predictor(model), inputs, 32, 1 / 3, window="hann")
+    torch.testing.assert_close(result.seg_logits.data, expected[0])
+    assert torch.equal(result.pred_sem_seg.data[0], expected[0].argmax(0))
+
+
+def test_whole_mode_is_mmsegs():
+    ours = predict(build({"mode": "whole"}, "TiledEncoderDecoder"), 2, 41, 30)
+    theirs = predict(build({"mode": "whole"}, "EncoderDecoder"), 2, 41, 30)
+    for sample, expected in zip(ours, theirs, strict=True):
+        assert torch.equal(sample.seg_logits.data, expected.seg_logits.data)
+
+
+def test_padding_and_rescaling_are_undone_as_ever():
+    meta = {"padding_size": [0, 6, 0, 3], "ori_shape": (30, 37)}
+    ours = predict(build(SLIDE, "TiledEncoderDecoder"), 1, 47, 60, **meta)[0]
+    theirs = predict(build(SLIDE, "EncoderDecoder"), 1, 47, 60, **meta)[0]
+    assert ours.seg_logits.shape == (30, 37)
+    torch.testing.assert_close(ours.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5)
+
+
+def test_meta_information_is_left_alone():
+    model = build(SLIDE, "TiledEncoderDecoder")
+    metas = [sample.metainfo for sample in samples(2, 50, 50, flip=False)]
+    before = copy.deepcopy(metas)
+    with torch.no_grad():
+        model.inference(torch.zeros(2, 3, 50, 50), metas)
+    assert metas == before
+
+
+def test_test_time_augmentation():
+    results = []
+    for kind in ("TiledEncoderDecoder", "EncoderDecoder"):
+        model = MODELS.build({"type": "SegTTAModel", "module": build(SLIDE, kind)}).eval()
+        plain = images(2, 47, 50)
+        data = {
+            "inputs": [plain, [image.flip(-1) for image in plain]],
+            "data_samples": [
+                samples(2, 47, 50, flip=flip, flip_direction="horizontal", img_path="a.png")
+                for flip in (False, True)
+            ],
+        }
+        for sample in data["data_samples"][0]:
+            sample.gt_sem_seg = PixelData(data=torch.zeros(1, 47, 50))
+        with torch.no_grad():
+            results.append([sample.pred_sem_seg.data for sample in model.test_step(data)])
+    for ours, theirs in zip(*results, strict=True):
+        assert len(ours.unique()) > 1
+        assert torch.equal(ours, theirs)
+
+
+def test_found_by_every_name():
+    for registry in (MODELS, ROOT_MODELS):
+        for name in ("TiledEncoderDecoder", "pconv_seg.TiledEncoderDecoder"):
+            assert registry.get(name) is TiledEncoderDecoder
+    assert issubclass(TiledEncoderDecoder, EncoderDecoder)
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "message"),
+    [
+        ({"mode": "tile"}, "test_cfg.tile is missing"),
+        ({"mode": "slide", "crop_size": (8, 8)}, "test_cfg.stride is missing"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 9)}, r"stride \(8, 9\) must not exc"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 0)}, "must be smaller than the tile"),
+        ({"mode": "tile", "tile": 8, "overlap": 1.5}, r"overlap must lie in \[0, 1\)"),
+    ],
+)
+def test_bad_test_cfg_is_refused_when_the_model_is_built(test_cfg, message):
+    with pytest.raises(ValueError, match=message):
+        build(test_cfg, "TiledEncoderDecoder")
+
+
+def test_unknown_mode_is_refused():
+    model = build({"mode": "tiles"}, "TiledEncoderDecoder")
+    with pytest.raises(ValueError, match="must be 'whole', 'slide' or 'tile', got 'tiles'"):
+        predict(model, 1, 20, 20)
