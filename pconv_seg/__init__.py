@@ -4,8 +4,21 @@ Importing the package registers its parts with mmengine, so that ``conv_cfg=dict
 works in any config.
 """
 
-# First, because it lets mmengine report a broken import below as what it is (see that module).
-from . import registry  # noqa: F401
+try:
+    # First, because it lets mmengine report a broken import below as what it is (see that module).
+    from . import registry  # noqa: F401, I001
+    import mmcv  # noqa: F401
+    import mmseg  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("mmcv", "mmengine", "mmseg"):
+        raise
+    raise ImportError(
+        f"pconv_seg needs mmsegmentation, but there is no {error.name}. In a new environment: "
+        "pip install 'pconv-seg[onedl]'. In one that holds original OpenMMLab packages: "
+        "pip install mmsegmentation==1.2.2 mmcv==2.1.0 mmengine==0.10.7. Never both families in "
+        "one environment: they install the same files."
+    ) from error
+
 from .datasets import CamVidDataset
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
