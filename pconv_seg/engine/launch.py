@@ -1,0 +1,211 @@
+"""Configs of runs from command line flags; the flags are those of mmsegmentation's tools."""
+
+import os
+import os.path as osp
+from argparse import ArgumentParser
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmseg.datasets import CityscapesDataset
+from mmseg.registry import DATASETS
+
+from .preflight import PreflightError, leaf_datasets
+
+
+def add_run_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that every run takes: config, work dir, overrides, launcher."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        help="where logs and checkpoints go (default: the config's work_dir, else "
+        "work_dirs/CONFIG_NAME)",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values, e.g. train_cfg.max_iters=300 model.backbone.init_cfg=None; "
+        'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]" without spaces',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="how several GPU processes were started, e.g. pytorch under torchrun "
+        "(default: %(default)s, one process)",
+    )
+    parser.add_argument(
+        "--local_rank",
+        "--local-rank",
+        type=int,
+        default=0,
+        help="set by torch.distributed.launch; nobody passes it by hand",
+    )
+
+
+def build_training_config(
+    config: str,
+    *,
+    work_dir: str | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    seed: int | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = "none",
+    local_rank: int = 0,
+) -> Config:
+    """The config of a training run, ready for `RUNNERS.build`.
+
+    Args:
+        config: Config file.
+        work_dir: Where logs and checkpoints go; None keeps the config's, or makes it
+            `work_dirs/CONFIG_NAME`.
+        resume: Continue from the newest checkpoint in the work dir; start anew if it has none.
+        amp: Train with automatic mixed precision.
+        seed: Seed of all random number generators; None keeps the config's.
+        cfg_options: Dotted keys and values that override the config's.
+        launcher: How several processes were started: none, pytorch, slurm or mpi.
+        local_rank: Rank of this process on its machine, unless LOCAL_RANK is in the environment.
+
+    Raises:
+        PreflightError: No such config file, or it cannot take one of the options.
+    """
+    cfg = _base_config(config, work_dir, cfg_options, launcher, local_rank)
+    if resume:
+        cfg.resume = True
+    if seed is not None:
+        cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
+    if amp and cfg.optim_wrapper.type != "AmpOptimWrapper":
+        if cfg.optim_wrapper.type != "OptimWrapper":
+            raise PreflightError(
+                "--amp: replaces optim_wrapper.type='OptimWrapper' only, but the config has "
+                f"{cfg.optim_wrapper.type!r}; set mixed precision in that wrapper instead"
+            )
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    return cfg
+
+
+def build_test_config(
+    config: str,
+    checkpoint: str,
+    *,
+    work_dir: str | None = None,
+    out: str | None = None,
+    format_only: bool = False,
+    show: bool = False,
+    show_dir: str | None = None,
+    wait_time: float = 2.0,
+    tta: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    launcher: str = "none",
+    local_rank: int = 0,
+) -> Config:
+    """The config of a test run, ready for `RUNNERS.build`.
+
+    Args:
+        config: Config file.
+        checkpoint: Checkpoint file or URL.
+        work_dir: Where logs and scores go; None as in `build_training_config`.
+        out: Folder for the predicted label maps, as the evaluator writes them.
+        format_only: Write files for the Cityscapes server (label ids, not training ids) into
+            `out` and compute no score; no labels are read.
+        show: Show each prediction in a window.
+        show_dir: Folder for pictures of predictions.
+        wait_time: Seconds that a window stays.
+        tta: Use the config's test-time augmentation.
+        cfg_options: As in `build_training_config`.
+        launcher: As in `build_training_config`.
+        local_rank: As in `build_training_config`.
+
+    Raises:
+        PreflightError: No such config file, or it cannot take one of the options.
+    """
+    cfg = _base_config(config, work_dir, cfg_options, launcher, local_rank)
+    cfg.load_from = checkpoint
+    # A training run's `resume` would make the runner read the optimizer's state too.
+    cfg.resume = False
+
+    if show or show_dir:
+        _require(cfg, "default_hooks.visualization", "--show and --show-dir")
+        cfg.default_hooks.visualization.update(draw=True, show=show, wait_time=wait_time)
+        if show_dir:
+            _require(cfg, "visualizer", "--show-dir")
+            cfg.visualizer.save_dir = show_dir
+    if tta:
+        _require(cfg, "tta_pipeline", "--tta")
+        _require(cfg, "tta_model", "--tta")
+        for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ""):
+            dataset.pipeline = cfg.tta_pipeline
+        cfg.model = {**cfg.tta_model, "module": cfg.model}
+    if format_only:
+        _format_only(cfg, out)
+    elif out:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator.output_dir = out
+            if evaluator.type == "CityscapesMetric":
+                evaluator.keep_results = True  # it deletes its files otherwise
+    return cfg
+
+
+def _base_config(
+    config: str,
+    work_dir: str | None,
+    cfg_options: dict[str, Any] | None,
+    launcher: str,
+    local_rank: int,
+) -> Config:
+    try:
+        cfg = Config.fromfile(config)
+    except OSError as error:  # no such file, here or in _base_, or not a config file
+        raise PreflightError(f"config {osp.abspath(config)}: {error}") from error
+    cfg.launcher = launcher
+    if cfg_options:
+        cfg.merge_from_dict(cfg_options)
+    if work_dir or not cfg.get("work_dir"):
+        cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    return cfg
+
+
+def _require(cfg: Config, key: str, flag: str) -> None:
+    node = cfg
+    for name in key.split("."):
+        node = node.get(name)
+        if not node:
+            raise PreflightError(f"{flag}: the config has no {key}")
+
+
+def _format_only(cfg: Config, out: str | None) -> None:
+    if not out:
+        raise PreflightError("--format-only: also give --out DIR, where the files go")
+    for key, dataset in leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"):
+        cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        if cls is None or not issubclass(cls, CityscapesDataset):
+            raise PreflightError(
+                f"--format-only: writes files for the Cityscapes server, but {key} is "
+                f"{dataset.type}; use --out alone for the label maps of other data sets"
+            )
+        # The labels of the test split are not public.
+        dataset.data_prefix.pop("seg_map_path", None)
+        dataset.pipeline = _without_labels(dataset.pipeline)
+    cfg.test_evaluator = dict(
+        type="CityscapesMetric", format_only=True, keep_results=True, output_dir=out
+    )
+
+
+def _without_labels(pipeline: list) -> list:
+    """The pipeline without steps that load labels, inside test-time augmentation too."""
+    kept = []
+    for step in pipeline:
+        if isinstance(step, list):  # alternatives of one augmentation
+            alternatives = _without_labels(step)
+            if alternatives:
+                kept.append(alternatives)
+        elif step["type"] != "LoadAnnotations":
+            nested = step.get("transforms")
+            kept.append(dict(step, transforms=_without_labels(nested)) if nested else step)
+    return kept

