@@ -22,6 +22,16 @@ except ModuleNotFoundError as error:
 from .datasets import CamVidDataset
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
+from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
 from .version import __version__
 
-__all__ = ["CamVidDataset", "PConv2d", "__version__", "partial_conv2d", "tiled_inference"]
+__all__ = [
+    "CamVidDataset",
+    "DeepLabV3PlusHead",
+    "PConv2d",
+    "PaddingAwareDepthwiseSeparableASPPHead",
+    "WideResNet38",
+    "__version__",
+    "partial_conv2d",
+    "tiled_inference",
+]

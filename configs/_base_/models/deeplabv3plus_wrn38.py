@@ -1,0 +1,11 @@
+_base_ = "./deeplabv3plus.py"
+model = dict(
+    backbone=dict(
+        type="WideResNet38",
+        norm_cfg=dict(type="SyncBN"),
+        # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
+        # --cfg-options model.backbone.init_cfg=None
+        init_cfg=dict(type="Pretrained", checkpoint="pretrained/wider_resnet38.pth.tar"),
+    ),
+    decode_head=dict(in_channels=4096, c1_in_channels=128),
+)

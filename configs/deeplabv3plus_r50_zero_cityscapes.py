@@ -1,0 +1,8 @@
+_base_ = [
+    "./_base_/models/deeplabv3plus_r50.py",
+    "./_base_/datasets/cityscapes.py",
+    "./_base_/schedules/schedule_31k.py",
+]
+crop_size = (896, 896)
+_base_.train_dataloader.dataset.pipeline[3].crop_size = crop_size
+model = dict(data_preprocessor=dict(size=crop_size))
