@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS
+from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
-from mmengine.structures import PixelData
 from PIL import Image
 
 from pconv_seg.datasets import CamVidDataset

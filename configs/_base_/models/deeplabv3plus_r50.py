@@ -9,7 +9,10 @@ model = dict(
         norm_cfg=dict(type="SyncBN"),
         # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
         # --cfg-options model.backbone.init_cfg=None
-        init_cfg=dict(type="Pretrained", checkpoint="https://download.pytorch.org/models/resnet50-0676ba61.pth"),
+        init_cfg=dict(
+            type="Pretrained",
+            checkpoint="https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        ),
     ),
     decode_head=dict(in_channels=2048, c1_in_channels=256),
 )
