@@ -3,4 +3,4 @@ _base_ = [
     "./_base_/datasets/camvid.py",
     "./_base_/schedules/schedule_10k.py",
 ]
-model = dict(data_preprocessor=dict(size=(320, 320)), decode_head=dict(num_classes=11))
+model = dict(data_preprocessor=dict(size=(192, 192)), decode_head=dict(num_classes=11))

@@ -24,7 +24,7 @@ train_dataloader = dict(
                 keep_ratio=True,
                 interpolation="bicubic",
             ),
-            dict(type="RandomCrop", crop_size=(320, 320)),
+            dict(type="RandomCrop", crop_size=(192, 192)),
             dict(type="RandomFlip", prob=0.5),
             dict(type="PhotoMetricDistortion"),
             dict(type="PackSegInputs"),
