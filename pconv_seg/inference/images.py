@@ -1,0 +1,233 @@
+"""Prediction of image files. TIFF streams from disk to disk, window by window."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor, nn
+
+from ..files import atomic_path
+from ..geometry import Overlap, TileGrid
+from .segmentor import tile_predictor
+from .tiled import labels, stream_tiles
+
+# GDAL would otherwise keep decoded blocks in up to 5 % of the machine's memory.
+_GDAL_CACHE_BYTES = 64 << 20
+# Side length of the blocks of written TIFFs.
+_BLOCK = 256
+
+
+def output_paths(image: str | Path, out: str | Path) -> tuple[Path, Path]:
+    """Where the label map and the overlay of an image go: TIFF for TIFF, PNG for anything else."""
+    image = Path(image)
+    suffix = ".tif" if _is_tiff(image) else ".png"
+    return tuple(Path(out, f"{image.stem}_{kind}{suffix}") for kind in ("labels", "overlay"))
+
+
+def predict_file(
+    model: nn.Module,
+    image: str | Path,
+    out: str | Path,
+    tile: int | tuple[int, int],
+    overlap: Overlap | tuple[Overlap, Overlap] = 0,
+    *,
+    batch_size: int = 1,
+    window: str = "constant",
+    progress: bool = False,
+) -> tuple[Path, Path]:
+    """Write the label map of an image and a coloured overlay.
+
+    A TIFF of 8-bit grey, RGB or RGBA pixels is read in windows and written in slabs of rows as soon
+    as they are final, with its georeference: memory depends on its width, not on its height (if
+    its blocks or strips are small against the image, as usual). Other formats are read and written
+    whole. The image is predicted at its own size: no resizing from the config's
+    pipeline is applied, and no padding from its data preprocessor.
+
+    Args:
+        model: An mmseg ``EncoderDecoder`` with its data preprocessor, such as ``init_model`` gives.
+        image: Image file.
+        out: Folder for the results, created if needed.
+        tile, overlap, batch_size, window, progress: As in :func:`tiled_inference`.
+
+    Returns:
+        Paths of the label map (uint8; uint16 for more than 255 classes) and of the overlay (RGB,
+        half image, half the palette of ``model.dataset_meta``; without one, matplotlib's tab20).
+
+    Raises:
+        ValueError: If the file is no image or one of another kind, or the grid is impossible.
+        ModuleNotFoundError: If a TIFF is to be read without rasterio.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(_open(Path(image)))
+        grid = TileGrid(source.size, tile, overlap)
+        paths = output_paths(image, out)
+        append_labels, append_overlay = (
+            stack.enter_context(source.writer(stack.enter_context(atomic_path(path))))
+            for path in paths
+        )
+        preprocess = copy.copy(model.data_preprocessor)
+        preprocess.test_cfg = None  # it would pad every tile
+        palette = _palette(model)
+
+        def read(_: int, y0: int, y1: int, x0: int, x1: int) -> Tensor:
+            tile = torch.from_numpy(source.read(y0, y1, x0, x1)).permute(2, 0, 1)
+            return preprocess({"inputs": [tile]})["inputs"][0]
+
+        def emit(top: int, logits: Tensor) -> None:
+            rows = _decide(logits, model)[0].cpu().numpy()
+            append_labels(rows if rows.dtype == np.uint8 else rows.astype(np.uint16))
+            rgb = source.read(top, top + len(rows), 0, rows.shape[1])[..., ::-1]
+            append_overlay(rgb // 2 + palette[rows % len(palette)] // 2)
+
+        stream_tiles(
+            tile_predictor(model),
+            read,
+            emit,
+            grid,
+            batch_size=batch_size,
+            window=window,
+            progress=progress,
+        )
+    return paths
+
+
+def _decide(logits: Tensor, model: nn.Module) -> Tensor:
+    if logits.shape[1] == 1:
+        return (logits[:, 0].sigmoid() > model.decode_head.threshold).to(torch.uint8)
+    return labels(logits)
+
+
+def _palette(model: nn.Module) -> np.ndarray:
+    palette = (getattr(model, "dataset_meta", None) or {}).get("palette")
+    if palette is None:
+        palette = np.multiply(colormaps["tab20"].colors, 255).round()
+    return np.asarray(palette, dtype=np.uint8)
+
+
+def _is_tiff(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+@dataclass
+class _Source:
+    """An image that is open.
+
+    Attributes:
+        size: (height, width).
+        read: ``read(y0, y1, x0, x1)`` returns the window's BGR pixels, ``uint8[h, w, 3]``, the
+            order in which mmseg's pipelines load images.
+        writer: Opens a file of the same size and kind, to which rows are appended from the top,
+            ``[h, W]`` or ``[h, W, 3]``.
+    """
+
+    size: tuple[int, int]
+    read: Callable[[int, int, int, int], np.ndarray]
+    writer: Callable = field(repr=False)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Source]:
+    if _is_tiff(path):
+        with _open_tiff(path) as source:
+            yield source
+        return
+    pixels = mmcv.imread(path)
+    if pixels is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
+    yield _Source(pixels.shape[:2], lambda y0, y1, x0, x1: pixels[y0:y1, x0:x1], _write_png)
+
+
+@contextmanager
+def _write_png(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    rows = []
+    yield rows.append
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+@contextmanager
+def _open_tiff(path: Path) -> Iterator[_Source]:
+    try:
+        import rasterio
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: TIFF images are read with rasterio; pip install 'pconv-seg[large-images]'"
+        ) from error
+
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES):
+        # A photograph has no georeference, and its label map needs none.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            image = rasterio.open(path)
+        except rasterio.errors.RasterioIOError as error:
+            raise ValueError(f"{path}: {error}") from error
+        with image:
+            kinds = [kind.name for kind in image.colorinterp]
+            known = len(kinds) in (1, 3) or (len(kinds) == 4 and kinds[3] == "alpha")
+            if not known or kinds == ["palette"] or set(image.dtypes) != {"uint8"}:
+                raise ValueError(
+                    f"{path}: expected 8-bit grey, RGB or RGBA, got {', '.join(image.dtypes)} with "
+                    f"bands {', '.join(kinds)}; convert it, e.g. with gdal_translate -ot Byte -b"
+                )
+
+            bgr = (1, 1, 1) if len(kinds) == 1 else (3, 2, 1)
+
+            def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+                pixels = image.read(bgr, window=((y0, y1), (x0, x1)))
+                return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+            profile = {"crs": image.crs, "transform": image.transform}
+            yield _Source(
+                (image.height, image.width),
+                read,
+                lambda target: _write_tiff(target, image.height, image.width, profile),
+            )
+
+
+@contextmanager
+def _write_tiff(path: Path, height: int, width: int, profile: dict):
+    import rasterio
+
+    with ExitStack() as stack:
+        dataset, pending, top = None, None, 0
+
+        def append(rows: np.ndarray) -> None:
+            nonlocal dataset, pending, top
+            rows = np.atleast_3d(rows)
+            if dataset is None:
+                dataset = stack.enter_context(
+                    rasterio.open(
+                        path,
+                        "w",
+                        driver="GTiff",
+                        height=height,
+                        width=width,
+                        count=rows.shape[2],
+                        dtype=rows.dtype,
+                        tiled=True,
+                        blockxsize=_BLOCK,
+                        blockysize=_BLOCK,
+                        compress="deflate",
+                        BIGTIFF="IF_SAFER",
+                        **profile,
+                    )
+                )
+                pending = rows[:0]
+            pending = np.concatenate([pending, rows])
+            # Whole blocks only: a block written twice is compressed twice and leaves a gap.
+            ready = len(pending)
+            if top + ready < height:
+                ready -= ready % _BLOCK
+            if ready:
+                window = ((top, top + ready), (0, width))
+                dataset.write(pending[:ready].transpose(2, 0, 1), window=window)
+                pending, top = pending[ready:].copy(), top + ready
+
+        yield append

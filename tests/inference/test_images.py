@@ -1,0 +1,211 @@
+import sys
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pconv_seg.inference import output_paths, predict_file
+
+rasterio = pytest.importorskip("rasterio")
+
+PALETTE = [[0, 0, 0], [200, 100, 50], [10, 250, 90]]
+
+
+class Preprocessor(torch.nn.Module):
+    """mmseg's interface; padding and normalisation that would be noticed."""
+
+    test_cfg = {"size_divisor": 32}  # noqa: RUF012
+
+    def forward(self, data, training=False):
+        assert self.test_cfg is None
+        return {"inputs": [tile[[2, 1, 0]].float() / 255 for tile in data["inputs"]]}
+
+
+class BrightestChannel(torch.nn.Module):
+    """A model whose classes are red, green and blue."""
+
+    def __init__(self, palette=PALETTE):
+        super().__init__()
+        self.data_preprocessor = Preprocessor()
+        self.dataset_meta = {"palette": palette}
+
+    def encode_decode(self, tiles, metas):
+        assert tiles.max() <= 1
+        return tiles
+
+
+def rgb_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_tiff(path, bands, **profile):
+    """``bands`` is [count, H, W]."""
+    count, height, width = bands.shape
+    profile = {"count": count, "height": height, "width": width, "dtype": bands.dtype, **profile}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver="GTiff", **profile) as file:
+            file.write(bands)
+    return path
+
+
+def overlay_of(rgb, labels):
+    return rgb // 2 + np.array(PALETTE, np.uint8)[labels] // 2
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(16, "1/3"), (64, 0.5), ((7, 40), 0)])
+def test_png(tmp_path, tile, overlap):
+    rgb = rgb_image(37, 61)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    paths = predict_file(BrightestChannel(), tmp_path / "a.png", tmp_path / "out", tile, overlap)
+    assert paths == output_paths("a.png", tmp_path / "out")
+    assert [path.name for path in paths] == ["a_labels.png", "a_overlay.png"]
+    labels, overlay = (np.asarray(Image.open(path)) for path in paths)
+    assert labels.dtype == np.uint8
+    assert (labels == rgb.argmax(2)).all()
+    assert (overlay == overlay_of(rgb, labels)).all()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [p.name for p in paths]
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_tiff(tmp_path, alpha):
+    rgb = rgb_image(700, 90)
+    bands = rgb.transpose(2, 0, 1)
+    if alpha:
+        bands = np.concatenate([bands, np.full((1, 700, 90), 255, np.uint8)])
+    place = {"crs": "EPSG:32632", "transform": rasterio.Affine(0.5, 0, 600000, 0, -0.5, 5340000)}
+    image = write_tiff(
+        tmp_path / "a.tiff",
+        bands,
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        photometric="RGB",
+        alpha="YES" if alpha else "NO",
+        **place,
+    )
+    paths = predict_file(BrightestChannel(), image, tmp_path, 64, "1/3", batch_size=3)
+    assert [path.name for path in paths] == ["a_labels.tif", "a_overlay.tif"]
+    for path, expected in zip(paths, (rgb.argmax(2), overlay_of(rgb, rgb.argmax(2))), strict=True):
+        with rasterio.open(path) as file:
+            assert file.profile["tiled"]
+            assert (file.crs, file.transform) == (rasterio.CRS.from_epsg(32632), place["transform"])
+            assert file.dtypes[0] == "uint8"
+            pixels = file.read()
+        assert (pixels == np.atleast_3d(expected).transpose(2, 0, 1)).all()
+
+
+def test_tiff_is_never_held_as_a_whole(tmp_path, monkeypatch):
+    heights = []
+    image = write_tiff(
+        tmp_path / "tall.tif",
+        rgb_image(4000, 40).transpose(2, 0, 1),
+        tiled=True,
+        blockxsize=16,
+        blockysize=16,
+        photometric="RGB",
+    )
+    opened = rasterio.open
+    monkeypatch.setattr(
+        "rasterio.open",
+        lambda *args, **kwargs: (
+            opened(*args, **kwargs) if "w" in args else CountingReader(opened(*args), heights)
+        ),
+    )
+    predict_file(BrightestChannel(), image, tmp_path, 32, 0.5)
+    assert len(heights) > 2 * 4000 / 32
+    assert max(heights) <= 32
+
+
+class CountingReader:
+    """Notes the heights of windows; a proxy, since rasterio's readers are extension types."""
+
+    def __init__(self, file, heights):
+        self.file, self.heights = file, heights
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def read(self, bands, window):
+        self.heights.append(window[0][1] - window[0][0])
+        return self.file.read(bands, window=window)
+
+
+def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path):
+    grey = rgb_image(30, 40)[..., 0]
+    image = write_tiff(tmp_path / "a.tif", grey[None])
+    model = BrightestChannel()
+    model.encode_decode = lambda tiles, metas: tiles - 0.5 * torch.eye(3)[0].view(1, 3, 1, 1)
+    labels, _ = predict_file(model, image, tmp_path, 16)
+    with rasterio.open(labels) as file:
+        assert (file.read(1) == 1).all()
+
+
+def test_one_logit_is_thresholded(tmp_path):
+    rgb = rgb_image(20, 20)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    model = BrightestChannel()
+    model.encode_decode = lambda tiles, metas: tiles[:, :1] - 0.5
+    model.decode_head = SimpleNamespace(threshold=0.5)
+    labels, _ = predict_file(model, tmp_path / "a.png", tmp_path, 8)
+    assert (np.asarray(Image.open(labels)) == (rgb[..., 0] > 127)).all()
+
+
+def test_without_palette_classes_still_differ(tmp_path):
+    Image.fromarray(rgb_image(8, 8)).save(tmp_path / "a.png")
+    labels, overlay = predict_file(BrightestChannel(None), tmp_path / "a.png", tmp_path, 8)
+    labels = np.asarray(Image.open(labels))
+    colours = np.asarray(Image.open(overlay)).astype(int) - rgb_image(8, 8) // 2
+    assert {tuple(colour) for colour in colours[labels == 0]} == {(31 // 2, 119 // 2, 180 // 2)}
+
+
+@pytest.mark.parametrize(
+    ("bands", "profile", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint16), {}, "expected 8-bit grey, RGB or RGBA, got uint16"),
+        (np.zeros((2, 8, 8), np.uint8), {}, "with bands gray, undefined"),
+        (np.zeros((4, 8, 8), np.uint8), {"photometric": "RGB"}, "red, green, blue, undefined"),
+    ],
+)
+def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
+    image = write_tiff(tmp_path / "odd.tif", bands, **profile)
+    with pytest.raises(ValueError, match=f"odd.tif: .*{message}"):
+        predict_file(BrightestChannel(), image, tmp_path, 8)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_what_is_no_image_is_named(tmp_path, name):
+    (tmp_path / name).write_text("hello")
+    with pytest.raises(ValueError, match=name):
+        predict_file(BrightestChannel(), tmp_path / name, tmp_path, 8)
+
+
+def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ModuleNotFoundError, match="pconv-seg\\[large-images\\]"):
+        predict_file(BrightestChannel(), tmp_path / "a.tif", tmp_path, 8)
+
+
+def test_failure_leaves_nothing_behind(tmp_path):
+    image = write_tiff(tmp_path / "a.tif", rgb_image(600, 30).transpose(2, 0, 1))
+    model, calls = BrightestChannel(), []
+
+    def fail_late(tiles, metas):
+        calls.append(1)
+        if len(calls) == 30:
+            raise RuntimeError("broken")
+        return tiles
+
+    model.encode_decode = fail_late
+    with pytest.raises(RuntimeError, match="broken"):
+        predict_file(model, image, tmp_path / "out", 16)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,100 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmseg.apis import init_model
+from PIL import Image
+
+from pconv_seg.inference import tile_predictor, tiled_inference
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "predict.py"
+PALETTE = [[128, 64, 128], [244, 35, 232], [70, 70, 70]]
+CONFIG = """
+default_scope = "mmseg"
+custom_imports = dict(imports=["pconv_seg"])
+model = dict(
+    type="TiledEncoderDecoder",
+    data_preprocessor=dict(
+        type="SegDataPreProcessor", mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0],
+        bgr_to_rgb=True, size_divisor=64, test_cfg=dict(size_divisor=64)),
+    backbone=dict(type="ResNet", depth=18, base_channels=8, num_stages=1, strides=(1,),
+                  dilations=(1,), out_indices=(0,)),
+    decode_head=dict(type="FCNHead", in_channels=8, in_index=0, channels=8, num_convs=1,
+                     concat_input=False, num_classes=3, align_corners=False),
+    test_cfg=dict(mode="whole"),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def predict():
+    spec = importlib.util.spec_from_file_location("predict", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Config and checkpoint of a random network that predicts all classes."""
+    folder = tmp_path_factory.mktemp("model")
+    config, checkpoint = folder / "config.py", folder / "checkpoint.pth"
+    config.write_text(CONFIG)
+    torch.manual_seed(0)
+    weights = init_model(str(config), device="cpu").state_dict()
+    torch.nn.init.normal_(weights["decode_head.conv_seg.weight"])
+    meta = {"dataset_meta": {"classes": ("a", "b", "c"), "palette": PALETTE}}
+    torch.save({"state_dict": weights, "meta": meta}, checkpoint)
+    return str(config), str(checkpoint)
+
+
+def test_label_maps_are_the_models(predict, trained, tmp_path, capsys):
+    images = []
+    for seed, size in enumerate([(50, 70, 3), (90, 33, 3)]):
+        pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+        images.append(str(tmp_path / f"{seed}.png"))
+        Image.fromarray(pixels).save(images[-1])
+    options = ["--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"]
+    out = tmp_path / "out"
+    predict.main([*images, *options, "--tile", "32", "--overlap", "1/3", "--out", str(out)])
+    model = init_model(*trained, device="cpu")
+    for name in images:
+        rgb = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1).float()
+        mean, std = torch.tensor([[120.0, 110.0, 100.0], [60.0, 50.0, 40.0]]).view(2, 3, 1, 1)
+        expected = tiled_inference(
+            tile_predictor(model), ((rgb - mean) / std)[None], 32, 1 / 3, reduce="argmax"
+        )[0].numpy()
+        labels = np.asarray(Image.open(out / f"{Path(name).stem}_labels.png"))
+        assert len(np.unique(labels)) > 1
+        assert (labels == expected).all()
+        overlay = np.asarray(Image.open(out / f"{Path(name).stem}_overlay.png"))
+        colours = np.array(PALETTE, np.uint8)[labels]
+        assert (overlay == np.array(Image.open(name)) // 2 + colours // 2).all()
+    printed = capsys.readouterr()
+    assert "0_labels.png" in printed.out
+    assert "6/6" in printed.err  # 2 x 3 tiles of the first image
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.png"], "predict.py: no such image: none.png"),
+        (["a.png", "--config", "none.py"], "predict.py: no such config: none.py"),
+        (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
+        (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
+        (["a.png", "--overlap", "1"], "--overlap must lie in [0, 1), got '1'"),
+        (["a.png", "--tile", "0"], "tile must be a positive number of pixels, got 0"),
+        (["a.png", "--tile", "8", "8", "8"], "tile must be one value or (height, width)"),
+        (["a.png", "--batch-size", "0"], "--batch-size must be at least 1"),
+    ],
+)
+def test_bad_arguments_end_with_one_line(predict, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "a.jpg", "config.py", "weights.pth"):
+        Path(name).touch()
+    with pytest.raises(SystemExit) as stopped:
+        predict.main(["--config", "config.py", "--checkpoint", "weights.pth", *arguments])
+    assert message in stopped.value.code
+    assert "\n" not in stopped.value.code

@@ -1,0 +1,117 @@
+"""Predict images of any size in tiles: write label maps and colour overlays.
+
+OUT/NAME_labels.png holds class indices, OUT/NAME_overlay.png shows them over the image. For a TIFF
+image both are tiled TIFFs, and reading, predicting and writing stream row by row, so
+that memory does not grow with the image's height.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from mmseg.apis import init_model
+
+from pconv_seg.geometry import TileGrid, parse_fraction
+from pconv_seg.inference import output_paths, predict_file
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("--config", required=True, help="config file of the model")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint file with its weights")
+    parser.add_argument(
+        "--out",
+        default="predictions",
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        nargs="+",
+        default=[1024],
+        metavar="PIXELS",
+        help="side length of a tile, or its height and width (default: 1024)",
+    )
+    parser.add_argument(
+        "--overlap",
+        default="1/3",
+        metavar="FRACTION",
+        help="share of a tile that its neighbour covers too, in [0, 1), e.g. 0.25 or 1/3 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--window",
+        choices=["constant", "gaussian", "hann"],
+        default="constant",
+        help="weights of the average where tiles overlap (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="tiles per forward pass (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where the model runs (default here: %(default)s)",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values",
+    )
+    return parser.parse_args(argv)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise what is wrong with the arguments before the model is built."""
+    files = {"config": [args.config], "checkpoint": [args.checkpoint], "image": args.images}
+    for kind, paths in files.items():
+        for path in paths:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"no such {kind}: {path}")
+    targets = Counter(output_paths(image, args.out)[0] for image in args.images)
+    twice = [str(path) for path, count in targets.items() if count > 1]
+    if twice:
+        raise ValueError(f"several images would be written to {', '.join(twice)}")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    args.tile = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
+    args.overlap = parse_fraction(args.overlap, "--overlap")
+    TileGrid((1, 1), args.tile, args.overlap)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        check(args)
+        model = init_model(args.config, args.checkpoint, args.device, args.cfg_options)
+        for image in args.images:
+            written = predict_file(
+                model,
+                image,
+                args.out,
+                args.tile,
+                args.overlap,
+                batch_size=args.batch_size,
+                window=args.window,
+                progress=True,
+            )
+            print(f"{image}: {', '.join(map(str, written))}")
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        sys.exit(f"predict.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
