@@ -64,4 +64,6 @@ def test_broken_module_is_not_reported_as_unregistered(tmp_path: Path) -> None:
 
 def test_other_missing_package_is_reported_as_itself() -> None:
     error = _run("import sys; sys.modules['torch'] = None; import pconv_seg", PACKAGE.parent)
-    assert error.strip().splitlines()[-1].startswith("ModuleNotFoundError: import of torch")
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError")
+    assert "torch" in last

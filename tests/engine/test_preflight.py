@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config, ConfigDict
 from mmseg.datasets import CityscapesDataset
 
@@ -29,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty torch hub cache."""
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path / "hub" / "checkpoints"
 
@@ -242,7 +241,7 @@ def test_named_weights_are_looked_up(root: Path, hub: Path) -> None:
 def test_torchvision_names_need_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     message = _message(_config(root, **{"model.pretrained": "torchvision://resnet50"}))
-    assert "torchvision://resnet50 needs torchvision (pip install torchvision)" in message
+    assert "torchvision://resnet50 needs torchvision, which is not installed" in message
 
 
 def test_resume_from_a_checkpoint_that_is_gone(root: Path) -> None:
