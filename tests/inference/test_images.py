@@ -17,7 +17,7 @@ PALETTE = [[0, 0, 0], [200, 100, 50], [10, 250, 90]]
 class Preprocessor(torch.nn.Module):
     """mmseg's interface; padding and normalisation that would be noticed."""
 
-    test_cfg = {"size_divisor": 32}  # noqa: RUF012
+    test_cfg = {"size_divisor": 32}
 
     def forward(self, data, training=False):
         assert self.test_cfg is None
