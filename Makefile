@@ -1,4 +1,5 @@
 # Usage:
+#   make demo      draw street scenes, train with zero and with partial padding, compare both
 #   make test      create .venv if needed and run the fast tests
 #   make test-all  the slow ones too
 #   make lint      ruff
@@ -12,7 +13,7 @@ PIP_ARGS ?=
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install test test-all lint clean
+.PHONY: demo install test test-all lint clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -34,5 +35,23 @@ lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# --- The demo: each step is a file, so a second call reuses what is there -----------------------
+
+DEMO_DATA := data/demo
+DEMO_RUNS := work_dirs/demo
+
+demo: $(DEMO_RUNS)/zero/last_checkpoint $(DEMO_RUNS)/pd/last_checkpoint
+	$(PY) tools/border_eval.py configs/deeplabv3plus_r18_zero_demo.py \
+	  $$(cat $(DEMO_RUNS)/zero/last_checkpoint) $$(cat $(DEMO_RUNS)/pd/last_checkpoint) \
+	  --tile 128 --leave-out 0 1/2 3/4 --out $(DEMO_RUNS)/border_eval.json \
+	  --plot $(DEMO_RUNS)/border_eval.png
+
+$(DEMO_DATA)/scenes.json: | $(INSTALLED)
+	$(PY) tools/make_demo_data.py --out $(DEMO_DATA) --size 256x512 --train 300 --val 60 --seed 0
+
+# mmengine writes this file with the last checkpoint: an interrupted training starts again.
+$(DEMO_RUNS)/%/last_checkpoint: | $(DEMO_DATA)/scenes.json
+	$(PY) tools/train.py configs/deeplabv3plus_r18_$*_demo.py --work-dir $(@D) --seed 0
+
 clean:
-	rm -rf data/demo work_dirs/demo
+	rm -rf $(DEMO_DATA) $(DEMO_RUNS)
