@@ -1,6 +1,7 @@
 """CamVid in the 11-class form that was published with SegNet."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import mmcv
 import numpy as np
@@ -38,7 +39,7 @@ class CamVidDataset(BaseSegDataset):
             values on to the loss, where they end in a device-side assertion.
     """
 
-    METAINFO = {
+    METAINFO: ClassVar[dict] = {
         "classes": (
             "Sky",
             "Building",

@@ -1,0 +1,117 @@
+"""A folder of drawn scenes in the layout of Cityscapes."""
+
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from .canvas import TRAIN_IDS
+from .street import check_size, render_street_scene
+
+# Part of the manifest: raise it with every change of what a seed draws.
+_VERSION = 1
+_CITIES = {"train": "northport", "val": "southport"}
+_MANIFEST = "scenes.json"
+
+
+def _scene_seed(seed: int, split: str, index: int) -> int:
+    """A seed of its own for every image: even ones for training, odd ones for validation."""
+    state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
+    return 2 * int(state[0]) + list(_CITIES).index(split)
+
+
+def _scene_paths(root: Path, split: str, index: int) -> tuple[Path, Path, Path]:
+    city = _CITIES[split]
+    name = f"{city}_{index:06d}_000019"
+    fine = root / "gtFine" / split / city
+    return (
+        root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
+        fine / f"{name}_gtFine_labelIds.png",
+        fine / f"{name}_gtFine_labelTrainIds.png",
+    )
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _write_scene(job: tuple[tuple[int, int], int, tuple[Path, Path, Path]]) -> None:
+    size, seed, paths = job
+    image, ids = render_street_scene(size, seed)
+    for path, pixels in zip(paths, (image[..., ::-1], ids, TRAIN_IDS[ids]), strict=True):
+        _, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        _write_atomically(path, png.tobytes())
+
+
+def _claim(root: Path, settings: dict) -> None:
+    """Write the manifest, or make sure that the folder was begun with the same settings.
+
+    It is written before the images: an interrupted run must not be completed with other ones.
+    """
+    path = root / _MANIFEST
+    way_out = "choose another --out or delete that folder"
+    if not path.exists():
+        if (root / "leftImg8bit").exists() or (root / "gtFine").exists():
+            raise FileExistsError(f"{root} holds images that were not drawn here: {way_out}")
+        _write_atomically(path, json.dumps(settings, indent=2).encode())
+    elif (found := json.loads(path.read_text())) != settings:
+        raise FileExistsError(f"{path} was drawn with {found}, not {settings}: {way_out}")
+
+
+def write_street_scenes(
+    root: str | os.PathLike,
+    size: tuple[int, int],
+    num_train: int,
+    num_val: int,
+    seed: int,
+    num_workers: int | None = None,
+) -> None:
+    """Draw a data set in Cityscapes layout.
+
+    Writes ``leftImg8bit/{train,val}/CITY/CITY_NNNNNN_000019_leftImg8bit.png`` and beside it in
+    ``gtFine`` the ``_gtFine_labelIds.png`` and ``_gtFine_labelTrainIds.png`` of each image, and the
+    settings in ``scenes.json``. Files are the same for any number of workers. Called again with the
+    same settings it draws what is missing and keeps the rest.
+
+    Args:
+        root: Output folder.
+        size: Height and width of the images in pixels, at least 16 each.
+        num_train: Number of training images.
+        num_val: Number of validation images; none is drawn from a training image's seed.
+        seed: Non-negative seed of the whole set.
+        num_workers: Processes that draw; as many as processors by default.
+
+    Raises:
+        FileExistsError: ``root`` holds a data set of other settings, or another one altogether.
+        ValueError: ``size`` or ``seed`` is out of range.
+    """
+    root, size = Path(root), tuple(size)
+    check_size(size)
+    jobs = [
+        (size, _scene_seed(seed, split, index), _scene_paths(root, split, index))
+        for split, count in (("train", num_train), ("val", num_val))
+        for index in range(count)
+    ]
+    settings = {"size": list(size), "train": num_train, "val": num_val, "seed": seed}
+    _claim(root, {**settings, "generator": _VERSION})
+    jobs = [job for job in jobs if not all(path.exists() for path in job[2])]
+    # Forked workers start at once; others would import torch and mmseg first, for longer than
+    # drawing takes. OpenCV's threads do not survive a fork, hence they are ended before it.
+    context = get_context("fork" if sys.platform == "linux" else None)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+            drawn = pool.map(_write_scene, jobs)
+            list(tqdm(drawn, "Drawing street scenes", total=len(jobs), unit="scene"))
+    finally:
+        cv2.setNumThreads(threads)
