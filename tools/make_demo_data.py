@@ -31,16 +31,24 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
-        "--size", type=size, default="256x512", metavar="HEIGHTxWIDTH", help="of the images"
+        "--size",
+        type=size,
+        default="256x512",
+        metavar="HEIGHTxWIDTH",
+        help="of the images (%(default)s)",
     )
-    parser.add_argument("--train", type=positive, default=400, help="number of training images")
-    parser.add_argument("--val", type=positive, default=100, help="number of validation images")
-    parser.add_argument("--seed", type=whole_number, default=0, help="of the whole data set")
+    parser.add_argument(
+        "--train", type=positive, default=400, help="number of training images (%(default)s)"
+    )
+    parser.add_argument(
+        "--val", type=positive, default=100, help="number of validation images (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="of the whole data set (%(default)s)"
+    )
     parser.add_argument(
         "--num-workers", type=positive, help="processes that draw; one per processor by default"
     )
