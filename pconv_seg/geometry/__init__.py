@@ -1,6 +1,7 @@
 """Pure numbers, no torch: where taps fall, how an image splits into tiles and border regions."""
 
 from .proportion import parse_fraction
+from .regions import BorderRegions, Region, RegionMap, border_width
 from .taps import border_runs, tap_count
 from .tiles import (
     Overlap,
@@ -13,10 +14,14 @@ from .tiles import (
 )
 
 __all__ = [
+    "BorderRegions",
     "Overlap",
+    "Region",
+    "RegionMap",
     "TileGrid",
     "blend_weights",
     "border_runs",
+    "border_width",
     "edge_distance",
     "parse_fraction",
     "tap_count",

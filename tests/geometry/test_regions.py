@@ -1,0 +1,91 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from pconv_seg.geometry import BorderRegions, TileGrid, border_width
+
+LEAVE_OUTS = ("0", "1/3", "1/2", "2/3", "3/4", "7/8")
+
+
+def in_centre(position, size, leave_out, proportion):
+    """Whether a pixel lies in the centre of one axis, by the definition and nothing else."""
+    share = float(leave_out) if proportion == "side" else math.sqrt(leave_out)
+    width = math.floor((1 - share) * size / 2 + 0.5 + 1e-9)
+    return width <= position < size - width
+
+
+@pytest.mark.parametrize("proportion", ["side", "area"])
+@pytest.mark.parametrize("leave_out", [Fraction(p) for p in (*LEAVE_OUTS, "1/4", "0.9")])
+def test_border_width_is_rounded_to_the_nearest_pixel(leave_out, proportion):
+    for size in range(1, 130):
+        centre = sum(in_centre(i, size, leave_out, proportion) for i in range(size))
+        ignored = max(size - 2 * border_width(size, leave_out, proportion), 0)
+        assert ignored == centre, size
+
+
+def test_border_width_by_hand():
+    assert border_width(1024, Fraction(1, 3)) == 341  # 1024 / 3 = 341.33
+    assert border_width(1024, Fraction(1, 2)) == 256
+    assert border_width(1024, Fraction(1, 4), "area") == 256
+    assert border_width(10, Fraction(1, 2)) == 3  # 2.5, a half goes up
+    assert border_width(7, Fraction(0)) == 4  # all of it
+
+
+@pytest.mark.parametrize("proportion", ["side", "area"])
+@pytest.mark.parametrize("within", ["image", "tile"])
+@pytest.mark.parametrize(("tile", "overlap"), [(8, 0), ((9, 7), "1/3"), (100, 0)])
+def test_regions_against_a_loop_over_pixels(proportion, within, tile, overlap):
+    size, bands = (17, 22), (2, 5)
+    regions = BorderRegions(LEAVE_OUTS, proportion, within, bands, tile, overlap)
+    cells, members = regions.map(size)
+    windows = list(TileGrid(size, tile, overlap)) if within == "tile" else [(0, 17, 0, 22)]
+    seam = TileGrid(size, tile, overlap).seam_distance()
+    for y, x in np.ndindex(size):
+        expected = []
+        for leave_out in regions.leave_outs:
+            holders = [(a, b, c, d) for a, b, c, d in windows if a <= y < b and c <= x < d]
+            expected.append(
+                not all(
+                    in_centre(y - a, b - a, leave_out, proportion)
+                    and in_centre(x - c, d - c, leave_out, proportion)
+                    for a, b, c, d in holders
+                )
+            )
+        for distance in (min(y, x, 16 - y, 21 - x), seam[y, x]):
+            expected += [distance < 2, 2 <= distance < 5, distance >= 5]
+        assert members[:, cells[y, x]].tolist() == expected, (y, x)
+
+
+def test_regions_are_named_in_the_order_of_the_counts():
+    regions = BorderRegions(["7/8", 0, 1 / 3, "1/3"], bands=(8, 32), tile=16)
+    assert [str(region) for region in regions.names] == (
+        ["0", "1/3", "7/8"] + ["0-7", "8-31", ">= 32"] * 2
+    )
+    assert [region.kind for region in regions.names[3::3]] == ["border_distance", "seam_distance"]
+    assert len(regions.map((40, 50)).members) == len(regions.names)
+
+
+def test_flipping_the_image_keeps_the_regions():
+    regions = BorderRegions(LEAVE_OUTS)
+    cells, members = regions.map((37, 50))
+    inside = members[:, cells]
+    assert np.array_equal(inside, inside[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"leave_outs": [1]}, r"leave-out must lie in \[0, 1\), got 1"),
+        ({"leave_outs": ["half"]}, "leave-out must be a decimal or a fraction"),
+        ({"proportion": "volume"}, "proportion must be 'side' or 'area', got 'volume'"),
+        ({"within": "crop"}, "within must be 'image' or 'tile', got 'crop'"),
+        ({"within": "tile"}, "within='tile' needs the size of the tiles"),
+        ({"bands": (8, 8)}, "bands must be ascending"),
+        ({"bands": (0, 8)}, "bands must be ascending"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        BorderRegions(**options)
