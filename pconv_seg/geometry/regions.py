@@ -61,11 +61,11 @@ class BorderRegions:
             0 ignores nothing.
         proportion: Of what: ``'side'``, height and width of the centre are p times those of the
             image; ``'area'``, its area is.
-        within: The ``'image'`` or each ``'tile'`` has a centre. A pixel of several tiles is left
+        region: The ``'image'`` or each ``'tile'`` has a centre. A pixel of several tiles is left
             out only if it lies in the centre of all of them.
         bands: Ascending distances in pixels that separate bands of distance to the image border
             and, with ``tile``, to the nearest tile seam. ``(8, 32)`` gives 0-7, 8-31 and >= 32.
-        tile: Tile side or (height, width) in pixels; needed for ``within='tile'``.
+        tile: Tile side or (height, width) in pixels; needed for ``region='tile'``.
         overlap: Of the tiles, see :class:`TileGrid`.
 
     Raises:
@@ -74,7 +74,7 @@ class BorderRegions:
 
     leave_outs: Sequence[str | float | Fraction] = (0,)
     proportion: Literal["side", "area"] = "side"
-    within: Literal["image", "tile"] = "image"
+    region: Literal["image", "tile"] = "image"
     bands: Sequence[int] = ()
     tile: int | tuple[int, int] | None = None
     overlap: Overlap = 0
@@ -88,10 +88,10 @@ class BorderRegions:
             object.__setattr__(self, "tile", tuple(self.tile))
         if self.proportion not in ("side", "area"):
             raise ValueError(f"proportion must be 'side' or 'area', got {self.proportion!r}")
-        if self.within not in ("image", "tile"):
-            raise ValueError(f"within must be 'image' or 'tile', got {self.within!r}")
-        if self.within == "tile" and self.tile is None:
-            raise ValueError("within='tile' needs the size of the tiles: give tile")
+        if self.region not in ("image", "tile"):
+            raise ValueError(f"region must be 'image' or 'tile', got {self.region!r}")
+        if self.region == "tile" and self.tile is None:
+            raise ValueError("region='tile' needs the size of the tiles: give tile")
         if any(a >= b for a, b in zip((0, *self.bands), self.bands, strict=False)):
             raise ValueError(f"bands must be ascending distances above 0, got {self.bands}")
 
@@ -146,7 +146,7 @@ def _region_map(regions: BorderRegions, size: tuple[int, int]) -> RegionMap:
     image = [[(0, side)] for side in size]
     grid = None if regions.tile is None else TileGrid(size, regions.tile, regions.overlap)
     tiles = image if grid is None else [grid.rows, grid.cols]
-    ringed = tiles if regions.within == "tile" else image
+    ringed = tiles if regions.region == "tile" else image
 
     # Regions and bands are nested, so how many of them hold a pixel says which ones do, and the
     # axis on which it lies farther out decides.

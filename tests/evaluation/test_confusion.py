@@ -4,7 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
+from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluateImgLists
 from cityscapesscripts.helpers.labels import trainId2label
 from mmseg.evaluation import IoUMetric
 from PIL import Image
@@ -80,7 +80,7 @@ def test_nothing_left_out_equals_the_official_cityscapes_evaluation(tmp_path):
     args = argparse.Namespace(
         evalInstLevelScore=False, evalPixelAccuracy=False, JSONOutput=False, quiet=True
     )
-    result = official.evaluateImgLists(*zip(*pairs, strict=True), args)
+    result = evaluateImgLists(*zip(*pairs, strict=True), args)
     table = np.array(result["confMatrix"])[np.ix_(ids[:19], ids[:19])]
     assert np.array_equal(counts[0], table)
     iou = class_iou(class_areas(counts))[0]

@@ -34,13 +34,13 @@ def test_border_width_by_hand():
 
 
 @pytest.mark.parametrize("proportion", ["side", "area"])
-@pytest.mark.parametrize("within", ["image", "tile"])
+@pytest.mark.parametrize("region", ["image", "tile"])
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 0), ((9, 7), "1/3"), (100, 0)])
-def test_regions_against_a_loop_over_pixels(proportion, within, tile, overlap):
+def test_regions_against_a_loop_over_pixels(proportion, region, tile, overlap):
     size, bands = (17, 22), (2, 5)
-    regions = BorderRegions(LEAVE_OUTS, proportion, within, bands, tile, overlap)
+    regions = BorderRegions(LEAVE_OUTS, proportion, region, bands, tile, overlap)
     cells, members = regions.map(size)
-    windows = list(TileGrid(size, tile, overlap)) if within == "tile" else [(0, 17, 0, 22)]
+    windows = list(TileGrid(size, tile, overlap)) if region == "tile" else [(0, 17, 0, 22)]
     seam = TileGrid(size, tile, overlap).seam_distance()
     for y, x in np.ndindex(size):
         expected = []
@@ -80,8 +80,8 @@ def test_flipping_the_image_keeps_the_regions():
         ({"leave_outs": [1]}, r"leave-out must lie in \[0, 1\), got 1"),
         ({"leave_outs": ["half"]}, "leave-out must be a decimal or a fraction"),
         ({"proportion": "volume"}, "proportion must be 'side' or 'area', got 'volume'"),
-        ({"within": "crop"}, "within must be 'image' or 'tile', got 'crop'"),
-        ({"within": "tile"}, "within='tile' needs the size of the tiles"),
+        ({"region": "crop"}, "region must be 'image' or 'tile', got 'crop'"),
+        ({"region": "tile"}, "region='tile' needs the size of the tiles"),
         ({"bands": (8, 8)}, "bands must be ascending"),
         ({"bands": (0, 8)}, "bands must be ascending"),
     ],

@@ -1,0 +1,137 @@
+"""mIoU of the image border as an mmseg metric."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from mmseg.evaluation import IoUMetric
+from PIL import Image
+
+from pconv_seg.files import atomic_path
+from pconv_seg.geometry import BorderRegions, Overlap
+
+from .confusion import class_areas
+from .samples import count_sample
+
+# What the Cityscapes server expects for each class: the ids of cityscapesScripts' label table.
+CITYSCAPES_LABEL_IDS = {
+    "road": 7,
+    "sidewalk": 8,
+    "building": 11,
+    "wall": 12,
+    "fence": 13,
+    "pole": 17,
+    "traffic light": 19,
+    "traffic sign": 20,
+    "vegetation": 21,
+    "terrain": 22,
+    "sky": 23,
+    "person": 24,
+    "rider": 25,
+    "car": 26,
+    "truck": 27,
+    "bus": 28,
+    "train": 31,
+    "motorcycle": 32,
+    "bicycle": 33,
+}
+
+
+def border_key(score: str, leave_out: Fraction) -> str:
+    """Name of a scalar: ``mIoU`` with nothing left out, else such as ``border_mIoU_0.5``."""
+    return f"border_{score}_{float(leave_out):.4g}" if leave_out else score
+
+
+@METRICS.register_module()
+class BorderIoUMetric(IoUMetric):
+    """IoU of the whole image and of its border, for several leave-out proportions in one pass.
+
+    The centre of the image is ignored, as in `Partial Convolution based Padding
+    <https://arxiv.org/abs/1811.11718>`_, Table 7. Scores of the whole image are mmseg's (``mIoU``,
+    ``mAcc``, ``aAcc``, ...); those of a leave-out of 1/2 are ``border_mIoU_0.5`` and so on. Counts
+    are 64-bit integers. Under distributed evaluation there is one result per image, so that the
+    images a sampler repeats to fill up the last batch are dropped and not counted.
+
+    With ``output_dir``, label maps are written as ``<image name>.png``. Where the classes are
+    those of Cityscapes these are submission files (labelIds), else class indices.
+
+    Args:
+        leave_outs: Proportions in [0, 1); 0 is always included.
+        proportion, region, tile, overlap: See :class:`pconv_seg.geometry.BorderRegions`.
+        **kwargs: Options of mmseg's ``IoUMetric``: ``ignore_index``, ``iou_metrics``,
+            ``nan_to_num``, ``beta``, ``collect_device``, ``output_dir``, ``format_only``,
+            ``prefix``.
+
+    Raises:
+        ValueError: If an option is out of range, or (naming the file) a label is neither a class
+            nor ``ignore_index`` or has another size than its image.
+    """
+
+    def __init__(
+        self,
+        leave_outs: Sequence[str | float] = (0.5,),
+        proportion: str = "side",
+        region: str = "image",
+        tile: int | tuple[int, int] | None = None,
+        overlap: Overlap = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.regions = BorderRegions(
+            (0, *leave_outs), proportion=proportion, region=region, tile=tile, overlap=overlap
+        )
+        if self.format_only and not self.output_dir:
+            raise ValueError("format_only=True writes files and needs output_dir")
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Count each sample and write its label map if asked to.
+
+        Args:
+            data_batch: Not used.
+            data_samples: Outputs of the model as dictionaries, with ``pred_sem_seg`` and, unless
+                ``format_only``, ``gt_sem_seg``.
+        """
+        for sample in data_samples:
+            prediction = sample["pred_sem_seg"]["data"]
+            if not self.format_only:
+                counts = count_sample(
+                    sample["gt_sem_seg"]["data"],
+                    prediction,
+                    len(self.dataset_meta["classes"]),
+                    self.regions,
+                    self.ignore_index,
+                    sample.get("seg_map_path") or sample.get("img_path"),
+                )
+                self.results.append(class_areas(counts))
+            if self.output_dir:
+                self._write(prediction, sample)
+
+    def _write(self, prediction: torch.Tensor, sample: dict) -> None:
+        values = prediction.reshape(prediction.shape[-2:]).cpu().numpy()
+        classes = self.dataset_meta["classes"]
+        if tuple(classes) == tuple(CITYSCAPES_LABEL_IDS):
+            values = np.array(list(CITYSCAPES_LABEL_IDS.values()))[values]
+        elif sample.get("reduce_zero_label"):
+            values = values + 1
+        name = Path(sample["img_path"]).with_suffix(".png").name
+        with atomic_path(Path(self.output_dir) / name) as path:
+            Image.fromarray(values.astype(np.uint8)).save(path)
+
+    def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
+        """Scores in percent from the areas ``int64[regions, 3, C]`` of all images."""
+        if self.format_only:
+            print_log(f"Label maps are in {self.output_dir}", logger="current")
+            return {}
+        metrics = {}
+        for region, areas in zip(self.regions.names, sum(results), strict=True):
+            print_log(f"Leave-out {region}:", logger="current")
+            # Doubles hold all counts exactly, and spare mmseg's float32 division.
+            intersection, label, prediction = torch.from_numpy(areas).double()
+            union = label + prediction - intersection
+            scores = super().compute_metrics([(intersection, union, prediction, label)])
+            metrics |= {border_key(k, region.start): float(v) for k, v in scores.items()}
+        return metrics
