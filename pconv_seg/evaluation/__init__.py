@@ -1,5 +1,7 @@
-"""Accuracy near image borders and tile seams."""
+"""Accuracy near image borders and at tile seams."""
 
+from .evaluator import EvaluationPlan, evaluate
+from .hook import PaddingEvalHook
 from .metric import BorderIoUMetric
 
-__all__ = ["BorderIoUMetric"]
+__all__ = ["BorderIoUMetric", "EvaluationPlan", "PaddingEvalHook", "evaluate"]

@@ -1,0 +1,232 @@
+"""Evaluation of segmentors as whole images and in tiles, reading each image once.
+
+The way of data: image -> logits in every mode -> label map -> confusion matrices per region. Counts
+stay apart by image, so that they can be resampled, saved and gathered from several processes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmseg.models import BaseSegmentor
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
+from pconv_seg.inference import tiled_inference
+
+from .samples import count_sample
+
+MODES = ("regular", "tile", "tile_overlap")
+# Our reading of the five proportions of the paper's Table 7, after "nothing left out".
+LEAVE_OUTS = ("0", "1/3", "1/2", "2/3", "3/4", "7/8")
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What to evaluate. The defaults are our reading of the paper's Tables 6 and 7.
+
+    Args:
+        modes: Of ``'regular'`` (the whole image at once), ``'tile'`` (tiles side by side) and
+            ``'tile_overlap'`` (logits of overlapping tiles are averaged).
+        tile: Tile side or (height, width) in pixels of the network's input. ``None``: the shorter
+            side of the first image, as in the paper (1024 for images of 1024 x 2048).
+        overlap: Of the tiles of ``'tile_overlap'``: a proportion in [0, 1), or pixels.
+        leave_outs: Proportions of the centre that is ignored; 0 is always included.
+        proportion, region, bands: See :class:`pconv_seg.geometry.BorderRegions`. Where regions
+            follow tiles, those of ``'regular'`` are the ones of ``'tile'``.
+        ignore_index: Label of the pixels that are not counted.
+        batch_size: Tiles per forward.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    modes: Sequence[str] = MODES
+    tile: int | tuple[int, int] | None = None
+    overlap: Overlap = "1/3"
+    leave_outs: Sequence[str | float | Fraction] = LEAVE_OUTS
+    proportion: str = "side"
+    region: str = "image"
+    bands: Sequence[int] = ()
+    ignore_index: int = 255
+    batch_size: int = 1
+
+    def __post_init__(self):
+        if not self.modes or not set(self.modes) <= set(MODES):
+            raise ValueError(f"modes must be some of {', '.join(MODES)}, got {self.modes}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        # An open tile size passes for a large one, to find all other mistakes right away.
+        settled = self.for_image((2**30, 2**30)) if self.tile is None else self
+        regions = settled.regions("tile_overlap")
+        TileGrid((1, 1), regions.tile, regions.overlap)
+
+    def for_image(self, size: tuple[int, int]) -> "EvaluationPlan":
+        """The plan with its tile size settled, given the first image's (height, width)."""
+        return self if self.tile is not None else replace(self, tile=min(size))
+
+    def mode_overlap(self, mode: str) -> Overlap:
+        """Overlap of the tiles of a mode."""
+        return self.overlap if mode == "tile_overlap" else 0
+
+    def regions(self, mode: str) -> BorderRegions:
+        """The regions to count in a mode; those that follow tiles need a settled tile size."""
+        return BorderRegions(
+            (0, *self.leave_outs),
+            self.proportion,
+            self.region,
+            self.bands,
+            self.tile,
+            self.mode_overlap(mode),
+        )
+
+
+def segmentor_logits(model: BaseSegmentor) -> Callable[[Tensor], Tensor]:
+    """Logits of an mmseg segmentor as a function ``Tensor[N, 3, h, w] -> Tensor[N, C, h, w]``."""
+
+    def predict(inputs: Tensor) -> Tensor:
+        size = inputs.shape[-2:]
+        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size, "padding_size": [0] * 4}
+        return model.encode_decode(inputs, [meta] * len(inputs))
+
+    return predict
+
+
+def predict_modes(
+    model: BaseSegmentor, inputs: Tensor, samples: list[SegDataSample], plan: EvaluationPlan
+) -> dict[str, list[Tensor]]:
+    """Label maps of a batch in every mode of the plan.
+
+    Args:
+        model: In evaluation mode.
+        inputs: ``Tensor[N, 3, H, W]``, as the model's data preprocessor returns them.
+        samples: N data samples, the same.
+        plan: With a settled tile size.
+
+    Returns:
+        For each mode N label maps ``Tensor[1, H, W]`` of the images' original sizes.
+    """
+    predict = segmentor_logits(model)
+    label_maps = {}
+    for mode in plan.modes:
+        if mode == "regular":
+            logits = predict(inputs)
+        else:
+            logits = tiled_inference(
+                predict, inputs, plan.tile, plan.mode_overlap(mode), batch_size=plan.batch_size
+            )
+        # Takes away padding and flips, and resizes to the original image, as after any inference.
+        model.postprocess_result(logits, samples)
+        label_maps[mode] = [sample.pred_sem_seg.data for sample in samples]
+    return label_maps
+
+
+class Evaluation(NamedTuple):
+    """What :func:`evaluate` returns.
+
+    Attributes:
+        plan: With its tile size settled.
+        images: One name (path) per image.
+        counts: One array ``[models, modes, regions, ...]`` per image.
+    """
+
+    plan: EvaluationPlan
+    images: list[str]
+    counts: list[np.ndarray]
+
+
+@torch.no_grad()
+def evaluate(
+    models: Sequence[BaseSegmentor],
+    dataloader: DataLoader,
+    plan: EvaluationPlan,
+    keep: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    visit: Callable[[SegDataSample, list[dict[str, Tensor]]], None] | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Evaluate segmentors in all modes of a plan, reading each image once.
+
+    The models' training flags and torch's CPU random numbers are afterwards as they were before.
+
+    Args:
+        models: Segmentors with as many classes as the dataset, each with its data preprocessor.
+        dataloader: Yields what mmseg's test pipelines yield, with ground truth.
+        plan: What to evaluate.
+        keep: Reduces the matrices ``int64[regions, C, C]`` of one image, model and mode before
+            they are kept, such as :func:`class_areas` where there are many classes.
+        visit: Called for each image with its sample and, per model, the label map of each mode.
+        progress: Show a progress bar over images.
+
+    Raises:
+        ValueError: Naming the file, if a label does not fit its image or the classes.
+    """
+    num_classes = len(dataloader.dataset.metainfo["classes"])
+    images, counts = [], []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for model in models:
+            stack.enter_context(_evaluation_mode(model))
+        for batch in tqdm(dataloader, unit="batch", disable=not progress):
+            outputs = []
+            for model in models:
+                data = model.data_preprocessor(batch, training=False)
+                inputs, samples = data["inputs"], data["data_samples"]
+                plan = plan.for_image(inputs.shape[-2:])
+                outputs.append(predict_modes(model, inputs, samples, plan))
+            for i, sample in enumerate(samples):
+                label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]
+                images.append(sample.img_path)
+                counts.append(_count(sample, label_maps, num_classes, plan, keep))
+                if visit is not None:
+                    visit(sample, label_maps)
+    return Evaluation(plan, images, counts)
+
+
+def _count(
+    sample: SegDataSample,
+    label_maps: list[dict[str, Tensor]],
+    num_classes: int,
+    plan: EvaluationPlan,
+    keep: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    file = sample.get("seg_map_path") or sample.img_path
+    if "gt_sem_seg" not in sample:
+        raise ValueError(f"{sample.img_path} has no ground truth: no label was loaded with it")
+    # Tiles are cut from the network's input, labels are counted at their own size.
+    follows_tiles = plan.bands or plan.region == "tile"
+    if follows_tiles and sample.img_shape[:2] != sample.ori_shape[:2]:
+        raise ValueError(
+            f"{sample.img_path}: regions that follow tiles need images that are tested at "
+            f"their own size, but the pipeline resizes {sample.ori_shape} to {sample.img_shape}"
+        )
+    label = sample.gt_sem_seg.data
+    return np.array(
+        [
+            [
+                keep(
+                    count_sample(
+                        label, maps[mode], num_classes, plan.regions(mode), plan.ignore_index, file
+                    )
+                )
+                for mode in plan.modes
+            ]
+            for maps in label_maps
+        ]
+    )
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

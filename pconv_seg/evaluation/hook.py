@@ -1,0 +1,121 @@
+"""Border and tile evaluation during training."""
+
+import traceback
+
+import numpy as np
+from mmengine.dist import all_gather_object, broadcast_object_list, collect_results, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pconv_seg.geometry import BorderRegions
+
+from .confusion import class_accuracy, class_areas, class_iou, mean_present, pixel_accuracy
+from .evaluator import EvaluationPlan, evaluate
+from .metric import border_key
+
+
+@HOOKS.register_module()
+class PaddingEvalHook(Hook):
+    """Evaluates whole images, tiles and overlapping tiles after validation and testing.
+
+    Scores in percent such as ``tile/mIoU``, ``tile/aAcc`` and ``tile/border_mIoU_0.5`` go to the
+    runner's log, to every visualizer backend, and into the metrics of the validation, so that
+    ``save_best='tile/mIoU'`` works. A validation that is skipped repeats the last scores there, and
+    nowhere else: repeated scores are never better, so nothing is saved for them.
+
+    An error in the evaluation is logged with its traceback and training goes on.
+
+    Args:
+        interval: Evaluate after the first validation, every ``interval``-th after it, and the last.
+        **plan: Options of :class:`EvaluationPlan`: ``modes``, ``tile``, ``overlap``,
+            ``leave_outs``, ``proportion``, ``region``, ``ignore_index``, ``batch_size``.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    # After the hook that logs mmseg's own scores (it would repeat ours after each validation that
+    # we skip), before the hooks that act on the metrics.
+    priority = "LOW"
+
+    def __init__(self, interval: int = 1, **plan):
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, got {interval}")
+        self.interval = interval
+        self.plan = EvaluationPlan(**plan)
+        if self.plan.bands:
+            raise ValueError("PaddingEvalHook logs leave-outs only, not bands; use border_eval.py")
+        self._validations = 0
+        self._scores: dict[str, float | None] = dict.fromkeys(self._names())
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse models that cannot be evaluated before any work is done."""
+        if not hasattr(_unwrap(runner.model), "encode_decode"):
+            raise TypeError(
+                f"PaddingEvalHook needs an mmseg EncoderDecoder, got {type(runner.model).__name__}"
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Evaluate on the validation set if it is time, and add the scores to ``metrics``."""
+        due = self._validations % self.interval == 0
+        if due or runner.iter >= runner.max_iters:
+            self._evaluate(runner, runner.val_loop.dataloader)
+        self._validations += 1
+        if metrics is not None:
+            metrics.update(self._scores)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Evaluate on the test set, and add the scores to ``metrics``."""
+        self._scores = dict.fromkeys(self._names())
+        self._evaluate(runner, runner.test_loop.dataloader)
+        if metrics is not None:
+            metrics.update(self._scores)
+
+    def _evaluate(self, runner: Runner, dataloader: DataLoader) -> None:
+        model, error, counts = _unwrap(runner.model), None, []
+        try:
+            # Areas, not whole matrices: small enough to keep one per image for many classes.
+            counts = evaluate(
+                [model], dataloader, self.plan, keep=class_areas, progress=is_main_process()
+            ).counts
+        except Exception:
+            error = traceback.format_exc()
+        # All processes must agree to go on, or those without an error would wait forever.
+        errors = [text for text in all_gather_object(error) if text]
+        if errors:
+            runner.logger.error(
+                "PaddingEvalHook failed; training goes on without its scores:\n" + "\n".join(errors)
+            )
+            return
+        # One result per image: drops the images that a sampler repeats to fill up a process.
+        results = collect_results(counts, len(dataloader.dataset))
+        scores = [self._score(sum(results)[0]) if is_main_process() else None]
+        broadcast_object_list(scores)
+        self._scores = scores[0]
+        runner.logger.info(
+            "Padding evaluation: " + "  ".join(f"{k}: {v:.4f}" for k, v in self._scores.items())
+        )
+        # Asking the runner for its iteration would build a training loop where there is none.
+        step = runner.iter if isinstance(runner._train_loop, BaseLoop) else 0
+        runner.visualizer.add_scalars(self._scores, step=step)
+
+    def _names(self) -> list[str]:
+        leave_outs = BorderRegions((0, *self.plan.leave_outs)).leave_outs
+        borders = [border_key("mIoU", leave_out) for leave_out in leave_outs if leave_out]
+        return [f"{m}/{k}" for m in self.plan.modes for k in ("mIoU", "aAcc", "mAcc", *borders)]
+
+    def _score(self, areas: np.ndarray) -> dict[str, float]:
+        """Percentages in the order of the names, from ``int64[modes, leave-outs, 3, C]``."""
+        miou = mean_present(class_iou(areas))
+        macc = mean_present(class_accuracy(areas[:, 0]))
+        scores = [miou[:, 0], pixel_accuracy(areas[:, 0]), macc, *miou[:, 1:].T]
+        values = 100 * np.stack(scores, axis=1).ravel()
+        return dict(zip(self._names(), values.tolist(), strict=True))
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from known_segmentor import SIZE, border_blind
+from PIL import Image
+
+from pconv_seg.evaluation.confusion import confusion_matrices
+from pconv_seg.evaluation.evaluator import MODES, EvaluationPlan, evaluate
+from pconv_seg.geometry import TileGrid
+
+PLAN = EvaluationPlan(tile=(16, 20), leave_outs=["1/2", "3/4"], bands=(1, 4))
+
+
+def read(config, kind, i):
+    return np.array(Image.open(f"{config.test_dataloader.dataset.data_root}/{kind}/{i}.png"))
+
+
+def truth(config, i):
+    return read(config, "images", i)[..., ::-1].argmax(-1)
+
+
+def windows(mode, plan):
+    if mode == "regular":
+        return None
+    return list(TileGrid(SIZE, plan.tile, plan.mode_overlap(mode)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("region", ["image", "tile"])
+def test_counts_of_every_mode_are_those_of_the_known_answer(
+    make_config, make_segmentor, make_loader, region, batch_size
+):
+    config = make_config()
+    config.test_dataloader.batch_size = batch_size
+    plan = replace(PLAN, region=region, batch_size=2)
+    model = make_segmentor(config)
+    result = evaluate([model, model], make_loader(config), plan, progress=False)
+    assert result.plan == plan
+    assert [name[-12:] for name in result.images] == [f"images/{i}.png" for i in range(3)]
+    for i, counts in enumerate(result.counts):
+        assert np.array_equal(counts[0], counts[1])
+        for mode, matrices in zip(MODES, counts[0], strict=True):
+            prediction = border_blind(truth(config, i), windows(mode, plan))
+            regions = plan.regions(mode).map(SIZE)
+            label = read(config, "labels", i)
+            assert np.array_equal(matrices, confusion_matrices(label, prediction, 3, regions)), mode
+
+
+def test_tile_defaults_to_the_short_side_of_the_first_image(
+    make_config, make_segmentor, make_loader
+):
+    config = make_config(images=1)
+    plan = EvaluationPlan(modes=["tile"])
+    result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+    assert result.plan.tile == 24
+
+
+def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_loader):
+    config = make_config(images=2)
+    seen = []
+    evaluate(
+        [make_segmentor(config)],
+        make_loader(config),
+        replace(PLAN, modes=["tile", "regular"]),
+        visit=lambda sample, maps: seen.append((sample.img_path[-5:], maps)),
+        progress=False,
+    )
+    assert [name for name, _ in seen] == ["0.png", "1.png"]
+    for i, (_, [maps]) in enumerate(seen):
+        for mode in ("tile", "regular"):
+            expected = border_blind(truth(config, i), windows(mode, PLAN))
+            assert np.array_equal(maps[mode][0], expected)
+
+
+def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, make_loader):
+    config = make_config(images=1)
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
+    plan = replace(PLAN, modes=["regular"])
+    result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+    padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
+    regions = plan.regions("regular").map(SIZE)
+    expected = confusion_matrices(
+        read(config, "labels", 0), border_blind(padded)[:24, :40], 3, regions
+    )
+    assert np.array_equal(result.counts[0][0, 0], expected)
+
+
+def test_training_state_and_random_numbers_stay(make_config, make_segmentor, make_loader):
+    config = make_config(images=1)
+    model = make_segmentor(config).train()
+    before = torch.get_rng_state()
+    evaluate([model], make_loader(config), PLAN, progress=False)
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_files_that_do_not_fit_are_named(make_config, make_segmentor, make_loader):
+    config = make_config()
+    labels = f"{config.test_dataloader.dataset.data_root}/labels"
+    model, loader = make_segmentor(config), make_loader(config)
+    Image.fromarray(np.full(SIZE, 3, np.uint8)).save(f"{labels}/1.png")
+    with pytest.raises(ValueError, match=r"labels/1\.png: label values \[3\] are neither"):
+        evaluate([model], loader, PLAN, progress=False)
+    Image.fromarray(np.zeros((24, 41), np.uint8)).save(f"{labels}/1.png")
+    with pytest.raises(ValueError, match=r"labels/1\.png: the label has 24 x 41 pixels"):
+        evaluate([model], loader, PLAN, progress=False)
+
+
+def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor, make_loader):
+    config = make_config(images=1)
+    pipeline = config.test_dataloader.dataset.pipeline
+    model = make_segmentor(config)
+    pipeline.insert(1, {"type": "Resize", "scale": (80, 48)})
+    with pytest.raises(ValueError, match="tested at their own size, but the pipeline resizes"):
+        evaluate([model], make_loader(config), PLAN, progress=False)
+    pipeline[1:3] = []
+    with pytest.raises(ValueError, match=r"images/0\.png has no ground truth"):
+        evaluate([model], make_loader(config), PLAN, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modes": ["whole"]}, "modes must be some of regular, tile, tile_overlap"),
+        ({"modes": []}, "modes must be some of"),
+        ({"overlap": 1.0}, r"overlap must lie in \[0, 1\)"),
+        ({"tile": 0}, "tile must be a positive number of pixels"),
+        ({"tile": 32, "overlap": 32}, "overlap of 32 pixels must be smaller than the tile"),
+        ({"leave_outs": [1]}, r"leave-out must lie in \[0, 1\)"),
+        ({"region": "crop"}, "region must be 'image' or 'tile'"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_plans_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationPlan(**options)

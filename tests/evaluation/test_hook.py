@@ -1,0 +1,124 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pconv_seg.evaluation import EvaluationPlan, PaddingEvalHook, evaluate
+from pconv_seg.evaluation.confusion import class_areas, class_iou, mean_present, pixel_accuracy
+
+PLAN = {"tile": (16, 20), "leave_outs": ["1/2"]}
+HOOK = {"type": "PaddingEvalHook", **PLAN}
+SCORES = ("mIoU", "aAcc", "mAcc", "border_mIoU_0.5")
+NAMES = [f"{mode}/{score}" for mode in ("regular", "tile", "tile_overlap") for score in SCORES]
+
+
+@pytest.fixture
+def make_runner(make_config, request):
+    """Trains nothing for 4 iterations and validates after each."""
+
+    def make(hook=HOOK, **options):
+        config = make_config()
+        config.experiment_name = request.node.name
+        config.custom_hooks = [hook]
+        config.log_processor = {"by_epoch": False}
+        config.visualizer = {
+            "type": "Visualizer",
+            "vis_backends": [{"type": "LocalVisBackend"}, {"type": "TensorboardVisBackend"}],
+        }
+        config.default_hooks = {
+            "logger": {"type": "LoggerHook", "log_metric_by_epoch": False},
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, **options},
+        }
+        return Runner.from_cfg(config)
+
+    return make
+
+
+def curves(runner):
+    [events] = Path(runner.work_dir).rglob("events.*")
+    reader = EventAccumulator(str(events)).Reload()
+    return {name: reader.Scalars(name) for name in reader.Tags()["scalars"]}
+
+
+def expected_scores(runner):
+    evaluation = evaluate(
+        [runner.model], runner.val_dataloader, EvaluationPlan(**PLAN), progress=False
+    )
+    areas = class_areas(sum(evaluation.counts)[0])
+    return dict(
+        zip(
+            [name for name in NAMES if name.endswith(("/mIoU", "0.5"))],
+            100 * mean_present(class_iou(areas)).ravel(),
+            strict=True,
+        )
+    ) | dict(zip(NAMES[1::4], 100 * pixel_accuracy(areas[:, 0]), strict=True))
+
+
+def test_scores_reach_log_backends_and_checkpoint_hook(make_runner):
+    runner = make_runner(save_best="tile/mIoU", interval=4)
+    runner.train()
+    scores = expected_scores(runner)
+    # Overlapping tiles repair all seams, but not the image's own border.
+    assert 0 < scores["tile/mIoU"] < scores["regular/mIoU"] == scores["tile_overlap/mIoU"] < 100
+    assert scores["tile/mIoU"] != scores["tile/border_mIoU_0.5"]
+
+    logged = curves(runner)
+    assert set(NAMES) <= set(logged)
+    for name, score in scores.items():
+        assert [event.step for event in logged[name]] == [1, 2, 3, 4]
+        assert logged[name][-1].value == pytest.approx(score, rel=1e-6)
+    assert "mIoU" in logged  # mmseg's own
+    [log] = Path(runner.work_dir).rglob("*.log")
+    assert f"tile/mIoU: {scores['tile/mIoU']:.4f}" in log.read_text()
+    [local] = Path(runner.work_dir).rglob("scalars.json")
+    assert "tile_overlap/border_mIoU_0.5" in local.read_text()
+
+    [best] = Path(runner.work_dir).glob("best_*.pth")
+    assert best.name == "best_tile_mIoU_iter_1.pth"
+    hub = torch.load(best, weights_only=False)["message_hub"]["runtime_info"]
+    assert hub["best_score"] == pytest.approx(scores["tile/mIoU"])
+
+
+def test_interval_counts_validations(make_runner):
+    runner = make_runner(hook={**HOOK, "interval": 2}, save_best="tile/mIoU")
+    runner.train()
+    assert [event.step for event in curves(runner)["tile/mIoU"]] == [1, 3, 4]  # and the last
+
+
+def test_scores_after_testing(make_runner):
+    runner = make_runner()
+    metrics = runner.test()
+    assert expected_scores(runner).items() <= metrics.items()
+    assert [event.step for event in curves(runner)["tile/mIoU"]] == [0]
+
+
+def test_a_failing_evaluation_does_not_stop_training(make_runner, caplog):
+    runner = make_runner(
+        hook={**HOOK, "tile": None, "overlap": 32}, save_best="tile/mIoU", interval=1
+    )
+    runner.train()
+    assert runner.iter == 4
+    assert (Path(runner.work_dir) / "iter_4.pth").is_file()
+    [log] = Path(runner.work_dir).rglob("*.log")
+    text = log.read_text()
+    assert text.count("PaddingEvalHook failed; training goes on without its scores") == 4
+    assert "ValueError: overlap of 32 pixels must be smaller than the tile (24)" in text
+    assert "mIoU" in curves(runner)
+    assert "tile/mIoU" not in curves(runner)
+
+
+def test_bad_options_and_models_are_refused_at_once(make_runner):
+    for options, message in [
+        ({"interval": 0}, "interval must be at least 1"),
+        ({"modes": ["all"]}, "modes must be some of"),
+        ({"bands": [8]}, "not bands"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            HOOKS.build({"type": "PaddingEvalHook", **options})
+    runner = make_runner()
+    runner.model = torch.nn.Identity()
+    with pytest.raises(TypeError, match="needs an mmseg EncoderDecoder, got Identity"):
+        PaddingEvalHook().before_run(runner)
