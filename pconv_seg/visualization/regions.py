@@ -1,0 +1,74 @@
+"""A drawing of the border regions, made from the maps that are counted with.
+
+``python -m pconv_seg.visualization.regions FILE.svg`` writes the drawing of the documentation.
+"""
+
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pconv_seg.geometry import BorderRegions, TileGrid
+
+from .files import save_figure
+
+_SIZE, _TILE, _OVERLAP = (256, 512), 256, "1/3"
+
+
+def draw_regions() -> Figure:
+    """Draw leave-outs of the image and of tiles, and bands by distance to border and seams."""
+    leave_outs, bands = ("0", "1/2", "3/4"), (16, 48)
+    panels = [
+        ("counted at a leave-out of the image's side", BorderRegions(leave_outs), "leave_out"),
+        ("... of the image's area", BorderRegions(leave_outs, "area"), "leave_out"),
+        (
+            "... of each tile's side",
+            BorderRegions(leave_outs, "side", "tile", (), _TILE),
+            "leave_out",
+        ),
+        (
+            "... of the side of tiles that overlap by 1/3",
+            BorderRegions(leave_outs, "side", "tile", (), _TILE, _OVERLAP),
+            "leave_out",
+        ),
+        (
+            "distance to the image border (pixels)",
+            BorderRegions(bands=bands, tile=_TILE),
+            "border_distance",
+        ),
+        (
+            "distance to the nearest tile seam (pixels)",
+            BorderRegions(bands=bands, tile=_TILE),
+            "seam_distance",
+        ),
+    ]
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    for axes, (title, regions, kind) in zip(figure.subplots(3, 2).flat, panels, strict=True):
+        cells, members = regions.map(_SIZE)
+        names = [i for i, region in enumerate(regions.names) if region.kind == kind]
+        nested = kind == "leave_out"
+        last = np.max([k * members[i] for k, i in enumerate(names)], axis=0)[cells]
+        axes.imshow(last, cmap="Greys", vmin=-0.5, vmax=len(names) - 0.5)
+        for k, i in enumerate(names):
+            rows, columns = np.nonzero(last == k)
+            top = np.argmin(rows)
+            axes.annotate(
+                # The bands of the seams reach the top side by side: their names go below.
+                ", ".join(str(regions.names[j]) for j in (names[: k + 1] if nested else [i])),
+                (columns[top] + 6, rows[top] + 6 + (24 * k if kind == "seam_distance" else 0)),
+                va="top",
+                fontsize="small",
+                color="white" if k > len(names) / 2 else "black",
+            )
+        if regions.tile is not None:
+            grid = TileGrid(_SIZE, regions.tile, regions.overlap)
+            for y0, y1, x0, x1 in grid:
+                corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]]) - 0.5
+                axes.plot(*corners, "r--", lw=1)
+        axes.set_title(title, fontsize="medium")
+        axes.set_axis_off()
+    return figure
+
+
+if __name__ == "__main__":
+    save_figure(draw_regions(), sys.argv[1])
