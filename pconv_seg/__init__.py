@@ -20,16 +20,19 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .datasets import CamVidDataset
+from .evaluation import BorderIoUMetric, PaddingEvalHook
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
 from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
 from .version import __version__
 
 __all__ = [
+    "BorderIoUMetric",
     "CamVidDataset",
     "DeepLabV3PlusHead",
     "PConv2d",
     "PaddingAwareDepthwiseSeparableASPPHead",
+    "PaddingEvalHook",
     "WideResNet38",
     "__version__",
     "partial_conv2d",

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
-from pconv_seg.inference import tiled_inference
+from pconv_seg.inference import tile_predictor, tiled_inference
 
 from .samples import count_sample
 
@@ -88,17 +88,6 @@ class EvaluationPlan:
         )
 
 
-def segmentor_logits(model: BaseSegmentor) -> Callable[[Tensor], Tensor]:
-    """Logits of an mmseg segmentor as a function ``Tensor[N, 3, h, w] -> Tensor[N, C, h, w]``."""
-
-    def predict(inputs: Tensor) -> Tensor:
-        size = inputs.shape[-2:]
-        meta = {"ori_shape": size, "img_shape": size, "pad_shape": size, "padding_size": [0] * 4}
-        return model.encode_decode(inputs, [meta] * len(inputs))
-
-    return predict
-
-
 def predict_modes(
     model: BaseSegmentor, inputs: Tensor, samples: list[SegDataSample], plan: EvaluationPlan
 ) -> dict[str, list[Tensor]]:
@@ -113,7 +102,7 @@ def predict_modes(
     Returns:
         For each mode N label maps ``Tensor[1, H, W]`` of the images' original sizes.
     """
-    predict = segmentor_logits(model)
+    predict = tile_predictor(model, samples[0].metainfo)
     label_maps = {}
     for mode in plan.modes:
         if mode == "regular":

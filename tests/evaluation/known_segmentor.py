@@ -1,8 +1,8 @@
 """A segmentor whose answer is known in every mode.
 
 Classes are colours: class c is 255 in channel c. The segmentor returns its input as logits, except
-for zeros within one pixel of its input's border. So it is right everywhere but there, where it says
-class 0; in tiles these places are the borders of the tiles.
+for zeros within ``width`` pixels of its input's border. So it is right everywhere but there, where
+it says class 0; in tiles these places are the borders of the tiles.
 """
 
 import numpy as np
@@ -17,8 +17,13 @@ SIZE = (24, 40)
 
 @MODELS.register_module(force=True)
 class BorderBlind(nn.Module):
+    def __init__(self, width=1):
+        super().__init__()
+        self.width = width
+
     def forward(self, x):
-        return [F.pad(x[..., 1:-1, 1:-1], (1, 1, 1, 1))]
+        w = self.width
+        return [F.pad(x[..., w:-w, w:-w], (w, w, w, w))]
 
 
 @MODELS.register_module(force=True)
@@ -41,10 +46,10 @@ class ColourHead(FCNHead):
         nn.init.zeros_(self.conv_seg.bias)
 
 
-def border_blind(label, windows=None):
+def border_blind(label, windows=None, width=1):
     """What the segmentor predicts where ``label`` is the truth, for one or several windows."""
     logits = np.zeros((3, *label.shape))
     for y0, y1, x0, x1 in windows or [(0, label.shape[0], 0, label.shape[1])]:
-        inside = np.s_[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1]
+        inside = np.s_[y0 + width : y1 - width, x0 + width : x1 - width]
         logits[(slice(None), *inside)] += np.arange(3)[:, None, None] == label[inside]
     return logits.argmax(0)

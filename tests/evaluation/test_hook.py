@@ -1,8 +1,14 @@
+import json
+import logging
+import os
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import known_segmentor  # noqa: F401, registers the segmentor in every process
 import pytest
 import torch
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -108,6 +114,47 @@ def test_a_failing_evaluation_does_not_stop_training(make_runner, caplog):
     assert "ValueError: overlap of 32 pixels must be smaller than the tile (24)" in text
     assert "mIoU" in curves(runner)
     assert "tile/mIoU" not in curves(runner)
+
+
+def _validate_share(rank, port, config, folder):
+    os.chdir(folder)  # where mmengine's processes exchange results
+    address = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
+    init_default_scope("mmseg")
+    model = MODELS.build(config.model)
+    loader = Runner.build_dataloader(config.val_dataloader)
+    runner = SimpleNamespace(
+        model=model,
+        val_loop=SimpleNamespace(dataloader=loader),
+        _train_loop=None,
+        logger=logging.getLogger(f"process {rank}"),
+        visualizer=SimpleNamespace(add_scalars=lambda scores, step: None),
+    )
+    metrics = [{}, {}]
+    PaddingEvalHook(**PLAN).after_val_epoch(runner, metrics[0])
+    if rank == 1:  # the only one that reads this file
+        Path(config.val_dataloader.dataset.data_root, "labels/1.png").unlink()
+    PaddingEvalHook(**PLAN).after_val_epoch(runner, metrics[1])
+    (folder / f"{rank}.json").write_text(json.dumps(metrics))
+
+
+def test_processes_share_images_and_errors(make_config, tmp_path):
+    config = make_config(images=3)
+    init_default_scope("mmseg")
+    expected = expected_scores(
+        SimpleNamespace(
+            model=MODELS.build(config.model),
+            val_dataloader=Runner.build_dataloader(config.val_dataloader),
+        )
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_validate_share, (port, config, tmp_path), nprocs=2)
+    for rank in range(2):
+        scores, failed = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert {name: scores[name] for name in expected} == pytest.approx(expected)
+        assert failed == dict.fromkeys(NAMES)
 
 
 def test_bad_options_and_models_are_refused_at_once(make_runner):

@@ -1,0 +1,103 @@
+"""Evaluation of checkpoints on the test data of a config."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.structures import SegDataSample
+from PIL import Image
+from torch import Tensor
+
+from pconv_seg.geometry import TileGrid
+from pconv_seg.visualization import draw_comparison, save_figure
+
+from .evaluator import EvaluationPlan, evaluate
+from .record import Record, Tested
+from .report import short_name
+from .runs import load_segmentor, padding_of
+
+
+def evaluate_checkpoints(
+    config: Config,
+    checkpoints: list[str],
+    plan: EvaluationPlan,
+    show_dir: str | Path | None = None,
+    progress: bool = True,
+) -> Record:
+    """Evaluate checkpoints side by side, reading each image once.
+
+    Args:
+        config: Its ``test_dataloader`` is the data; ``ignore_index`` is that of the dataset.
+        checkpoints: Files or URLs, loaded by :func:`load_segmentor`.
+        plan: What to evaluate.
+        show_dir: Where to write one figure per image and mode.
+        progress: Show a progress bar.
+
+    Returns:
+        The counts of all images.
+
+    Raises:
+        ValueError: If networks, data and plan do not fit together, naming the file.
+    """
+    init_default_scope(config.get("default_scope", "mmseg"))
+    dataloader = Runner.build_dataloader(config.test_dataloader)
+    dataset = dataloader.dataset
+    classes = tuple(dataset.metainfo["classes"])
+    plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
+    models = [load_segmentor(path, config, classes, get_device()) for path in checkpoints]
+    tested = tuple(
+        Tested(path, padding_of(model)) for path, model in zip(checkpoints, models, strict=True)
+    )
+
+    def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:
+        _draw(Path(show_dir), sample, label_maps, tested, plan, dataset.metainfo["palette"])
+
+    evaluation = evaluate(
+        models,
+        dataloader,
+        plan,
+        keep=lambda counts: counts.astype(np.int32),
+        visit=draw if show_dir else None,
+        progress=progress,
+    )
+    return Record(
+        config=str(config.filename),
+        classes=classes,
+        tested=tested,
+        plan=evaluation.plan,
+        images=tuple(evaluation.images),
+        counts=np.stack(evaluation.counts),
+    )
+
+
+def _draw(
+    folder: Path,
+    sample: SegDataSample,
+    label_maps: list[dict[str, Tensor]],
+    tested: tuple[Tested, ...],
+    plan: EvaluationPlan,
+    palette: list,
+) -> None:
+    label = sample.gt_sem_seg.data[0].cpu().numpy()
+    image = np.asarray(Image.open(sample.img_path).convert("RGB"))
+    size = sample.img_shape[:2]
+    plan = plan.for_image(size)
+    paddings = {network.padding for network in tested}
+    names = [
+        network.padding if len(paddings) == len(tested) else short_name(network.checkpoint)
+        for network in tested
+    ]
+    for mode in plan.modes:
+        predictions = {
+            name: maps[mode][0].cpu().numpy() for name, maps in zip(names, label_maps, strict=True)
+        }
+        # Seams lie where the network saw them, which is in the image only if it was not resized.
+        seams = mode != "regular" and size == label.shape
+        grid = TileGrid(size, plan.tile, plan.mode_overlap(mode)) if seams else None
+        colours = np.array(palette, np.uint8)
+        figure = draw_comparison(image, label, predictions, colours, plan.ignore_index, grid)
+        save_figure(figure, folder / f"{Path(sample.img_path).stem}_{mode}.png")

@@ -1,0 +1,84 @@
+"""What an evaluation leaves behind: counts per image, from which everything else is computed."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pconv_seg.files import atomic_path
+
+from .confusion import class_areas
+from .evaluator import EvaluationPlan
+
+
+class Tested(NamedTuple):
+    """A network that was evaluated: its checkpoint file and its padding scheme."""
+
+    checkpoint: str
+    padding: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Counts of one evaluation.
+
+    Attributes:
+        config: Config file that the data came from.
+        classes: Names of the C classes.
+        tested: The networks.
+        plan: What was evaluated, with the tile size settled.
+        images: One path per image.
+        counts: ``int32[images, networks, modes, regions, C, C]``, in the order of ``tested``,
+            ``plan.modes`` and ``plan.regions(mode).names``; rows are labels.
+    """
+
+    config: str
+    classes: tuple[str, ...]
+    tested: tuple[Tested, ...]
+    plan: EvaluationPlan
+    images: tuple[str, ...]
+    counts: np.ndarray
+
+    def areas(self) -> np.ndarray:
+        """Areas of each image, ``int64[images, networks, modes, regions, 3, C]``."""
+        return class_areas(self.counts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as one compressed ``.npz``: ``counts`` and the rest as JSON text."""
+        about = {
+            "config": self.config,
+            "classes": self.classes,
+            "tested": [network._asdict() for network in self.tested],
+            "plan": asdict(self.plan),
+            "images": self.images,
+        }
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, counts=self.counts, about=json.dumps(about, default=str))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Record":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about, counts = json.loads(str(file["about"])), file["counts"]
+            plan = about["plan"]
+            if isinstance(plan["tile"], list):
+                plan["tile"] = tuple(plan["tile"])
+            return cls(
+                about["config"],
+                tuple(about["classes"]),
+                tuple(Tested(**network) for network in about["tested"]),
+                EvaluationPlan(**plan),
+                tuple(about["images"]),
+                counts,
+            )
+        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} was not written by --save-confusion: {error}") from error

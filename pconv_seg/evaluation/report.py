@@ -1,0 +1,273 @@
+"""Results of an evaluation as data, as tables laid out like the paper's Tables 6 and 7, and CSV."""
+
+import csv
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import mmengine
+import mmseg
+import numpy as np
+import torch
+from prettytable import PrettyTable
+
+from pconv_seg.files import atomic_path
+from pconv_seg.geometry import Region
+from pconv_seg.version import __version__
+
+from .bootstrap import Difference, miou_difference
+from .confusion import class_accuracy, class_iou, mean_present, pixel_accuracy
+from .record import Record
+
+CONFIDENCE, RESAMPLES = 0.95, 2000
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores of a record, in percent.
+
+    Args:
+        record: The counts.
+        seed: Of the bootstrap.
+    """
+
+    record: Record
+    seed: int = 0
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """Regions in the order of the counts; the same for all modes."""
+        return self.record.plan.regions("regular").names
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        return self.record.areas()
+
+    @cached_property
+    def _totals(self) -> np.ndarray:
+        return self._areas.sum(0)  # [networks, modes, regions, 3, C]
+
+    @cached_property
+    def iou(self) -> np.ndarray:
+        """``float64[networks, modes, regions, C]``, NaN for absent classes."""
+        return 100 * class_iou(self._totals)
+
+    @cached_property
+    def miou(self) -> np.ndarray:
+        """``float64[networks, modes, regions]``, the mean of the classes that are present."""
+        return mean_present(self.iou)
+
+    @cached_property
+    def differences(self) -> list[list[Difference]]:
+        """Second network minus first, for each mode and region; empty unless there are two."""
+        if len(self.record.tested) != 2:
+            return []
+        return [
+            [self._difference(mode, region) for region in range(len(self.regions))]
+            for mode in range(len(self.record.plan.modes))
+        ]
+
+    def _difference(self, mode: int, region: int) -> Difference:
+        first, second = np.moveaxis(self._areas[:, :, mode, region], 1, 0)
+        difference = miou_difference(
+            first, second, confidence=CONFIDENCE, resamples=RESAMPLES, seed=self.seed
+        )
+        return Difference(*(100 * value for value in difference))
+
+    def as_dict(self) -> dict:
+        """Everything, ready for JSON: scores in percent, null where there is none."""
+        bands = [region.kind != "leave_out" for region in self.regions]
+        cells = list(self._cells())
+        return {
+            "config": self.record.config,
+            "versions": versions(),
+            "images": len(self.record.images),
+            "results": [cell for cell, band in cells if not band],
+            "bands": [cell for cell, band in cells if band] if any(bands) else [],
+            "differences": list(self._difference_rows()),
+        }
+
+    def _cells(self) -> Iterator[tuple[dict, bool]]:
+        plan = self.record.plan
+        accuracy, pixel = class_accuracy(self._totals), pixel_accuracy(self._totals)
+        for n, network in enumerate(self.record.tested):
+            for m, mode in enumerate(plan.modes):
+                for r, region in enumerate(self.regions):
+                    cell = (n, m, r)
+                    yield (
+                        {
+                            **network._asdict(),
+                            **self._mode(mode),
+                            **self._region(region),
+                            "mIoU": _number(self.miou[cell]),
+                            "aAcc": _number(100 * pixel[cell]),
+                            "mAcc": _number(100 * mean_present(accuracy[cell])),
+                            "IoU": {
+                                name: _number(value)
+                                for name, value in zip(
+                                    self.record.classes, self.iou[cell], strict=True
+                                )
+                            },
+                            "pixels": int(self._totals[cell][1].sum()),
+                        },
+                        region.kind != "leave_out",
+                    )
+
+    def _mode(self, mode: str) -> dict:
+        plan = self.record.plan
+        overlap = plan.mode_overlap(mode)
+        return {
+            "mode": mode,
+            "tile": None if mode == "regular" else plan.tile,
+            "overlap": None if mode == "regular" else _overlap(overlap),
+        }
+
+    def _region(self, region: Region) -> dict:
+        if region.kind != "leave_out":
+            return {"band": region.kind, "from_pixel": region.start, "to_pixel": region.stop}
+        plan = self.record.plan
+        return {
+            "leave_out": float(region.start),
+            "proportion": plan.proportion,
+            "region": plan.region,
+        }
+
+    def _difference_rows(self) -> Iterator[dict]:
+        for mode, row in zip(self.record.plan.modes, self.differences, strict=False):
+            for region, difference in zip(self.regions, row, strict=True):
+                yield {
+                    **self._mode(mode),
+                    **self._region(region),
+                    "mIoU": _number(difference.value),
+                    "interval": [_number(difference.low), _number(difference.high)],
+                    "distinguishable": difference.distinguishable,
+                    "confidence": CONFIDENCE,
+                    "resamples": RESAMPLES,
+                    "seed": self.seed,
+                }
+
+    def tables(self, per_class: bool = False) -> str:
+        """Text tables: mIoU by mode, by leave-out in each mode, by distance, and what is absent."""
+        plan, modes = self.record.plan, range(len(self.record.plan.modes))
+        parts = [
+            self._table(
+                "mIoU (%) of the whole image",
+                [(self._mode_name(mode), m, 0) for m, mode in enumerate(plan.modes)],
+            )
+        ]
+        for kind, title in (
+            ("leave_out", f"by leave-out (share of the {plan.region}'s {plan.proportion})"),
+            ("border_distance", "by distance to the image border (pixels)"),
+            ("seam_distance", "by distance to the nearest tile seam (pixels)"),
+        ):
+            columns = [(str(r), i) for i, r in enumerate(self.regions) if r.kind == kind]
+            if len(columns) > 1:
+                parts += [
+                    self._table(
+                        f"mIoU (%) {title}: {self._mode_name(plan.modes[m])}",
+                        [(name, m, i) for name, i in columns],
+                    )
+                    for m in modes
+                ]
+        if per_class:
+            parts += [self._class_table(n, m) for m in modes for n in range(len(self.iou))]
+        if self.differences:
+            parts.append(
+                f"diff: second row minus first. * its {CONFIDENCE:.0%} interval (paired bootstrap "
+                f"over {len(self.record.images)} images, {RESAMPLES} resamples, seed {self.seed}) "
+                "excludes 0."
+            )
+        parts += self._absent()
+        return "\n\n".join(parts)
+
+    def _mode_name(self, mode: str) -> str:
+        plan = self.record.plan
+        tile = plan.tile if isinstance(plan.tile, int) else "x".join(map(str, plan.tile))
+        names = {"regular": "regular", "tile": f"tile {tile}"}
+        return names.get(mode, f"tile {tile}, overlap {plan.overlap}")
+
+    def _table(self, title: str, columns: list[tuple[str, int, int]]) -> str:
+        table = PrettyTable(["checkpoint", "padding", *(name for name, _, _ in columns)])
+        table.title = title
+        table.align["checkpoint"] = "l"
+        for n, network in enumerate(self.record.tested):
+            scores = [f"{self.miou[n, m, r]:.3f}" for _, m, r in columns]
+            table.add_row([short_name(network.checkpoint), network.padding, *scores])
+        if self.differences:
+            cells = [self.differences[m][r] for _, m, r in columns]
+            marks = [f"{d.value:+.3f}{' *' if d.distinguishable else ''}" for d in cells]
+            table.add_row(["diff", "", *marks])
+            intervals = [f"[{d.low:+.3f}, {d.high:+.3f}]" for d in cells]
+            table.add_row([f"{CONFIDENCE:.0%} interval", "", *intervals])
+        return table.get_string()
+
+    def _class_table(self, n: int, m: int) -> str:
+        network = self.record.tested[n]
+        columns = [(i, str(r)) for i, r in enumerate(self.regions) if r.kind == "leave_out"]
+        table = PrettyTable(["class", *(name for _, name in columns)])
+        table.title = (
+            f"IoU (%) by leave-out: {short_name(network.checkpoint)} ({network.padding}), "
+            f"{self._mode_name(self.record.plan.modes[m])}"
+        )
+        table.align["class"] = "l"
+        for c, name in enumerate(self.record.classes):
+            scores = (self.iou[n, m, i, c] for i, _ in columns)
+            table.add_row([name, *("absent" if np.isnan(s) else f"{s:.3f}" for s in scores)])
+        return table.get_string()
+
+    def _absent(self) -> list[str]:
+        lines = []
+        for r, region in enumerate(self.regions):
+            missing = np.isnan(self.iou[:, :, r]).any((0, 1))
+            if missing.any():
+                names = ", ".join(np.array(self.record.classes)[missing])
+                kind = region.kind.replace("_", " ")
+                lines.append(f"absent in some mode, and not in its mean: {kind} {region}: {names}")
+        return ["\n".join(lines)] if lines else []
+
+
+def write_json(report: dict, path: str | Path) -> None:
+    """Write :meth:`Report.as_dict`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(report: dict, path: str | Path) -> None:
+    """Write the results of :meth:`Report.as_dict`, one row each and one column per class."""
+    rows = []
+    for result in report["results"]:
+        iou = {f"IoU {name}": value for name, value in result["IoU"].items()}
+        rows.append({**{k: v for k, v in result.items() if k != "IoU"}, **iou})
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def short_name(checkpoint: str) -> str:
+    """The checkpoint's file and the folder it is in: enough to tell runs apart."""
+    return "/".join(Path(checkpoint).parts[-2:])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {
+        "pconv_seg": __version__,
+        "mmseg": mmseg.__version__,
+        "mmengine": mmengine.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _overlap(overlap: int | float | Fraction | str) -> int | float:
+    return overlap if isinstance(overlap, int) else float(Fraction(overlap))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

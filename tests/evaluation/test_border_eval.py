@@ -1,0 +1,179 @@
+import csv
+import json
+import runpy
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from known_segmentor import CLASSES, SIZE, border_blind
+from PIL import Image
+
+from pconv_seg.geometry import BorderRegions, TileGrid
+
+TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
+OVERLAPS = {"regular": None, "tile": 0, "tile_overlap": 0.5}
+OPTIONS = ["--tile", "16", "20", "--overlap", "1/2", "--leave-out", "1/3", "0.75"]
+
+
+@pytest.fixture(scope="module")
+def main():
+    return runpy.run_path(str(TOOL))["main"]
+
+
+@pytest.fixture
+def trained(make_config, make_segmentor, tmp_path):
+    """A config file, and checkpoints of a network that is blind in 2 pixels and of one in 1."""
+    config = make_config(images=4)
+    file = tmp_path / "config.py"
+    config.dump(file)
+    checkpoints = []
+    for width in (2, 1):
+        config.model.backbone.width = width
+        folder = tmp_path / f"work_dirs/blind{width}"
+        folder.mkdir(parents=True)
+        checkpoints.append(str(folder / "iter_4.pth"))
+        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
+        weights = make_segmentor(config).state_dict()
+        torch.save({"meta": meta, "state_dict": weights}, checkpoints[-1])
+        (folder / "last_checkpoint").write_text(checkpoints[-1])
+        config.dump(folder / "config.py")
+    return str(file), *checkpoints
+
+
+def expected_iou(folder, width, mode, leave_out):
+    """IoU of each class in percent, counted by sets of pixels."""
+    tile, overlap = (16, 20), OVERLAPS[mode]
+    windows = None if overlap is None else list(TileGrid(SIZE, tile, overlap))
+    cells, members = BorderRegions([leave_out]).map(SIZE)
+    found = np.zeros((2, 3))
+    for i in range(4):
+        truth = np.array(Image.open(folder / f"images/{i}.png"))[..., ::-1].argmax(-1)
+        label = np.array(Image.open(folder / f"labels/{i}.png"))
+        prediction = border_blind(truth, windows, width)
+        counted = (label != 255) & members[0, cells]
+        for c in range(3):
+            here, there = (label == c) & counted, (prediction == c) & counted
+            found[:, c] += (here & there).sum(), (here | there).sum()
+    return 100 * found[0] / found[1]
+
+
+def test_results_of_two_checkpoints(main, trained, tmp_path, capsys):
+    out = [str(tmp_path / name) for name in ("new/result.json", "result.csv")]
+    main([*trained, *OPTIONS, "--out", *out])
+    report = json.loads(Path(out[0]).read_text())
+    assert report["config"] == trained[0]
+    assert {"pconv_seg", "torch", "mmseg", "numpy"} <= report["versions"].keys()
+    assert len(report["results"]) == 2 * 3 * 3
+    score = {}
+    for result in report["results"]:
+        width = 2 - trained[1:].index(result["checkpoint"])
+        leave_out = Fraction(result["leave_out"]).limit_denominator(10)
+        iou = expected_iou(tmp_path / "data", width, result["mode"], leave_out)
+        assert result["IoU"] == pytest.approx(dict(zip(CLASSES, iou, strict=True)))
+        assert result["mIoU"] == pytest.approx(iou.mean())
+        assert result["padding"] == "none"
+        assert result["overlap"] == OVERLAPS[result["mode"]]
+        assert result["tile"] == (None if result["mode"] == "regular" else [16, 20])
+        assert (result["proportion"], result["region"]) == ("side", "image")
+        score[width, result["mode"], float(leave_out)] = result["mIoU"]
+    for difference in report["differences"]:
+        cell = difference["mode"], pytest.approx(difference["leave_out"])
+        first, second = (
+            next(v for (w, *key), v in score.items() if w == width and tuple(key) == cell)
+            for width in (2, 1)
+        )
+        assert difference["mIoU"] == pytest.approx(second - first)
+        low, high = difference["interval"]
+        assert low < difference["mIoU"] < high
+        assert difference["distinguishable"] == (low > 0)
+
+    text = capsys.readouterr().out
+    for cell in (("tile", 0.0), ("regular", 0.75)):
+        assert f"{score[(1, *cell)]:.3f}" in text
+        assert f"{score[(1, *cell)] - score[(2, *cell)]:+.3f} *" in text
+    rows = list(csv.DictReader(Path(out[1]).read_text().splitlines()))
+    assert [float(row["IoU tree"]) for row in rows] == [
+        result["IoU"]["tree"] for result in report["results"]
+    ]
+
+
+def test_counts_give_the_same_results_without_network_and_data(main, trained, tmp_path, capsys):
+    counts = str(tmp_path / "counts.npz")
+    first = main(
+        [*trained, *OPTIONS, "--bands", "2", "8", "--per-class", "--save-confusion", counts]
+    )
+    text = capsys.readouterr().out
+    for path in (*trained, *tmp_path.glob("data/*/*")):
+        Path(path).unlink()
+    again = main(["--from-confusion", counts, "--per-class"])
+    assert again == first
+    assert capsys.readouterr().out.strip() == text.replace(f"wrote {counts}", "").strip()
+    assert len(first["bands"]) == 2 * 3 * 2 * 3
+    inner = [band for band in first["bands"] if band["from_pixel"] == 2]
+    assert {band["to_pixel"] for band in inner} == {8}
+    regular = [b["mIoU"] for b in inner if b["mode"] == "regular" and "border" in b["band"]]
+    assert regular == [100, 100]  # both networks are only blind nearer to the border
+
+
+def test_the_newest_run_is_taken_by_default(main, trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result = main(["--leave-out", "0.5"])
+    assert f"newest finished run: {Path('work_dirs/blind1')}/config.py" in capsys.readouterr().out
+    assert [r["leave_out"] for r in result["results"]] == [0, 0.5] * 3
+    assert {r["tile"] for r in result["results"]} == {None, 24}
+    assert result["differences"] == []
+
+
+def test_figures(main, trained, tmp_path):
+    folder = tmp_path / "figures"
+    plot = str(tmp_path / "plot.svg")
+    main([*trained, *OPTIONS, "--modes", "tile", "--show-dir", str(folder), "--plot", plot])
+    names = {f"{i}_tile.png" for i in range(4)}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names:
+        Image.open(folder / name).verify()
+    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CONFIG", "nothing.pth"], r"checkpoint: no file .*nothing\.pth"),
+        (["nothing.py", "CHECKPOINT"], r"config .*nothing\.py"),
+        (["CONFIG", "CHECKPOINT", "--leave-out", "1"], r"leave-out must lie in \[0, 1\), got '1'"),
+        (["CONFIG", "CHECKPOINT", "--overlap", "1.5"], r"overlap must lie in \[0, 1\), got '1\.5'"),
+        (["CONFIG", "CHECKPOINT", "--overlap", "1"], r"overlap must lie in \[0, 1\)"),
+        (
+            ["CONFIG", "CHECKPOINT", "--tile", "8", "--overlap", "8"],
+            "must be smaller than the tile",
+        ),
+        (["CONFIG", "CHECKPOINT", "--bands", "8", "4"], "bands must be ascending"),
+        (["--work-dirs", "nowhere"], "no finished training run below .*nowhere"),
+        (["--from-confusion", "nothing.npz"], r"nothing\.npz"),
+        (["--from-confusion", "CONFIG"], r"config\.py was not written by --save-confusion"),
+    ],
+)
+def test_bad_input_gets_one_message(main, trained, arguments, message):
+    names = {"CONFIG": trained[0], "CHECKPOINT": trained[1]}
+    with pytest.raises(SystemExit, match=rf"(?s)border_eval\.py: .*{message}"):
+        main([names.get(argument, argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config.py"], "config.py: also name its checkpoints"),
+        (["--out", "table.xls"], "the suffix must be .json or .csv"),
+        (["--plot", "plot.doc"], "the suffix must be one of"),
+        (["--save-confusion", "counts.json"], "the suffix must be .npz"),
+        (["--tile", "1", "2", "3"], "one side, or height and width"),
+        (["--from-confusion", "x.npz", "--tile", "8"], "the file has settled tile already"),
+        (["config.py", "--from-confusion", "x.npz"], "the file has settled config already"),
+    ],
+)
+def test_bad_usage_is_refused_before_anything_is_read(main, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err

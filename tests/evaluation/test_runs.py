@@ -1,0 +1,94 @@
+import os
+import re
+
+import pytest
+import torch
+from known_segmentor import CLASSES
+from mmengine.config import Config
+from torch import nn
+
+from pconv_seg import PConv2d
+from pconv_seg.evaluation.runs import latest_run, load_segmentor, padding_of
+
+
+def write_run(folder, step=4, max_iters=4, age=0):
+    """What mmengine leaves of a run, trained at another place."""
+    folder.mkdir(parents=True)
+    (folder / "net.py").write_text(f"train_cfg = dict(max_iters={max_iters})\n")
+    (folder / "last_checkpoint").write_text(f"/elsewhere/work_dirs/x/iter_{step}.pth")
+    checkpoint = folder / f"iter_{step}.pth"
+    checkpoint.touch()
+    seconds = checkpoint.stat().st_mtime - age
+    os.utime(checkpoint, (seconds, seconds))
+    return checkpoint
+
+
+def test_the_newest_finished_run_is_found(tmp_path):
+    write_run(tmp_path / "a/old", age=30)
+    newest = write_run(tmp_path / "b/deep/new", age=20)
+    unfinished = write_run(tmp_path / "c", step=2)
+    assert latest_run(tmp_path) == (newest.parent / "net.py", newest)
+    newest.unlink()
+    assert latest_run(tmp_path).checkpoint.parent.name == "old"
+    (tmp_path / "a/old/iter_4.pth").unlink()
+    with pytest.raises(FileNotFoundError, match=f"have not finished: {re.escape(str(unfinished))}"):
+        latest_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no finished training run below .*nowhere"):
+        latest_run(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def save(make_config, make_segmentor, tmp_path):
+    def save(meta=None, width=1, **content):
+        config = make_config(images=1)
+        config.model.backbone.width = width
+        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}, **(meta or {})}
+        path = str(tmp_path / "iter_1.pth")
+        weights = make_segmentor(config).state_dict()
+        torch.save({"meta": meta, "state_dict": weights, **content}, path)
+        return path
+
+    return save
+
+
+def test_the_network_is_that_of_the_checkpoint(make_config, save):
+    model = load_segmentor(save(width=3), make_config(images=1), CLASSES, "cpu")
+    assert model.backbone.width == 3
+    assert not model.training
+    assert torch.equal(model.decode_head.conv_seg.weight.sum((0, 2, 3)), torch.ones(3))
+
+
+def test_without_a_stored_config_the_network_is_that_of_the_config(make_config, save):
+    model = load_segmentor(save({"cfg": None}, width=3), make_config(images=1), CLASSES, "cpu")
+    assert model.backbone.width == 1
+
+
+def test_what_does_not_fit_is_named(make_config, save, tmp_path):
+    config = make_config(images=1)
+    with pytest.raises(
+        ValueError, match=r"iter_1\.pth was trained for the classes sky, tree, road"
+    ):
+        load_segmentor(save(), config, ("a", "b", "c"), "cpu")
+    with pytest.raises(ValueError, match=r"iter_1\.pth has 3 classes, but the data 2"):
+        load_segmentor(save({"dataset_meta": None}), config, ("a", "b"), "cpu")
+    with pytest.raises(ValueError, match=r"(?s)iter_1\.pth does not fit its config: .*conv_seg"):
+        load_segmentor(save(state_dict={}), config, CLASSES, "cpu")
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth"):
+        load_segmentor(str(tmp_path / "missing.pth"), config, CLASSES, "cpu")
+    backbone = Config({"model": {"type": "BorderBlind"}})
+    with pytest.raises(ValueError, match="BorderBlind is no mmseg EncoderDecoder"):
+        load_segmentor(save({"cfg": None}), backbone, CLASSES, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("convs", "expected"),
+    [
+        ([nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)], "zeros"),
+        ([PConv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)], "partial"),
+        ([PConv2d(1, 1, 3, padding="same"), nn.Conv2d(1, 1, 3, padding="same")], "partial+zeros"),
+        ([nn.Conv2d(1, 1, 3, padding=(0, 1), padding_mode="reflect")], "reflect"),
+        ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 1, padding="same")], "none"),
+    ],
+)
+def test_padding_of_a_network(convs, expected):
+    assert padding_of(nn.Sequential(*convs)) == expected

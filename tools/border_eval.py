@@ -1,0 +1,208 @@
+"""Evaluate checkpoints on whole images, in tiles and near borders, all in one pass.
+
+Prints mIoU by mode (as the paper's Table 6) and by leave-out proportion (Table 7); for two
+checkpoints also their difference with a 95 % interval. See docs/border_evaluation.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.backend_bases import FigureCanvasBase
+from mmengine.config import DictAction
+
+from pconv_seg.engine import PreflightError, build_test_config, check_testing
+from pconv_seg.evaluation import EvaluationPlan
+from pconv_seg.evaluation.compare import evaluate_checkpoints
+from pconv_seg.evaluation.evaluator import LEAVE_OUTS, MODES
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.report import Report, write_csv, write_json
+from pconv_seg.evaluation.runs import latest_run
+from pconv_seg.visualization import plot_leave_out, save_figure
+
+_WRITERS = {".json": write_json, ".csv": write_csv}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    description, epilog = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(description=description, epilog=epilog)
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="config file whose test data are used (default: that of the newest finished run "
+        "below --work-dirs)",
+    )
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="checkpoint",
+        help="checkpoint files; each is loaded into the network that it was trained with",
+    )
+    parser.add_argument(
+        "--work-dirs",
+        default="work_dirs",
+        metavar="DIR",
+        help="where to look for a run if no config is given (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values, e.g. test_dataloader.dataset.data_root=DIR",
+    )
+
+    plan = parser.add_argument_group("what to evaluate")
+    plan.add_argument(
+        "--modes", nargs="+", choices=MODES, help=f"(default: all: {' '.join(MODES)})"
+    )
+    plan.add_argument(
+        "--tile",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="side, or height and width, of the tiles (default: the shorter side of the first "
+        "image, as in the paper)",
+    )
+    plan.add_argument(
+        "--overlap",
+        type=lambda text: int(text) if text.isdigit() else text,
+        metavar="P",
+        help="of the tiles of tile_overlap: a proportion such as 1/3 or 0.25, or a number of "
+        f"pixels (default: {EvaluationPlan.overlap})",
+    )
+    plan.add_argument(
+        "--leave-out",
+        nargs="+",
+        dest="leave_outs",
+        metavar="P",
+        help="proportions of the centre that is ignored, decimals or fractions; 0 is always "
+        f"included (default: {' '.join(LEAVE_OUTS)})",
+    )
+    plan.add_argument(
+        "--proportion",
+        choices=["side", "area"],
+        help=f"what --leave-out is a proportion of (default: {EvaluationPlan.proportion})",
+    )
+    plan.add_argument(
+        "--region",
+        choices=["image", "tile"],
+        help=f"what has a centre: the image or each tile (default: {EvaluationPlan.region})",
+    )
+    plan.add_argument(
+        "--bands",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="also mIoU by distance to the image border and to the nearest tile seam, in bands "
+        "that these ascending distances separate",
+    )
+    plan.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"tiles per forward (default: {EvaluationPlan.batch_size})",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--per-class", action="store_true", help="print IoU by class too")
+    output.add_argument(
+        "--out", nargs="+", default=[], type=Path, metavar="FILE", help="write .json or .csv files"
+    )
+    output.add_argument(
+        "--plot", type=Path, metavar="FILE", help="plot mIoU against leave-out, as .png, .svg, ..."
+    )
+    output.add_argument(
+        "--show-dir",
+        type=Path,
+        metavar="DIR",
+        help="write a figure per image and mode: input, ground truth, predictions, differences",
+    )
+    output.add_argument(
+        "--save-confusion",
+        type=Path,
+        metavar="FILE.npz",
+        help="keep the counts of every image, from which --from-confusion makes the same results",
+    )
+    output.add_argument(
+        "--from-confusion",
+        type=Path,
+        metavar="FILE.npz",
+        help="take the counts from this file; needs neither networks nor data",
+    )
+    output.add_argument(
+        "--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    _check(args, parser.error)
+    return args
+
+
+def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
+    for path in args.out:
+        if path.suffix not in _WRITERS:
+            error(f"--out {path}: the suffix must be .json or .csv")
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if args.plot and args.plot.suffix[1:] not in formats:
+        error(f"--plot {args.plot}: the suffix must be one of .{', .'.join(formats)}")
+    if args.save_confusion and args.save_confusion.suffix != ".npz":
+        error(f"--save-confusion {args.save_confusion}: the suffix must be .npz")
+    if args.config and not args.checkpoints and not args.from_confusion:
+        error(f"{args.config}: also name its checkpoints")
+    if args.tile and len(args.tile) > 2:
+        error("--tile: one side, or height and width")
+    if args.from_confusion:
+        fixed = ("config", "cfg_options", "show_dir", "save_confusion", *_plan_options(args))
+        for name in fixed:
+            if getattr(args, name) is not None:
+                error(f"--from-confusion: the file has settled {name.replace('_', '-')} already")
+
+
+def _plan_options(args: argparse.Namespace) -> dict:
+    options = {
+        name: getattr(args, name)
+        for name in EvaluationPlan.__dataclass_fields__
+        if getattr(args, name, None) is not None
+    }
+    if args.tile:
+        options["tile"] = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
+    return options
+
+
+def _evaluate(args: argparse.Namespace) -> Record:
+    plan = EvaluationPlan(**_plan_options(args))
+    config, checkpoints = args.config, args.checkpoints
+    if config is None:
+        run = latest_run(args.work_dirs)
+        config, checkpoints = str(run.config), [str(run.checkpoint)]
+        print(f"newest finished run: {run.config}, {run.checkpoint}")
+    for checkpoint in checkpoints:
+        cfg = build_test_config(config, checkpoint, cfg_options=args.cfg_options)
+        check_testing(cfg)
+    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    args = parse_args(argv)
+    try:
+        record = Record.load(args.from_confusion) if args.from_confusion else _evaluate(args)
+    except (PreflightError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"border_eval.py: {error}")
+    if args.save_confusion:
+        record.save(args.save_confusion)
+    report = Report(record, args.seed)
+    result = report.as_dict()
+    print(report.tables(args.per_class))
+    for path in args.out:
+        _WRITERS[path.suffix](result, path)
+    if args.plot:
+        save_figure(plot_leave_out(result["results"]), args.plot)
+    for path in (*args.out, args.plot, args.save_confusion, args.show_dir):
+        if path:
+            print(f"wrote {path}")
+    return result
+
+
+if __name__ == "__main__":
+    main()
