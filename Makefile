@@ -46,11 +46,12 @@ demo: $(DEMO_RUNS)/zero/last_checkpoint $(DEMO_RUNS)/pd/last_checkpoint
 	  --tile 128 --leave-out 0 1/2 3/4 --out $(DEMO_RUNS)/border_eval.json \
 	  --plot $(DEMO_RUNS)/border_eval.png
 
-$(DEMO_DATA)/scenes.json: | $(INSTALLED)
+$(DEMO_DATA)/.drawn: | $(INSTALLED)
 	$(PY) tools/make_demo_data.py --out $(DEMO_DATA) --size 256x512 --train 300 --val 60 --seed 0
+	touch $@
 
 # mmengine writes this file with the last checkpoint: an interrupted training starts again.
-$(DEMO_RUNS)/%/last_checkpoint: | $(DEMO_DATA)/scenes.json
+$(DEMO_RUNS)/%/last_checkpoint: | $(DEMO_DATA)/.drawn
 	$(PY) tools/train.py configs/deeplabv3plus_r18_$*_demo.py --work-dir $(@D) --seed 0
 
 clean:
