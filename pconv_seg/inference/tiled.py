@@ -36,7 +36,8 @@ def tiled_inference(
     inside the image. Images smaller than the tile are predicted whole. No gradients are recorded.
 
     Args:
-        predict: Maps ``Tensor[n, c, h, w]`` to logits ``Tensor[n, C, h, w]``.
+        predict: Maps ``Tensor[n, c, h, w]`` to logits ``Tensor[n, C, h, w]``. It must not write to
+            its input, which may be a view of ``images``.
         images: ``Tensor[N, c, H, W]``.
         tile: Side length, or (height, width), in pixels.
         overlap: Of neighbouring tiles: a proportion of the tile in [0, 1) such as ``0.5``, ``1/3``
@@ -146,7 +147,8 @@ def stream_tiles(
         while done < len(tiles):
             batch = tiles[done : done + batch_size]
             logits = None  # frees the batch before
-            inputs = torch.stack([read(i, *grid.rows[r], *grid.cols[c]) for r, c, i in batch])
+            inputs = [read(i, *grid.rows[r], *grid.cols[c]) for r, c, i in batch]
+            inputs = torch.stack(inputs) if len(inputs) > 1 else inputs[0][None]
             try:
                 logits = predict(inputs)
             except torch.cuda.OutOfMemoryError:
