@@ -40,11 +40,13 @@ lint: $(INSTALLED)
 DEMO_DATA := data/demo
 DEMO_RUNS := work_dirs/demo
 
-demo: $(DEMO_RUNS)/zero/last_checkpoint $(DEMO_RUNS)/pd/last_checkpoint
-	$(PY) tools/border_eval.py configs/deeplabv3plus_r18_zero_demo.py \
-	  $$(cat $(DEMO_RUNS)/zero/last_checkpoint) $$(cat $(DEMO_RUNS)/pd/last_checkpoint) \
-	  --tile 128 --leave-out 0 1/2 3/4 --out $(DEMO_RUNS)/border_eval.json \
+demo: $(DEMO_RUNS)/confusion.npz
+	$(PY) tools/border_eval.py --from-confusion $< --out $(DEMO_RUNS)/border_eval.json \
 	  --plot $(DEMO_RUNS)/border_eval.png
+
+$(DEMO_RUNS)/confusion.npz: $(DEMO_RUNS)/zero/last_checkpoint $(DEMO_RUNS)/pd/last_checkpoint
+	$(PY) tools/border_eval.py configs/deeplabv3plus_r18_zero_demo.py $(foreach run,$^,$$(cat $(run))) \
+	  --tile 128 --leave-out 0 1/2 3/4 --save-confusion $@ > /dev/null
 
 $(DEMO_DATA)/.drawn: | $(INSTALLED)
 	$(PY) tools/make_demo_data.py --out $(DEMO_DATA) --size 256x512 --train 300 --val 60 --seed 0
