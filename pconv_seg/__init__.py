@@ -24,6 +24,7 @@ from .evaluation import BorderIoUMetric, PaddingEvalHook
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
 from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
+from .padding import padding_report, set_padding
 from .version import __version__
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "PaddingEvalHook",
     "WideResNet38",
     "__version__",
+    "padding_report",
     "partial_conv2d",
+    "set_padding",
     "tiled_inference",
 ]

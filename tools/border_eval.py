@@ -19,6 +19,7 @@ from pconv_seg.evaluation.evaluator import LEAVE_OUTS, MODES
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report, write_csv, write_json
 from pconv_seg.evaluation.runs import latest_run
+from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import plot_leave_out, save_figure
 
 _WRITERS = {".json": write_json, ".csv": write_csv}
@@ -51,6 +52,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action=DictAction,
         metavar="KEY=VALUE",
         help="override config values, e.g. test_dataloader.dataset.data_root=DIR",
+    )
+
+    parser.add_argument(
+        "--padding",
+        choices=SCHEMES,
+        help="test all checkpoints under this padding (default: what each was trained with)",
     )
 
     plan = parser.add_argument_group("what to evaluate")
@@ -153,8 +160,15 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     if args.tile and len(args.tile) > 2:
         error("--tile: one side, or height and width")
     if args.from_confusion:
-        fixed = ("config", "cfg_options", "show_dir", "save_confusion", *_plan_options(args))
-        for name in fixed:
+        fixed = (
+            "config",
+            "cfg_options",
+            "padding",
+            "show_dir",
+            "save_confusion",
+            *_plan_options(args),
+        )
+        for name in (*fixed, *_plan_options(args)):
             if getattr(args, name) is not None:
                 error(f"--from-confusion: the file has settled {name.replace('_', '-')} already")
 
@@ -180,7 +194,7 @@ def _evaluate(args: argparse.Namespace) -> Record:
     for checkpoint in checkpoints:
         cfg = build_test_config(config, checkpoint, cfg_options=args.cfg_options)
         check_testing(cfg)
-    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir)
+    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir, padding=args.padding)
 
 
 def main(argv: list[str] | None = None) -> dict:

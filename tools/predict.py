@@ -16,6 +16,7 @@ from mmseg.apis import init_model
 
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
+from pconv_seg.padding import SCHEMES, add_padding, apply_padding
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -65,6 +66,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="where the model runs (default here: %(default)s)",
     )
     parser.add_argument(
+        "--padding",
+        choices=SCHEMES,
+        help="padding of all convolutions (default: what the config says)",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
@@ -97,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         check(args)
         model = init_model(args.config, args.checkpoint, args.device, args.cfg_options)
+        add_padding(model.cfg, args.padding)
+        apply_padding(model, model.cfg)
         for image in args.images:
             written = predict_file(
                 model,

@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
+from ..padding import SCHEMES, add_padding
 from .preflight import PreflightError, leaf_datasets
 
 
@@ -20,6 +21,11 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="where logs and checkpoints go (default: the config's work_dir, else "
         "work_dirs/CONFIG_NAME)",
+    )
+    parser.add_argument(
+        "--padding",
+        choices=SCHEMES,
+        help="padding of all convolutions, whatever the config builds (default: the config's)",
     )
     parser.add_argument(
         "--cfg-options",
@@ -49,6 +55,7 @@ def build_training_config(
     config: str,
     *,
     work_dir: str | None = None,
+    padding: str | None = None,
     resume: bool = False,
     amp: bool = False,
     seed: int | None = None,
@@ -62,6 +69,8 @@ def build_training_config(
         config: Config file.
         work_dir: Where logs and checkpoints go; None keeps the config's, or makes it
             `work_dirs/CONFIG_NAME`.
+        padding: Scheme of all convolutions, see `set_padding`; None keeps the config's. Either
+            way a `PaddingHook` keeps track of it.
         resume: Continue from the newest checkpoint in the work dir; start anew if it has none.
         amp: Train with automatic mixed precision.
         seed: Seed of all random number generators; None keeps the config's.
@@ -72,7 +81,7 @@ def build_training_config(
     Raises:
         PreflightError: No such config file, or it cannot take one of the options.
     """
-    cfg = _base_config(config, work_dir, cfg_options, launcher, local_rank)
+    cfg = _base_config(config, work_dir, padding, cfg_options, launcher, local_rank)
     if resume:
         cfg.resume = True
     if seed is not None:
@@ -93,6 +102,7 @@ def build_test_config(
     checkpoint: str,
     *,
     work_dir: str | None = None,
+    padding: str | None = None,
     out: str | None = None,
     format_only: bool = False,
     show: bool = False,
@@ -109,6 +119,7 @@ def build_test_config(
         config: Config file.
         checkpoint: Checkpoint file or URL.
         work_dir: Where logs and scores go; None as in `build_training_config`.
+        padding: As in `build_training_config`.
         out: Folder for the predicted label maps, as the evaluator writes them.
         format_only: Write files for the Cityscapes server (label ids, not training ids) into
             `out` and compute no score; no labels are read.
@@ -123,7 +134,7 @@ def build_test_config(
     Raises:
         PreflightError: No such config file, or it cannot take one of the options.
     """
-    cfg = _base_config(config, work_dir, cfg_options, launcher, local_rank)
+    cfg = _base_config(config, work_dir, padding, cfg_options, launcher, local_rank)
     cfg.load_from = checkpoint
     # A training run's `resume` would make the runner read the optimizer's state too.
     cfg.resume = False
@@ -154,6 +165,7 @@ def build_test_config(
 def _base_config(
     config: str,
     work_dir: str | None,
+    padding: str | None,
     cfg_options: dict[str, Any] | None,
     launcher: str,
     local_rank: int,
@@ -165,6 +177,7 @@ def _base_config(
     cfg.launcher = launcher
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
+    add_padding(cfg, padding)
     if work_dir or not cfg.get("work_dir"):
         cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])
     os.environ.setdefault("LOCAL_RANK", str(local_rank))

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from pconv_seg.geometry import TileGrid
+from pconv_seg.padding import scheme_of
 from pconv_seg.visualization import draw_comparison, save_figure
 
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .report import short_name
-from .runs import load_segmentor, padding_of
+from .runs import load_segmentor
 
 
 def evaluate_checkpoints(
@@ -27,6 +28,7 @@ def evaluate_checkpoints(
     plan: EvaluationPlan,
     show_dir: str | Path | None = None,
     progress: bool = True,
+    padding: str | None = None,
 ) -> Record:
     """Evaluate checkpoints side by side, reading each image once.
 
@@ -36,6 +38,8 @@ def evaluate_checkpoints(
         plan: What to evaluate.
         show_dir: Where to write one figure per image and mode.
         progress: Show a progress bar.
+        padding: Test all checkpoints under this scheme, see ``set_padding``; None keeps the one
+            that each was trained with.
 
     Returns:
         The counts of all images.
@@ -48,9 +52,9 @@ def evaluate_checkpoints(
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])
     plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
-    models = [load_segmentor(path, config, classes, get_device()) for path in checkpoints]
+    models = [load_segmentor(path, config, classes, get_device(), padding) for path in checkpoints]
     tested = tuple(
-        Tested(path, padding_of(model)) for path, model in zip(checkpoints, models, strict=True)
+        Tested(path, scheme_of(model)) for path, model in zip(checkpoints, models, strict=True)
     )
 
     def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:

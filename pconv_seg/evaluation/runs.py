@@ -10,9 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmseg.models import BaseSegmentor
-from torch import nn
 
-from pconv_seg.layers import PConv2d
+from pconv_seg.padding import apply_padding, set_padding
 
 
 class Run(NamedTuple):
@@ -59,7 +58,11 @@ def _is_finished(run: Run) -> bool:
 
 
 def load_segmentor(
-    checkpoint: str, config: Config, classes: tuple[str, ...], device: str | torch.device
+    checkpoint: str,
+    config: Config,
+    classes: tuple[str, ...],
+    device: str | torch.device,
+    padding: str | None = None,
 ) -> BaseSegmentor:
     """Build the network of a checkpoint and load its weights.
 
@@ -71,6 +74,8 @@ def load_segmentor(
         config: With a ``model``.
         classes: Of the data.
         device: Where the network goes.
+        padding: Scheme of all convolutions, see ``set_padding``; None keeps the one that the
+            network was trained with.
 
     Returns:
         The network in evaluation mode.
@@ -101,20 +106,8 @@ def load_segmentor(
         model.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} does not fit its config: {error}") from error
+    if padding is None:
+        apply_padding(model, config)
+    else:
+        set_padding(model, padding)
     return model.to(device).eval()
-
-
-def padding_of(model: nn.Module) -> str:
-    """Padding of a network's convolutions: ``'zeros'``, ``'partial'``, ``'partial+zeros'``, ..."""
-    schemes = {
-        "partial" if isinstance(module, PConv2d) else module.padding_mode
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d) and _pads(module)
-    }
-    return "+".join(sorted(schemes)) or "none"
-
-
-def _pads(conv: nn.Conv2d) -> bool:
-    if isinstance(conv.padding, str):
-        return conv.padding == "same" and max(conv.kernel_size) > 1
-    return any(conv.padding)

@@ -2,7 +2,7 @@
 
 from .proportion import parse_fraction
 from .regions import BorderRegions, Region, RegionMap, border_width
-from .taps import border_runs, tap_count
+from .taps import border_runs, tap_count, transposed_border
 from .tiles import (
     Overlap,
     TileGrid,
@@ -28,4 +28,5 @@ __all__ = [
     "tile_seams",
     "tile_starts",
     "tile_stride",
+    "transposed_border",
 ]

@@ -66,3 +66,32 @@ def border_runs(
         indices = [i for _, i in group]
         runs.append((indices[0], indices[-1] + 1, count))
     return tuple(runs)
+
+
+def transposed_border(
+    size: int, output_size: int, kernel_size: int, stride: int, padding: int, dilation: int
+) -> tuple[int, int]:
+    """How many outputs of a transposed convolution have all their terms, and how many have any.
+
+    Tap t adds input ``(i + padding - t * dilation) / stride`` to output i where that divides; a
+    term is missing where this lies outside ``[0, size)``.
+
+    Args:
+        size: Input length along the axis, in pixels.
+        output_size: Number of outputs along the axis.
+        kernel_size: Taps along the axis.
+        stride: Step between the places that input pixels are spread around.
+        padding: Outputs cropped before the first one.
+        dilation: Step between taps.
+
+    Returns:
+        ``(complete, reached)``: outputs with terms of which none is missing, and outputs that
+        would have a term in a map that goes on at both ends.
+    """
+    complete = reached = 0
+    for i in range(output_size):
+        offsets = (i + padding - tap * dilation for tap in range(kernel_size))
+        terms = [0 <= offset < size * stride for offset in offsets if offset % stride == 0]
+        reached += bool(terms)
+        complete += bool(terms) and all(terms)
+    return complete, reached

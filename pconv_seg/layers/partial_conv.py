@@ -1,4 +1,4 @@
-"""Partial convolution based padding: a function, and ``nn.Conv2d`` with that function inside."""
+"""Partial convolution based padding: a function, and convolution layers with it inside."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,17 @@ class _Axis:
     __slots__ = ("after", "before", "dilation", "dim", "kernel_size", "stride")
 
     def __init__(
-        self, dim: int, kernel_size: int, stride: int, padding: int | str, dilation: int
+        self,
+        dim: int,
+        kernel_size: int,
+        stride: int,
+        padding: int | str | tuple[int, int],
+        dilation: int,
     ) -> None:
         self.dim, self.kernel_size, self.stride, self.dilation = dim, kernel_size, stride, dilation
-        if padding == "same":
+        if isinstance(padding, tuple):
+            self.before, self.after = padding
+        elif padding == "same":
             # As in PyTorch: an odd total puts the extra pixel behind.
             total = dilation * (kernel_size - 1)
             self.before, self.after = total // 2, total - total // 2
@@ -46,23 +53,21 @@ class _Axis:
 
         Integers in, so exact integers out.
         """
-        padding = (self.before, self.after) if self.dim == -1 else (0, 0, self.before, self.after)
+        padding = (0, 0) * (-1 - self.dim) + (self.before, self.after)
         span = self.dilation * (self.kernel_size - 1) + 1
         windows = F.pad(valid, padding).unfold(self.dim, span, self.stride)
         return windows[..., :: self.dilation].sum(-1)
 
 
-def _pair(value: int | Sequence[int]) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
+def _expand(value: int | str | Sequence[int], n: int) -> Sequence[int | str]:
+    return (value,) * n if isinstance(value, (int, str)) else value
 
 
-def _axes(weight: Tensor, stride, padding, dilation) -> tuple[_Axis, _Axis]:
-    stride, dilation = _pair(stride), _pair(dilation)
-    padding = (padding, padding) if isinstance(padding, str) else _pair(padding)
-    return (
-        _Axis(-2, weight.shape[-2], stride[0], padding[0], dilation[0]),
-        _Axis(-1, weight.shape[-1], stride[1], padding[1], dilation[1]),
-    )
+def _axes(weight: Tensor, stride, padding, dilation) -> list[_Axis]:
+    """One per spatial dimension; ``padding`` may also be a sequence of (before, after)."""
+    n = weight.dim() - 2
+    stride, padding, dilation = _expand(stride, n), _expand(padding, n), _expand(dilation, n)
+    return [_Axis(i - n, weight.shape[i - n], stride[i], padding[i], dilation[i]) for i in range(n)]
 
 
 def partial_conv2d(
@@ -111,25 +116,59 @@ def partial_conv2d(
     Raises:
         ValueError: if the shape of ``mask`` does not fit the input.
     """
-    axes = _axes(weight, stride, padding, dilation)
-    conv_args = (stride, padding, dilation, groups)
-    if mask is not None:
-        return _masked(input, weight, bias, conv_args, axes, mask)
-    if not any(axis.before or axis.after for axis in axes):
-        return F.conv2d(input, weight, bias, *conv_args)
+    return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
 
-    height, width = input.shape[-2:]
-    if _is_compiling() or type(height) is not int or type(width) is not int:
+
+_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+def _convolve(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride, axes: list[_Axis], dilation, groups
+) -> Tensor:
+    """Convolve with zeros around, not necessarily as many behind as before."""
+    padding = [axis.before for axis in axes]
+    if padding != [axis.after for axis in axes]:
+        input = F.pad(input, [p for axis in reversed(axes) for p in (axis.before, axis.after)])
+        padding = 0
+    return _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
+
+
+def _partial_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride,
+    padding,
+    dilation,
+    groups: int,
+    mask: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """:func:`partial_conv2d` for as many spatial dimensions as ``weight`` has."""
+    axes = _axes(weight, stride, padding, dilation)
+    if mask is not None:
+        return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
+    if not any(axis.before or axis.after for axis in axes):
+        return _convolve(input, weight, bias, stride, axes, dilation, groups)
+    if input.dim() < weight.dim():
+        return _partial_conv(input[None], weight, bias, stride, padding, dilation, groups)[0]
+
+    if _is_compiling() or any(type(size) is not int for size in input.shape[2:]):
         # Sizes are symbols here: say the counts in tensors and leave the rest to the compiler.
-        output = F.conv2d(input, weight, None, *conv_args)
-        rows = axes[0].window_sum(torch.ones(height, 1, dtype=torch.long, device=input.device))
-        cols = axes[1].window_sum(torch.ones(1, width, dtype=torch.long, device=input.device))
-        return _reweight_(output, bias, _ratio(rows * cols, weight[0, 0].numel(), output))
+        output = _convolve(input, weight, None, stride, axes, dilation, groups)
+        counts = 1
+        for axis in axes:
+            shape = [1] * len(axes)
+            shape[axis.dim] = input.shape[axis.dim]
+            ones = torch.ones(shape, dtype=torch.long, device=input.device)
+            counts = counts * axis.window_sum(ones)
+        return _reweight_(output, bias, _ratio(counts, weight[0, 0].numel(), output))
 
     records_gradient = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
     )
-    output = F.conv2d(input, weight, None if records_gradient else bias, *conv_args)
+    output = _convolve(
+        input, weight, None if records_gradient else bias, stride, axes, dilation, groups
+    )
     runs = [
         (axis.dim, start, stop - start, axis.kernel_size / count if count else 0.0)
         for axis in axes
@@ -138,14 +177,14 @@ def partial_conv2d(
     if not records_gradient:
         return _rescale_runs_(output, runs, bias)
     # Writing to strips would cost a copy of the gradient for each; one multiplication does not.
-    ratio = output.new_ones(output.shape[-2:], dtype=_at_least_float32(output))
+    ratio = output.new_ones(output.shape[2:], dtype=_at_least_float32(output))
     return _reweight_(output, bias, _rescale_runs_(ratio, runs))
 
 
 def _rescale_runs_(output: Tensor, runs: list[tuple], bias: Tensor | None = None) -> Tensor:
     """Scale strips of ``output`` around ``bias``; strips with factor 0 become 0."""
     if bias is not None:
-        bias = bias.to(output.dtype)[:, None, None]
+        bias = _column(bias.to(output.dtype), output)
     # Windows without any valid tap last: nothing may be added to them afterwards.
     for dim, start, length, ratio in sorted(runs, key=lambda run: run[-1] == 0):
         strip = output.narrow(dim, start, length)
@@ -166,7 +205,11 @@ def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
     output = output.mul_(ratio)
     if bias is None:
         return output
-    return output.add_(bias[:, None, None] * (ratio > 0))
+    return output.add_(_column(bias, output) * (ratio > 0))
+
+
+def _column(bias: Tensor, output: Tensor) -> Tensor:
+    return bias.reshape(-1, *(1,) * (output.dim() - 2))
 
 
 def _at_least_float32(output: Tensor) -> torch.dtype:
@@ -177,13 +220,14 @@ def _masked(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    conv_args: tuple,
-    axes: tuple[_Axis, _Axis],
+    stride,
+    axes: list[_Axis],
+    dilation,
+    groups: int,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    stride, padding, dilation, groups = conv_args
-    batched = input if input.dim() == 4 else input[None]
-    valid = (mask if mask.dim() == 4 else mask[None]) != 0
+    batched = input if input.dim() == weight.dim() else input[None]
+    valid = (mask if mask.dim() == weight.dim() else mask[None]) != 0
     batch, channels = batched.shape[:2]
     if (
         valid.shape[0] not in (1, batch)
@@ -193,7 +237,7 @@ def _masked(
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} does not fit input of shape {tuple(input.shape)}: "
             "the batch dimension must be 1 or that of the input, the channels 1 or those of the "
-            "input, height and width those of the input"
+            "input, all other sizes those of the input"
         )
     mask_groups = 1 if valid.shape[1] == 1 else groups
     depth = valid.shape[1] // mask_groups
@@ -210,32 +254,19 @@ def _masked(
         )
     # `where`, not a product: NaN * 0 is NaN.
     real = torch.where(valid, batched, torch.zeros((), dtype=input.dtype, device=input.device))
-    output = F.conv2d(real, weight, None, stride, padding, dilation, groups)
+    output = _convolve(real, weight, None, stride, axes, dilation, groups)
     output = _reweight_(output, bias, ratio)
     updated = updated.to(mask.dtype)
     return (
-        output if input.dim() == 4 else output[0],
-        updated if mask.dim() == 4 else updated[0],
+        output if input.dim() == weight.dim() else output[0],
+        updated if mask.dim() == weight.dim() else updated[0],
     )
 
 
-@MODELS.register_module("PConv")
-class PConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with partial convolution based padding: see :func:`partial_conv2d`.
+class _PConvNd(nn.modules.conv._ConvNd):
+    """What the partial convolution layers have in common; nn.Conv1d, 2d or 3d comes after it."""
 
-    Parameters and state-dict keys are those of ``nn.Conv2d``; checkpoints pass freely between the
-    two. The arguments and ``forward`` are also those of ``PartialConv2d`` in NVIDIA/partialconv.
-    In configs: ``conv_cfg=dict(type='PConv')``.
-
-    Args:
-        multi_channel: Masks have one channel per input channel instead of one for all.
-        return_mask: ``forward`` returns ``(output, updated mask)``.
-
-    Raises:
-        ValueError: if ``padding_mode`` is not ``'zeros'``.
-    """
-
-    # On the class too: a plain nn.Conv2d may be turned into a PConv2d after construction.
+    # On the class too: a plain convolution may be turned into a partial one after construction.
     multi_channel = False
     return_mask = False
 
@@ -243,10 +274,10 @@ class PConv2d(nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -258,9 +289,10 @@ class PConv2d(nn.Conv2d):
     ) -> None:
         if padding_mode != "zeros":
             raise ValueError(
-                f"PConv2d does not take padding_mode={padding_mode!r}: it treats padding as "
-                "missing data, so there is no padded value to choose. Leave padding_mode at "
-                f"'zeros', or use nn.Conv2d for {padding_mode!r}."
+                f"{type(self).__name__} does not take padding_mode={padding_mode!r}: it treats "
+                "padding as missing data, so there is no padded value to choose. Leave "
+                "padding_mode at 'zeros', or use PyTorch's convolution for "
+                f"{padding_mode!r}."
             )
         super().__init__(
             in_channels,
@@ -278,62 +310,93 @@ class PConv2d(nn.Conv2d):
         self.multi_channel = multi_channel
         self.return_mask = return_mask
 
+    # A hook that the subclasses whose padding depends on the input override.
+    def _partial_conv(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        function = partial_conv2d if weight.dim() == 4 else _partial_conv
+        return function(
+            input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask
+        )
+
     # mmcv and mmengine call this directly with weights of their own (efficient conv-bn
     # evaluation): re-weighting in `forward` would be skipped there.
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return partial_conv2d(
-            input, weight, bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        return self._partial_conv(input, weight, bias)
 
     def forward(
         self, input: Tensor, mask_in: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Convolve ``Tensor[N, C_in, H, W]`` (or unbatched), see :func:`partial_conv2d`.
+        """Convolve ``Tensor[N, C_in, *size]`` (or unbatched), see :func:`partial_conv2d`.
 
         Args:
-            input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``.
-            mask_in: ``Tensor[N or 1, 1, H, W]``, with ``multi_channel``
-                ``Tensor[N or 1, C_in, H, W]``; None means that all of the input is real.
+            input: ``Tensor[N, C_in, *size]`` or ``Tensor[C_in, *size]``; ``size`` is (H, W) for
+                a 2-d layer.
+            mask_in: ``Tensor[N or 1, 1, *size]``, with ``multi_channel``
+                ``Tensor[N or 1, C_in, *size]``; None means that all of the input is real.
 
         Returns:
-            ``Tensor[N, C_out, H', W']``, with ``return_mask`` a pair of that and the updated mask.
+            ``Tensor[N, C_out, *size']``, with ``return_mask`` a pair of that and the updated mask.
 
         Raises:
             ValueError: if the shape of ``mask_in`` does not fit.
         """
         if isinstance(input, torch.fx.Proxy):
-            # fx takes only classes of torch.nn for one node. mmengine's graph rewriting finds
-            # convolutions by such nodes, so be one.
-            args = (input,) if mask_in is None else (input, mask_in)
-            return input.tracer.create_proxy(
-                "call_module", input.tracer.path_of_module(self), args, {}
-            )
+            return fx_node(self, input, *(() if mask_in is None else (mask_in,)))
         if mask_in is None and not self.return_mask:
             return self._conv_forward(input, self.weight, self.bias)
+        n = self.weight.dim() - 2
         channels = self.in_channels if self.multi_channel else 1
         if mask_in is None:
-            mask_in = input.new_ones(1, channels, *input.shape[-2:])
-            if input.dim() == 3:
+            mask_in = input.new_ones(1, channels, *input.shape[-n:])
+            if input.dim() == n + 1:
                 mask_in = mask_in[0]
-        elif mask_in.shape[-3] != channels:
+        elif mask_in.shape[-n - 1] != channels:
             raise ValueError(
                 f"mask_in of shape {tuple(mask_in.shape)} must have {channels} channel(s), because "
                 f"multi_channel={self.multi_channel} and in_channels={self.in_channels}"
             )
-        output, mask = partial_conv2d(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            mask_in,
-        )
+        output, mask = self._partial_conv(input, self.weight, self.bias, mask_in)
         if self.multi_channel and self.in_channels == 1:
-            mask = mask.expand(*mask.shape[:-3], self.out_channels, -1, -1)
+            mask = mask.expand(*mask.shape[: -n - 1], self.out_channels, *mask.shape[-n:])
         return (output, mask) if self.return_mask else output
 
     def extra_repr(self) -> str:
         flags = [name for name in ("multi_channel", "return_mask") if getattr(self, name)]
         return ", ".join([super().extra_repr(), *(f"{name}=True" for name in flags)])
+
+
+def fx_node(layer: nn.Module, *args: torch.fx.Proxy) -> torch.fx.Proxy:
+    """The call of ``layer`` as one node of the graph that is being traced.
+
+    fx does this for classes of torch.nn alone; mmengine's graph rewriting finds convolutions by it.
+    """
+    tracer = args[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, {})
+
+
+@MODELS.register_module("PConv")
+class PConv2d(_PConvNd, nn.Conv2d):
+    """``nn.Conv2d`` with partial convolution based padding: see :func:`partial_conv2d`.
+
+    Parameters and state-dict keys are those of ``nn.Conv2d``; checkpoints pass freely between the
+    two. The arguments and ``forward`` are also those of ``PartialConv2d`` in NVIDIA/partialconv.
+    In configs: ``conv_cfg=dict(type='PConv')``.
+
+    Args:
+        multi_channel: Masks have one channel per input channel instead of one for all.
+        return_mask: ``forward`` returns ``(output, updated mask)``.
+
+    Raises:
+        ValueError: if ``padding_mode`` is not ``'zeros'``.
+    """
+
+
+@MODELS.register_module("PConv1d")
+class PConv1d(_PConvNd, nn.Conv1d):
+    """``nn.Conv1d`` with partial convolution based padding, see :class:`PConv2d`."""
+
+
+@MODELS.register_module("PConv3d")
+class PConv3d(_PConvNd, nn.Conv3d):
+    """``nn.Conv3d`` with partial convolution based padding, see :class:`PConv2d`."""

@@ -76,3 +76,15 @@ def test_config_or_base_that_is_not_there(tmp_path: Path) -> None:
     for path in (child, tmp_path / "absent.py"):
         with pytest.raises(PreflightError, match=rf"config {path}: .*absent\.py"):
             build_training_config(str(path))
+
+
+def test_padding_becomes_a_hook_that_runs_anywhere(config: str) -> None:
+    for cfg in (
+        build_training_config(config, padding="partial"),
+        build_test_config(config, "x.pth", padding="partial"),
+    ):
+        assert cfg.custom_hooks == [dict(type="pconv_seg.PaddingHook", scheme="partial")]
+    # Without the flag the padding stays, and is recorded.
+    assert build_training_config(config).custom_hooks == [
+        dict(type="pconv_seg.PaddingHook", scheme=None)
+    ]

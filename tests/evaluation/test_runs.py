@@ -5,10 +5,9 @@ import pytest
 import torch
 from known_segmentor import CLASSES
 from mmengine.config import Config
-from torch import nn
 
-from pconv_seg import PConv2d
-from pconv_seg.evaluation.runs import latest_run, load_segmentor, padding_of
+from pconv_seg.evaluation.runs import latest_run, load_segmentor
+from pconv_seg.padding import scheme_of
 
 
 def write_run(folder, step=4, max_iters=4, age=0):
@@ -80,15 +79,15 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
         load_segmentor(save({"cfg": None}), backbone, CLASSES, "cpu")
 
 
-@pytest.mark.parametrize(
-    ("convs", "expected"),
-    [
-        ([nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)], "zeros"),
-        ([PConv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)], "partial"),
-        ([PConv2d(1, 1, 3, padding="same"), nn.Conv2d(1, 1, 3, padding="same")], "partial+zeros"),
-        ([nn.Conv2d(1, 1, 3, padding=(0, 1), padding_mode="reflect")], "reflect"),
-        ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 1, padding="same")], "none"),
-    ],
-)
-def test_padding_of_a_network(convs, expected):
-    assert padding_of(nn.Sequential(*convs)) == expected
+def test_padding_is_what_the_network_was_trained_with_unless_told(
+    make_config, make_segmentor, tmp_path
+):
+    config = make_config(images=1)
+    config.model.decode_head.update(type="FCNHead", in_channels=3, channels=3, num_convs=1)
+    weights = make_segmentor(config).state_dict()
+    config.custom_hooks = [dict(type="PaddingHook", scheme="partial")]
+    path = str(tmp_path / "iter_1.pth")
+    torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": weights}, path)
+    for padding, expected in ((None, "partial"), ("zeros", "zeros"), ("reflect", "reflect")):
+        model = load_segmentor(path, make_config(images=1), CLASSES, "cpu", padding)
+        assert scheme_of(model) == expected

@@ -2,9 +2,10 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
-from pconv_seg.geometry import border_runs, tap_count
+from pconv_seg.geometry import border_runs, tap_count, transposed_border
 
 SETTINGS = [
     (size, kernel_size, stride, padding, dilation)
@@ -58,3 +59,40 @@ def test_border_runs_cover_exactly_the_outputs_that_miss_taps():
 )
 def test_border_runs_of_known_layers(setting, expected):
     assert border_runs(*setting) == expected
+
+
+def spread(values, kernel_size, stride, padding, dilation):
+    """Transposed convolution with weights of ones, scattered term by term."""
+    output = np.zeros((len(values) - 1) * stride + dilation * (kernel_size - 1) + 1)
+    for i, value in enumerate(values):
+        for tap in range(kernel_size):
+            output[i * stride + tap * dilation] += value
+    return output[padding : len(output) - padding]
+
+
+def test_transposed_border_finds_what_more_input_would_change():
+    more = 8
+    for size, kernel_size, stride, padding, dilation in SETTINGS:
+        alone = spread(np.ones(size), kernel_size, stride, padding, dilation)
+        if not len(alone):
+            continue
+        inside = spread(np.ones(size + 2 * more), kernel_size, stride, padding, dilation)
+        # The same outputs, where the map goes on at both ends.
+        inside = inside[more * stride :][: len(alone)]
+        setting = (size, len(alone), kernel_size, stride, padding, dilation)
+        complete, reached = transposed_border(*setting)
+        assert reached == np.count_nonzero(inside), setting
+        assert complete == np.count_nonzero((alone == inside) & (inside > 0)), setting
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ((8, 16, 2, 2, 0, 1), (16, 16)),  # windows side by side
+        ((8, 16, 4, 2, 1, 1), (14, 16)),  # one output at either end
+        ((8, 17, 3, 2, 0, 1), (15, 17)),
+        ((8, 15, 1, 2, 0, 1), (8, 8)),  # every other output has no term at all
+    ],
+)
+def test_transposed_border_of_known_layers(setting, expected):
+    assert transposed_border(*setting) == expected

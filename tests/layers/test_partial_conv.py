@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pconv_seg import PConv2d, partial_conv2d
+from pconv_seg.layers import PConv1d, PConv3d
 
 
 def reference(input, weight, bias, stride, before, after, dilation, groups, mask):
@@ -322,6 +323,49 @@ def test_layer_takes_and_returns_masks_as_partialconv2d_does(multi_channel, in_c
     layer.return_mask = False
     torch.testing.assert_close(layer(input), without)
     torch.testing.assert_close(layer(input, mask), output)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 5])
+@pytest.mark.parametrize("padding", [3, "same"])
+def test_one_dimension_is_a_map_of_height_one(kernel_size, padding):
+    layer = PConv1d(4, 6, kernel_size, padding=padding, dilation=2, groups=2, return_mask=True)
+    input, mask = torch.randn(2, 4, 7), torch.rand(2, 1, 7) > 0.4
+    flat = PConv2d(
+        4,
+        6,
+        (1, kernel_size),
+        padding=padding if padding == "same" else (0, padding),
+        dilation=(1, 2),
+        groups=2,
+        return_mask=True,
+    )
+    flat.load_state_dict(
+        {k: v.view_as(flat.state_dict()[k]) for k, v in layer.state_dict().items()}
+    )
+    for given in (None, mask):
+        expected = flat(input[:, :, None], None if given is None else given[:, :, None])
+        for ours, theirs in zip(layer(input, given), expected, strict=True):
+            torch.testing.assert_close(ours, theirs[:, :, 0])
+    unbatched, updated = layer(input[0], mask[0])
+    torch.testing.assert_close(unbatched, layer(input, mask)[0][0])
+    assert updated.shape == (1, unbatched.shape[-1])
+
+
+@pytest.mark.parametrize("records_gradient", [False, True])
+def test_three_dimensions_follow_the_definition(records_gradient):
+    layer = PConv3d(
+        2, 4, (3, 2, 3), stride=(1, 2, 1), padding=(1, 1, 2), dilation=(1, 1, 2)
+    ).double()
+    input = torch.randn(2, 2, 4, 5, 6, dtype=torch.float64)
+    args = (layer.stride, layer.padding, layer.dilation)
+    taps = F.conv3d(torch.ones_like(input), torch.ones_like(layer.weight), None, *args)
+    ratio = layer.weight[0].numel() / taps
+    expected = F.conv3d(input, layer.weight, None, *args) * ratio
+    expected = expected + layer.bias[:, None, None, None]
+    with torch.set_grad_enabled(records_gradient):
+        torch.testing.assert_close(layer(input), expected)
+        torch.testing.assert_close(layer(input[0]), expected[0])
+        torch.testing.assert_close(layer(input, torch.ones(1, 1, 4, 5, 6)), expected)
 
 
 def test_errors_say_what_to_do():

@@ -1,0 +1,108 @@
+"""Convolutions whose padding is filled with values made from the input."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .partial_conv import _CONVOLUTIONS, fx_node
+
+
+def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
+    """Pad with means of the input near its border.
+
+    After *Distribution Padding in Convolutional Neural Networks* (Nguyen et al., ICIP 2019), which
+    pads with means of border patches of ``2 * padding + 1`` pixels and lets no gradient pass
+    through them. The authors stretch a smaller map of means over the border by interpolation.
+    Here, every padded value is the mean of the real values in one window: of
+    ``2 * max(before, after) + 1`` pixels per axis, centred on the input pixel nearest to the
+    padded position, and cut off where the input ends. With padding 1 that is 2x3 pixels along
+    edges and 2x2 in corners.
+
+    Args:
+        input: ``Tensor[N, C, *size]`` or ``Tensor[C, *size]`` with 1 to 3 spatial dimensions.
+        padding: Pixels before and after the last axis, before and after the last but one, and so
+            on, as in ``F.pad``; for all spatial dimensions, of any size.
+
+    Returns:
+        ``Tensor[N, C, *padded size]`` (or unbatched); no gradient flows through padded values.
+    """
+    n, shape = len(padding) // 2, input.shape
+    means = input.detach()
+    for axis in range(n):
+        reach = max(padding[2 * axis], padding[2 * axis + 1])
+        dim = len(shape) - 1 - axis
+        # Means of means along axes: all rows of a window have equally many values.
+        rows = means.reshape(prod(shape[:dim]), 1, shape[dim], prod(shape[dim + 1 :]))
+        kernel_size, pads = (2 * reach + 1, 1), (reach, 0)
+        means = F.avg_pool2d(rows, kernel_size, 1, pads, count_include_pad=False).reshape(shape)
+    padded = F.pad(means, padding, mode="replicate")
+    interior = padded
+    for axis in range(n):
+        interior = interior.narrow(-1 - axis, padding[2 * axis], shape[-1 - axis])
+    interior.copy_(input)
+    return padded
+
+
+class _PaddedConvNd(nn.modules.conv._ConvNd):
+    """A convolution whose ``padding_mode`` is reflect, replicate, circular or distribution.
+
+    Unlike PyTorch's it knows ``'distribution'`` (see :func:`distribution_pad`), and says which
+    layer it was when a map is too small. ``set_padding`` makes it from a plain convolution.
+    """
+
+    layer_name = "convolution"
+
+    # A hook that the subclass whose padding depends on the input overrides.
+    def _pads(self, input: Tensor) -> Sequence[int]:
+        return self._reversed_padding_repeated_twice
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        pads = self._pads(input)
+        if self.padding_mode == "distribution":
+            padded = distribution_pad(input, pads)
+        else:
+            # Replication alone takes maps of any size.
+            if self.padding_mode != "replicate":
+                self._check_size(input, pads)
+            padded = F.pad(input, pads, self.padding_mode)
+        return _CONVOLUTIONS[weight.dim()](
+            padded, weight, bias, self.stride, 0, self.dilation, self.groups
+        )
+
+    def _check_size(self, input: Tensor, pads: Sequence[int]) -> None:
+        # Reflection leaves out the border pixel itself.
+        spare = 1 if self.padding_mode == "reflect" else 0
+        for i, pixels in enumerate(pads):
+            if pixels > input.shape[-1 - i // 2] - spare:
+                size = "x".join(str(length) for length in input.shape[-(len(pads) // 2) :])
+                raise ValueError(
+                    f"{self.layer_name}: a map of {size} is too small for {self.padding_mode} "
+                    f"padding of {pixels} pixels, which needs at least {pixels + spare}. Use "
+                    "larger images, or another scheme for this layer (`where` of set_padding)"
+                )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``Tensor[N, C_in, *size]`` (or unbatched).
+
+        Raises:
+            ValueError: if the map is too small for this padding (reflect, circular).
+        """
+        if isinstance(input, torch.fx.Proxy):
+            return fx_node(self, input)
+        return self._conv_forward(input, self.weight, self.bias)
+
+
+class PaddedConv1d(_PaddedConvNd, nn.Conv1d):
+    __doc__ = _PaddedConvNd.__doc__
+
+
+class PaddedConv2d(_PaddedConvNd, nn.Conv2d):
+    __doc__ = _PaddedConvNd.__doc__
+
+
+class PaddedConv3d(_PaddedConvNd, nn.Conv3d):
+    __doc__ = _PaddedConvNd.__doc__

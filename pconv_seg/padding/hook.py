@@ -1,0 +1,119 @@
+"""Padding as one line of a config, kept in checkpoints."""
+
+import logging
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from .describe import scheme_of
+from .switch import Where, set_padding
+
+
+@HOOKS.register_module()
+class PaddingHook(Hook):
+    """Switch the padding of the runner's model, and keep track of it in checkpoints.
+
+    ``custom_hooks=[dict(type='pconv_seg.PaddingHook', scheme='partial')]`` turns any config. The
+    scheme that the model has is written into ``checkpoint['meta']['padding']``, and testing a
+    checkpoint under another scheme than it was trained with gives one warning.
+
+    Args:
+        scheme: See :func:`set_padding`; None leaves the model as it was built and only records
+            and compares.
+        where: See :func:`set_padding`.
+    """
+
+    # Before hooks that copy the model in their own `before_run` (EMA).
+    priority = "VERY_HIGH"
+
+    def __init__(self, scheme: str | None = None, where: Where | None = None) -> None:
+        self.scheme = scheme
+        self.where = where
+        self._loaded: dict[str, Any] | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Switch; earlier than weight initialisation, checkpoints and compilation."""
+        if self.scheme is None:
+            return
+        report = set_padding(_model(runner), self.scheme, where=self.where)
+        kept = "".join(f"\n  {row.name}: {row.after} ({row.reason})" for row in report.kept)
+        runner.logger.info(
+            f"{self.scheme} padding in {len(report.converted)} convolutions"
+            + (f"; {len(report.kept)} padded layers keep theirs:{kept}" if kept else "")
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write the scheme into the checkpoint's meta."""
+        checkpoint["meta"]["padding"] = scheme_of(_model(runner))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what the checkpoint says."""
+        self._loaded = checkpoint.get("meta", {})
+
+    def before_train(self, runner: Runner) -> None:
+        """Forget it: from here on the weights belong to the scheme of this run."""
+        self._loaded = None
+
+    def before_test(self, runner: Runner) -> None:
+        """Compare."""
+        if self._loaded is None:
+            return
+        tested, trained = scheme_of(_model(runner)), self._loaded.get("padding")
+        if trained is None and tested not in ("zeros", "none"):
+            print_log(
+                f"Testing with {tested} padding, but the checkpoint does not say which padding it "
+                "was trained with. If that was another (zeros, most often), expect worse scores.",
+                logger=runner.logger,
+                level=logging.WARNING,
+            )
+        elif trained not in (None, tested):
+            print_log(
+                f"Testing with {tested} padding a checkpoint that was trained with {trained} "
+                f"padding: expect worse scores than with dict(type='pconv_seg.PaddingHook', "
+                f"scheme={trained!r}) in custom_hooks.",
+                logger=runner.logger,
+                level=logging.WARNING,
+            )
+
+
+def _model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def add_padding(cfg: Config, scheme: str | None = None) -> None:
+    """Put a :class:`PaddingHook` into a config, in place of the one there if there is one.
+
+    Args:
+        cfg: Any mmengine config.
+        scheme: See :class:`PaddingHook`; with None, a hook that is there already stays.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    others = [hook for hook in hooks if not _is_padding_hook(hook)]
+    if scheme is not None or len(others) == len(hooks):
+        # With the package's name mmengine imports it: the written config runs under any tool.
+        cfg.custom_hooks = [*others, dict(type="pconv_seg.PaddingHook", scheme=scheme)]
+
+
+def apply_padding(model: nn.Module, cfg: Config) -> None:
+    """Switch a model as the :class:`PaddingHook` of its config does in a run.
+
+    For whatever builds a model from a config without a runner.
+
+    Args:
+        model: Built from ``cfg.model``.
+        cfg: With or without such a hook.
+    """
+    for hook in cfg.get("custom_hooks") or []:
+        if _is_padding_hook(hook) and hook.get("scheme") is not None:
+            set_padding(model, hook["scheme"], where=hook.get("where"))
+
+
+def _is_padding_hook(hook: dict | Hook) -> bool:
+    kind = hook.get("type") if isinstance(hook, dict) else type(hook)
+    return kind in ("PaddingHook", "pconv_seg.PaddingHook", PaddingHook)

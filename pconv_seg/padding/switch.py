@@ -1,0 +1,149 @@
+"""Switch the padding of all convolutions of a built model, in place."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from prettytable import PrettyTable
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
+
+from .describe import FORMS, PLAIN, padding_of, pads_of, plain_class, why_not_convertible
+
+SCHEMES = ("zeros", "partial", "reflect", "replicate", "circular", "distribution")
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class PaddedLayer:
+    """One padded layer: its padding before and after, and why it was left as it is, if it was."""
+
+    name: str
+    layer: str
+    before: str
+    after: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PaddingReport:
+    """What :func:`set_padding` found; ``str()`` of it is a table."""
+
+    rows: tuple[PaddedLayer, ...]
+
+    @property
+    def converted(self) -> tuple[PaddedLayer, ...]:
+        """Layers that follow the scheme now."""
+        return tuple(row for row in self.rows if not row.reason)
+
+    @property
+    def kept(self) -> tuple[PaddedLayer, ...]:
+        """Layers that keep the padding they had, each with its ``reason``."""
+        return tuple(row for row in self.rows if row.reason)
+
+    def __str__(self) -> str:
+        table = PrettyTable(["name", "layer", "before", "after", "why not"], align="l")
+        table.add_rows([[r.name, r.layer, r.before, r.after, r.reason] for r in self.rows])
+        return f"{table}\n{len(self.converted)} of {len(self.rows)} padded layers follow the scheme"
+
+
+def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) -> PaddingReport:
+    """Give all padded convolutions of ``model`` another padding scheme, in place.
+
+    Modules and parameters stay the same objects: only the class of a convolution (``__class__``)
+    and its ``padding_mode`` change. So optimizers, EMA, DDP, hooks, parametrizations and other
+    references stay valid, state-dict keys stay what they are, and ``set_padding(model, 'zeros')``
+    gives back the network as it was built. The scheme of a compiled, traced or exported copy does
+    not change: switch first.
+
+    Reached are ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``, their subclasses that compute nothing
+    else, mmcv's wrappers of them and mmcv's ``Conv2dAdaptivePadding``. Everything else that pads
+    is left as it is and listed with the reason.
+
+    Args:
+        model: Any module, also a wrapped one.
+        scheme: ``'zeros'``; ``'partial'`` (:func:`partial_conv2d`); ``'reflect'``,
+            ``'replicate'`` or ``'circular'`` (``F.pad``); ``'distribution'``
+            (:func:`distribution_pad`). Convolutions built with a ``padding_mode`` of their own
+            follow it too, so ``'zeros'`` makes them pad with zeros.
+        where: Only layers whose name fits this pattern, or one of these (``*``, ``?`` and
+            ``[...]`` as in a shell, on names as in ``named_modules()``), or for which
+            ``where(name, module)`` is true.
+
+    Returns:
+        A report with one row per layer that pads.
+
+    Raises:
+        ValueError: if the scheme is unknown, or ``where`` selects none of the padded convolutions.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown padding scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
+    selects = _selector(where)
+    rows = []
+    for name, module in model.named_modules():
+        before = padding_of(module)
+        if before is None:
+            continue
+        reason = why_not_convertible(module)
+        if not reason and not selects(name, module):
+            reason = "not selected by `where`"
+        if not reason:
+            _switch(module, scheme, name)
+        layer = plain_class(module).__name__
+        rows.append(PaddedLayer(name, layer, before, padding_of(module), reason))
+    report = PaddingReport(tuple(rows))
+    if where is not None and not report.converted:
+        names = [row.name for row in report.rows]
+        raise ValueError(
+            f"where={where!r} selects no padded convolution; the padded layers are "
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        )
+    return report
+
+
+def _selector(where: Where | None) -> Callable[[str, nn.Module], bool]:
+    if where is None:
+        return lambda name, module: True
+    if callable(where):
+        return where
+    patterns = [where] if isinstance(where, str) else where
+    return lambda name, module: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _switch(module: _ConvNd, scheme: str, name: str) -> None:
+    plain = plain_class(module)
+    partial, padded = _forms(plain)
+    vars(module).pop("layer_name", None)
+    module.padding_mode = "zeros"
+    if scheme == "zeros":
+        cls = plain
+    elif scheme == "partial":
+        cls = partial
+    else:
+        cls = padded
+        module.padding_mode, module.layer_name = scheme, name or "convolution"
+        if not isinstance(module, Conv2dAdaptivePadding):
+            # Wrong where a model changes `padding` after construction (MobileNetV3 does).
+            module._reversed_padding_repeated_twice = [
+                pixels for axis in reversed(pads_of(module)) for pixels in axis
+            ]
+    if parametrize.is_parametrized(module):
+        # The parametrizations are properties of a class of the module's own.
+        cls = type(f"Parametrized{cls.__name__}", (cls,), dict(vars(type(module))))
+    module.__class__ = cls
+
+
+@cache
+def _forms(plain: type) -> tuple[type, type]:
+    """The partial form of a convolution's class, and the one with padding made from the input."""
+    if plain in FORMS:
+        return FORMS[plain]
+    base = next(base for base in FORMS if issubclass(plain, base))
+    # Whatever else the subclass has stays. `base` stands among the direct bases because mmengine's
+    # weight initialisation asks for these.
+    forms = tuple(type(form.__name__, (form, plain, base), {}) for form in FORMS[base])
+    PLAIN.update(dict.fromkeys(forms, plain))
+    return forms

@@ -1,0 +1,343 @@
+"""Where a model pads, and how much of its maps sees that: one traced forward."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from prettytable import PrettyTable
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from ..geometry import border_runs, transposed_border
+from .describe import (
+    is_padded_convolution,
+    is_plain_convolution,
+    padding_of,
+    pads_of,
+    plain_class,
+    resolve_pads,
+    why_not_convertible,
+)
+
+Pads = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PaddedOperation:
+    """One operation that pads, as it ran.
+
+    Attributes:
+        name: Module that it ran in.
+        kind: What it is, by its name in ``torch.nn.functional``.
+        kernel: Taps per axis; empty for explicit padding.
+        dilation: Step between taps per axis; empty for explicit padding.
+        padding: (before, after) per axis, in pixels; of a transposed convolution what it crops.
+        scheme: What it pads with, see ``padding_of``.
+        output_size: Size of the output per axis, in pixels.
+        seeing: Positions of the output whose window reaches beyond the input.
+        reason: Why it still pads with zeros; empty if it does not.
+    """
+
+    name: str
+    kind: str
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: Pads
+    scheme: str
+    output_size: tuple[int, ...]
+    seeing: int
+    reason: str
+
+    @property
+    def share(self) -> float:
+        """Share of the output that sees padding."""
+        return self.seeing / prod(self.output_size)
+
+
+@dataclass(frozen=True)
+class PaddingTrace:
+    """The padded operations of one forward, in the order they ran; ``str()`` of it is a table."""
+
+    input_size: tuple[int, ...]
+    operations: tuple[PaddedOperation, ...]
+
+    @property
+    def total_share(self) -> float:
+        """Share of the positions of all outputs listed that see padding; 0 if none is listed."""
+        positions = sum(prod(operation.output_size) for operation in self.operations)
+        return sum(operation.seeing for operation in self.operations) / max(positions, 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a JSON file of it holds."""
+        return {
+            "input_size": self.input_size,
+            "total_share": self.total_share,
+            "operations": [
+                {**asdict(operation), "share": operation.share} for operation in self.operations
+            ],
+        }
+
+    def __str__(self) -> str:
+        table = PrettyTable(
+            ["name", "kind", "kernel", "dilation", "padding", "scheme", "output", "share", ""],
+            align="l",
+        )
+        table.align["share"] = "r"
+        for op in self.operations:
+            table.add_row(
+                [
+                    op.name,
+                    op.kind,
+                    _times(op.kernel),
+                    _times(op.dilation),
+                    _times(b if b == a else f"({b}+{a})" for b, a in op.padding),
+                    op.scheme,
+                    _times(op.output_size),
+                    f"{op.share:.1%}",
+                    "█" * round(20 * op.share),
+                ]
+            )
+        lines = [str(table), f"{self.total_share:.1%} of all these outputs see padding"]
+        zeros = [operation for operation in self.operations if operation.scheme == "zeros"]
+        reasons = dict.fromkeys(operation.reason for operation in zeros)
+        lines += [
+            f"zeros in {sum(operation.reason == reason for operation in zeros)}: {reason}"
+            for reason in reasons
+        ]
+        return "\n".join(lines)
+
+
+def _times(lengths: Iterable[int | str]) -> str:
+    return "x".join(str(length) for length in lengths)
+
+
+def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
+    """List every operation of ``model`` that pads, with the share of its output that sees padding.
+
+    One forward in evaluation mode is traced on a copy of ``model`` without data (device
+    ``meta``), so it costs next to no time and memory. Convolutions, average and max pooling,
+    transposed convolutions, ``F.unfold`` and ``F.pad`` are seen wherever they are called.
+
+    A window sees padding if one of its taps lies outside the input of its own operation; what
+    earlier operations padded counts as input, and so does explicit padding (``F.pad``), which has
+    a row of its own: there, the share is that of the padded positions.
+
+    Args:
+        model: Called with one ``Tensor[N, C, *size]``; for a segmentor of mmseg that is backbone,
+            neck and decode head.
+        input_size: (height, width) of one image with 3 channels, or the whole shape (N, C, *size).
+
+    Returns:
+        The operations in the order they ran, as often as they ran.
+    """
+    shape = (1, 3, *input_size) if len(input_size) == 2 else tuple(input_size)
+    # A copy because layers may keep tensors of the forward. What deepcopy finds in its memo it
+    # takes as it is, so no weight is copied.
+    memo = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    memo.update((id(buffer), buffer.to("meta")) for buffer in model.buffers())
+    traced = copy.deepcopy(model, memo).eval()
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    image = torch.empty(shape, device="meta", dtype=next(dtypes, None))
+    tracer = _Tracer(traced)
+    with torch.no_grad(), tracer:
+        traced(image)
+    return PaddingTrace(tuple(input_size), tuple(tracer.operations))
+
+
+class _Tracer(TorchFunctionMode):
+    """Collects padded operations: convolution layers by hooks, everything else by function."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.operations: list[PaddedOperation] = []
+        self._running: list[tuple[str, nn.Module]] = []
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(partial(self._enter, name))
+            module.register_forward_hook(self._leave)
+
+    def _enter(self, name: str, module: nn.Module, args: tuple) -> None:
+        self._running.append((name, module))
+
+    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if _is_layer(module):
+            n = len(module.kernel_size)
+            windows = _Windows(
+                module.kernel_size,
+                module.stride,
+                pads_of(module, args[0]),
+                module.dilation,
+                padding_of(module),
+                why_not_convertible(module) or "set_padding reaches them",
+            )
+            self._add_windows(f"conv{n}d", windows, args[0].shape[-n:], output.shape[-n:])
+        self._running.pop()
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if not self._running or _is_layer(self._running[-1][1]):
+            return output
+        kind = getattr(func, "__name__", "").removesuffix("_with_indices")
+        if kind == "pad":
+            self._add_explicit(*args, **kwargs)
+        elif kind in _READERS and (kind != "unfold" or func is F.unfold):  # Tensor.unfold is none
+            windows = _READERS[kind](*args, **kwargs)
+            if kind == "partial_conv2d":
+                windows = windows._replace(scheme="partial")
+            input = args[0] if args else kwargs["input"]
+            first = output[0] if isinstance(output, tuple) else output
+            n = len(windows.kernel)
+            sizes = input.shape[-n:]
+            outputs = windows.outputs(sizes) if kind == "unfold" else first.shape[-n:]
+            self._add_windows(kind, windows, sizes, outputs)
+        return output
+
+    def _add_windows(
+        self, kind: str, windows: "_Windows", sizes: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        along = [
+            windows.along(axis, size, output, transposed="transpose" in kind)
+            for axis, (size, output) in enumerate(zip(sizes, outputs, strict=True))
+        ]
+        seeing = prod(reached for _, reached in along) - prod(complete for complete, _ in along)
+        if seeing:
+            self._add(kind, windows, outputs, seeing)
+
+    def _add_explicit(
+        self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+    ) -> None:
+        pads = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
+        sizes = input.shape[-1 : -1 - len(pads) : -1]
+        # The padding of attention windows is written for Tensor[N, H, W, C]: leave out C.
+        while len(pads) > 2 and pads[0] == (0, 0):
+            pads, sizes = pads[1:], sizes[1:]
+        pads, sizes = pads[::-1], sizes[::-1]
+        # Negative padding crops.
+        real = [size + min(b, 0) + min(a, 0) for size, (b, a) in zip(sizes, pads, strict=True)]
+        outputs = [size + max(b, 0) + max(a, 0) for size, (b, a) in zip(real, pads, strict=True)]
+        if outputs != real:
+            scheme = mode if mode != "constant" else "constant" if value else "zeros"
+            windows = _Windows((), (), pads, (), scheme, "explicit padding")
+            self._add("pad", windows, outputs, prod(outputs) - prod(real))
+
+    def _add(self, kind: str, windows: "_Windows", outputs: Sequence[int], seeing: int) -> None:
+        name, module = self._running[-1]
+        scheme, reason = windows.scheme, windows.reason
+        if isinstance(module, _ConvNd) and "conv" in kind:
+            # A layer with a forward of its own.
+            scheme, reason = padding_of(module) or scheme, why_not_convertible(module) or reason
+        self.operations.append(
+            PaddedOperation(
+                name,
+                kind,
+                tuple(windows.kernel),
+                tuple(windows.dilation),
+                tuple(windows.pads),
+                scheme,
+                tuple(outputs),
+                seeing,
+                reason if scheme == "zeros" else "",
+            )
+        )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether its attributes say all about what a convolution pads."""
+    return is_padded_convolution(module) and is_plain_convolution(plain_class(module))
+
+
+class _Windows(NamedTuple):
+    """The windows of an operation, per axis."""
+
+    kernel: Sequence[int]
+    stride: Sequence[int]
+    pads: Sequence[tuple[int, int]]
+    dilation: Sequence[int]
+    scheme: str
+    reason: str
+
+    def along(self, axis: int, size: int, output: int, *, transposed: bool) -> tuple[int, int]:
+        """Outputs along an axis whose window lies inside the input, and outputs with a window."""
+        window = self.kernel[axis], self.stride[axis], self.pads[axis][0], self.dilation[axis]
+        if transposed:
+            return transposed_border(size, output, *window)
+        runs = border_runs(size, output, *window)
+        return output - sum(stop - start for start, stop, _ in runs), output
+
+    def outputs(self, sizes: Sequence[int]) -> list[int]:
+        """Number of windows per axis."""
+        return [
+            (size + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, pads, dilation in zip(
+                sizes, self.kernel, self.stride, self.pads, self.dilation, strict=True
+            )
+        ]
+
+
+# Readers of the arguments of functions, in the order in which torch.nn.functional has these.
+
+
+def _windows(n: int, kernel, stride, padding, dilation, scheme: str, reason: str) -> _Windows:
+    kernel, stride, dilation = (
+        (value,) * n if isinstance(value, int) else tuple(value) * (n // len(value))
+        for value in (kernel, stride, dilation)
+    )
+    return _Windows(
+        kernel, stride, resolve_pads(padding, kernel, dilation), dilation, scheme, reason
+    )
+
+
+def _convolution(
+    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, mask=None
+) -> _Windows:
+    reason = "functional call: no layer to switch"
+    n = weight.dim() - 2
+    return _windows(n, weight.shape[2:], stride, padding, dilation, "zeros", reason)
+
+
+def _transposed(
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+) -> _Windows:
+    reason = "transposed: there are no padded values to choose"
+    n = weight.dim() - 2
+    return _windows(n, weight.shape[2:], stride, padding, dilation, "zeros", reason)
+
+
+def _max_pooling(n: int, input, kernel_size, stride=None, padding=0, dilation=1, *_, **__):
+    stride = kernel_size if stride in (None, []) else stride
+    return _windows(n, kernel_size, stride, padding, dilation, "-inf", "")
+
+
+def _average_pooling(
+    n: int, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *_
+) -> _Windows:
+    stride = kernel_size if stride in (None, []) else stride
+    reason = "average pooling; count_include_pad=False leaves padding out"
+    windows = _windows(n, kernel_size, stride, padding, 1, "zeros", reason)
+    # What only `ceil_mode` lets hang over is never counted.
+    if not count_include_pad or not any(max(pads) for pads in windows.pads):
+        windows = windows._replace(scheme="partial")
+    return windows
+
+
+def _unfold(input, kernel_size, dilation=1, padding=0, stride=1) -> _Windows:
+    reason = "F.unfold: windows with zeros in them are handed on"
+    return _windows(2, kernel_size, stride, padding, dilation, "zeros", reason)
+
+
+_READERS: dict[str, Callable[..., _Windows]] = {
+    **{f"conv{n}d": _convolution for n in (1, 2, 3)},
+    "partial_conv2d": _convolution,
+    **{f"conv_transpose{n}d": _transposed for n in (1, 2, 3)},
+    **{f"max_pool{n}d": partial(_max_pooling, n) for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": partial(_average_pooling, n) for n in (1, 2, 3)},
+    "unfold": _unfold,
+}

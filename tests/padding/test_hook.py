@@ -1,0 +1,171 @@
+"""Padding as a line in a config: runs of a real runner."""
+
+import logging
+import uuid
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from pconv_seg import PConv2d
+from pconv_seg.padding import PaddingHook, add_padding
+
+
+class Net(BaseModel):
+    def __init__(self, conv=nn.Conv2d):
+        super().__init__()
+        self.conv = conv(1, 1, 3, padding=1)
+
+    def forward(self, inputs, mode="tensor"):
+        output = self.conv(torch.stack(inputs))
+        return {"loss": output.square().mean()} if mode == "loss" else [output]
+
+
+class Quiet(nn.Module):
+    """An evaluator that has nothing to say."""
+
+    def process(self, data_samples, data_batch=None):
+        pass
+
+    def evaluate(self, size):
+        return {}
+
+
+class Seen(Hook):
+    """What the model was when the training began."""
+
+    def before_train(self, runner):
+        self.at_start = type(runner.model.conv)
+
+
+def run(tmp_path, hooks, model=None, **kwargs):
+    data = dict(
+        dataset=[dict(inputs=torch.randn(1, 6, 7)) for _ in range(2)],
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        batch_size=1,
+        num_workers=0,
+    )
+    runner = Runner(
+        model=model or Net(),
+        work_dir=str(tmp_path),
+        train_dataloader=data,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        test_dataloader=data,
+        test_cfg=dict(),
+        test_evaluator=Quiet(),
+        custom_hooks=hooks,
+        experiment_name=uuid.uuid4().hex,  # mmengine keeps loggers by this name
+        default_scope="mmseg",
+        **kwargs,
+    )
+    return runner
+
+
+class Warnings(logging.Handler):
+    """Warnings about padding; mmengine's loggers do not hand theirs on to pytest."""
+
+    def __init__(self, runner):
+        super().__init__(logging.WARNING)
+        self.messages = []
+        runner.logger.addHandler(self)
+
+    def emit(self, record):
+        if "padding" in record.getMessage():
+            self.messages.append(record.getMessage())
+
+
+def warnings_of_test(*args, **kwargs):
+    runner = run(*args, **kwargs)
+    warnings = Warnings(runner)
+    runner.test()
+    return warnings.messages
+
+
+HOOK = dict(type="pconv_seg.PaddingHook", scheme="partial")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    runner = run(tmp_path, [HOOK])
+    runner.train()
+    return str(tmp_path / "epoch_1.pth")
+
+
+def test_training_switches_first_and_writes_the_scheme_down(tmp_path):
+    ema, seen = EMAHook(), Seen()
+    runner = run(tmp_path, [ema, seen, HOOK])
+    runner.train()
+    assert seen.at_start is PConv2d
+    assert type(ema.ema_model.module.conv) is PConv2d
+    checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    assert checkpoint["meta"]["padding"] == "partial"
+    Net().load_state_dict(checkpoint["state_dict"], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"),
+    [
+        (HOOK, []),
+        (dict(HOOK, scheme="zeros"), ["zeros padding a checkpoint that was trained with partial"]),
+        (dict(HOOK, scheme=None), ["zeros padding a checkpoint that was trained with partial"]),
+    ],
+)
+def test_testing_under_another_scheme_says_so_once(tmp_path, trained, hook, expected):
+    messages = warnings_of_test(tmp_path, [hook], load_from=trained)
+    assert len(messages) == len(expected)
+    for message, text in zip(messages, expected, strict=True):
+        assert text in message
+
+
+def test_scheme_of_the_network_itself_is_recorded_and_compared(tmp_path):
+    """A network built with conv_cfg, and a hook that only watches."""
+    watch = dict(type="pconv_seg.PaddingHook")
+    run(tmp_path, [watch], Net(PConv2d)).train()
+    path = str(tmp_path / "epoch_1.pth")
+    assert torch.load(path, weights_only=False)["meta"]["padding"] == "partial"
+    assert warnings_of_test(tmp_path, [watch], Net(PConv2d), load_from=path) == []
+    (message,) = warnings_of_test(tmp_path, [watch], Net(nn.Conv2d), load_from=path)
+    assert "trained with partial" in message
+
+
+def test_checkpoint_that_does_not_say(tmp_path):
+    path = str(tmp_path / "plain.pth")
+    torch.save({"state_dict": Net().state_dict(), "meta": {}}, path)
+    assert warnings_of_test(tmp_path, [dict(HOOK, scheme="zeros")], load_from=path) == []
+    (message,) = warnings_of_test(tmp_path, [HOOK], load_from=path)
+    assert "does not say" in message
+
+
+def test_fine_tuning_from_another_scheme_is_no_reason_to_warn(tmp_path, trained):
+    runner = run(tmp_path, [dict(HOOK, scheme="reflect")], load_from=trained)
+    warnings = Warnings(runner)
+    runner.train()
+    runner.test()
+    assert warnings.messages == []
+
+
+def test_where_leaves_a_mixture(tmp_path):
+    model = Net()
+    model.second = nn.Conv2d(1, 1, 3, padding=1)
+    runner = run(tmp_path, [dict(HOOK, where="conv")], model)
+    runner.train()
+    checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
+    assert checkpoint["meta"]["padding"] == "partial+zeros"
+
+
+def test_add_padding_replaces_the_hook_that_is_there():
+    other = dict(type="EMAHook")
+    for hook in ("PaddingHook", "pconv_seg.PaddingHook", PaddingHook):
+        cfg = Config(dict(custom_hooks=[dict(type=hook, scheme="zeros"), other]))
+        add_padding(cfg)
+        assert cfg.custom_hooks[0].scheme == "zeros"
+        add_padding(cfg, "partial")
+        assert cfg.custom_hooks == [other, HOOK]
+    for cfg in (Config(dict()), Config(dict(custom_hooks=None))):
+        add_padding(cfg)
+        assert cfg.custom_hooks == [dict(HOOK, scheme=None)]

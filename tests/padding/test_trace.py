@@ -1,0 +1,240 @@
+"""Shares of outputs that see padding, against hand-made counts and against perturbation."""
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
+from mmcv.cnn.bricks.conv_ws import ConvWS2d
+from torch import nn
+
+from pconv_seg import padding_report, set_padding
+from pconv_seg.padding import SCHEMES
+from pconv_seg.visualization import plot_padding, save_figure
+
+
+def only(model, shape):
+    (operation,) = padding_report(model, shape).operations
+    return operation
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("conv", "seeing"),
+    [
+        # 10 x 16 outputs: the outermost ring.
+        (nn.Conv2d(3, 1, 3, padding=1), 10 * 16 - 8 * 14),
+        # Three pixels at every side.
+        (nn.Conv2d(3, 1, 3, padding=3, dilation=3), 10 * 16 - 4 * 10),
+        # 5 x 8 outputs at 0, 2, ..., 8 and 0, 2, ..., 14: the last window ends on the last pixel.
+        (nn.Conv2d(3, 1, 3, stride=2, padding=1), 5 * 8 - 4 * 7),
+        # The same outputs, but one pixel behind and none before.
+        (Conv2dAdaptivePadding(3, 1, 3, stride=2), 5 * 8 - 4 * 7),
+        # Rows only.
+        (nn.Conv2d(3, 1, (5, 1), padding=(2, 0)), 10 * 16 - 6 * 16),
+        # An even kernel under 'same': one pixel behind.
+        pytest.param(
+            nn.Conv2d(3, 1, 2, padding="same"),
+            10 * 16 - 9 * 15,
+            marks=pytest.mark.filterwarnings("ignore:Using padding='same'"),
+        ),
+    ],
+    ids=repr,
+)
+def test_convolutions_have_the_same_share_under_all_schemes(conv, seeing, scheme):
+    conv = copy.deepcopy(conv)
+    set_padding(conv, scheme)
+    operation = only(nn.Sequential(conv), (10, 16))
+    assert (operation.name, operation.kind, operation.scheme) == ("0", "conv2d", scheme)
+    assert operation.kernel == conv.kernel_size
+    assert operation.dilation == conv.dilation
+    assert operation.output_size == conv(torch.zeros(1, 3, 10, 16)).shape[2:]
+    assert operation.seeing == seeing
+    assert operation.reason == ("set_padding reaches them" if scheme == "zeros" else "")
+
+
+class Functions(nn.Module):
+    """Padded calls that no layer makes."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "scheme", "padding", "seeing", "outputs"),
+    [
+        (nn.MaxPool2d(3, 2, 1), "max_pool2d", "-inf", ((1, 1),) * 2, 40 - 4 * 7, (5, 8)),
+        (
+            nn.MaxPool2d(3, 2, 1, return_indices=True),
+            "max_pool2d",
+            "-inf",
+            ((1, 1),) * 2,
+            40 - 4 * 7,
+            (5, 8),
+        ),
+        (nn.AvgPool2d(3, 1, 1), "avg_pool2d", "zeros", ((1, 1),) * 2, 160 - 8 * 14, (10, 16)),
+        (
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+            "avg_pool2d",
+            "partial",
+            ((1, 1),) * 2,
+            160 - 8 * 14,
+            (10, 16),
+        ),
+        # No padding, but the last windows hang over: 4 x 6 windows, 3 x 5 inside.
+        (
+            nn.AvgPool2d(3, ceil_mode=True),
+            "avg_pool2d",
+            "partial",
+            ((0, 0),) * 2,
+            24 - 3 * 5,
+            (4, 6),
+        ),
+        # 20 x 32 outputs, of which one at every side lacks a term.
+        (
+            nn.ConvTranspose2d(3, 1, 4, stride=2, padding=1),
+            "conv_transpose2d",
+            "zeros",
+            ((1, 1),) * 2,
+            640 - 18 * 30,
+            (20, 32),
+        ),
+        (nn.Unfold(3, padding=1), "unfold", "zeros", ((1, 1),) * 2, 160 - 8 * 14, (10, 16)),
+        (nn.ZeroPad2d((1, 2, 0, 3)), "pad", "zeros", ((0, 3), (1, 2)), 13 * 19 - 160, (13, 19)),
+        (nn.ReflectionPad2d(2), "pad", "reflect", ((2, 2),) * 2, 14 * 20 - 160, (14, 20)),
+        (nn.ConstantPad2d(1, 0.5), "pad", "constant", ((1, 1),) * 2, 12 * 18 - 160, (12, 18)),
+        (
+            Functions(lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 4, 0, 2))),
+            "pad",
+            "zeros",
+            ((0, 2), (0, 4)),
+            12 * 20 - 160,
+            (12, 20),
+        ),
+        (
+            Functions(lambda x: F.conv2d(x, torch.ones(1, 3, 3, 3, device=x.device), padding=1)),
+            "conv2d",
+            "zeros",
+            ((1, 1),) * 2,
+            160 - 8 * 14,
+            (10, 16),
+        ),
+    ],
+)
+def test_other_operations(model, kind, scheme, padding, seeing, outputs):
+    operation = only(nn.Sequential(model), (10, 16))
+    assert (operation.name, operation.kind) == ("0", kind)
+    assert operation.scheme == scheme
+    assert operation.padding == padding
+    assert operation.output_size == outputs
+    assert operation.seeing == seeing
+    assert operation.share == seeing / (outputs[0] * outputs[1])
+    assert bool(operation.reason) == (scheme == "zeros")
+
+
+def test_what_does_not_pad_has_no_row():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.AvgPool2d(2),
+        nn.ConvTranspose2d(4, 4, 2, stride=2),
+        nn.Conv2d(4, 4, 1),
+        Functions(lambda x: F.pad(x, (0, 0, 0, 0)).unfold(2, 3, 1)),
+    )
+    trace = padding_report(model, (10, 16))
+    assert trace.operations == ()
+    assert trace.total_share == 0
+
+
+def test_layers_with_a_forward_of_their_own_say_why_they_stay():
+    model = nn.Sequential(ConvWS2d(3, 4, 3, padding=1))
+    set_padding(model, "partial")
+    operation = only(model, (10, 16))
+    assert (operation.scheme, operation.seeing) == ("zeros", 160 - 8 * 14)
+    assert operation.reason == "ConvWS2d has a forward of its own"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(1, 1, 3, stride=2, padding=2, dilation=2),
+        nn.Conv2d(1, 1, (2, 5), stride=(3, 1), padding=(1, 3)),
+        Conv2dAdaptivePadding(1, 1, 5, stride=3),
+        nn.ConvTranspose2d(1, 1, 3, stride=2, padding=1, output_padding=1, dilation=2),
+        nn.ConvTranspose2d(1, 1, 5, stride=3),
+        nn.AvgPool2d(4, stride=3, padding=2),
+        nn.AvgPool2d(4, stride=3, padding=1, ceil_mode=True),
+    ],
+    ids=repr,
+)
+def test_share_is_what_padding_can_change(layer):
+    """With weights and input of ones, exactly the outputs that see padding are not the largest."""
+    layer = copy.deepcopy(layer).double()
+    for parameter in layer.parameters():
+        nn.init.ones_(parameter)
+    if isinstance(layer, nn.AvgPool2d):
+        layer.divisor_override = 1
+    output = layer(torch.ones(1, 1, 11, 14, dtype=torch.float64))[0, 0]
+    if isinstance(layer, nn.ConvTranspose2d):
+        # The number of terms has a period; an input that goes on at all ends has them all.
+        more, stride = 8, layer.stride[0]
+        whole = layer(torch.ones(1, 1, 11 + 2 * more, 14 + 2 * more, dtype=torch.float64))[0, 0]
+        start = more * stride
+        reference = whole[start : start + output.shape[0], start : start + output.shape[1]]
+    else:
+        reference = output.max().expand_as(output)
+    operation = only(nn.Sequential(layer), (1, 1, 11, 14))
+    assert operation.output_size == output.shape
+    assert operation.seeing == (output != reference).sum()
+
+
+def test_a_network_in_running_order():
+    shared = nn.Conv2d(8, 8, 3, padding=4, dilation=4)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Sequential(shared, nn.ReLU()), shared
+    )
+    model.train()
+    state = copy.deepcopy(model.state_dict())
+    trace = padding_report(model, (16, 16))
+    assert [operation.name for operation in trace.operations] == ["0", "1.0", "1.0"]
+    assert [operation.seeing for operation in trace.operations] == [64 - 49, 64, 64]
+    assert trace.total_share == (15 + 64 + 64) / (3 * 64)
+    # The model itself has not run.
+    assert model.training
+    assert not model[0]._forward_hooks
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert padding_report(model, (2, 3, 16, 16)).operations == trace.operations
+
+    text = str(trace)
+    assert "74.5% of all these outputs see padding" in text
+    assert "zeros in 3: set_padding reaches them" in text
+    row = next(line for line in text.splitlines() if line.startswith("| 0 "))
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        *("0", "conv2d", "3x3", "1x1", "1x1", "zeros", "8x8", "23.4%", "█████")
+    ]
+    written = json.loads(json.dumps(trace.as_dict()))
+    assert written["total_share"] == trace.total_share
+    assert [row["share"] for row in written["operations"]] == [15 / 64, 1, 1]
+
+
+def test_one_dimension():
+    operation = only(nn.Sequential(nn.Conv1d(2, 3, 5, padding=2)), (1, 2, 20))
+    assert (operation.kind, operation.output_size, operation.seeing) == ("conv1d", (20,), 4)
+
+
+def test_plot_has_one_bar_per_operation(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 1, 1))
+    trace = padding_report(model, (10, 16))
+    figure = plot_padding(trace)
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [op.share for op in trace.operations]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["zeros", "-inf"]
+    for suffix in ("png", "svg"):
+        save_figure(figure, tmp_path / f"plot.{suffix}")
+        assert (tmp_path / f"plot.{suffix}").stat().st_size

@@ -1,0 +1,47 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "padding_report.py"
+CONFIG = """
+model = dict(
+    type="EncoderDecoder",
+    backbone=dict(type="ResNet", depth=18, base_channels=8, num_stages=1, strides=(1,),
+                  dilations=(1,), out_indices=(0,), norm_cfg=dict(type="SyncBN")),
+    decode_head=dict(type="ASPPHead", in_channels=8, in_index=0, channels=8, dilations=(1, 6),
+                     num_classes=3, align_corners=False),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("padding_report", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_prints_and_writes_the_report_of_a_config(main, tmp_path, capsys):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+    files = ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
+    main([str(config), "--size", "64x128", "--padding", "partial", *files])
+    assert "decode_head.aspp_modules.1.conv" in capsys.readouterr().out
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["input_size"] == [64, 128]
+    rows = {row["name"]: row for row in written["operations"]}
+    aspp = rows["decode_head.aspp_modules.1.conv"]
+    assert (aspp["scheme"], aspp["output_size"]) == ("partial", [16, 32])
+    assert aspp["share"] == 1 - (4 * 20) / (16 * 32)
+    assert (tmp_path / "a.png").stat().st_size
+
+
+def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"config .*absent\.py"):
+        main([str(tmp_path / "absent.py")])
+    with pytest.raises(SystemExit):
+        main(["a.py", "--size", "512"])
+    assert "--size: invalid size value: '512'" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""Show where a network pads, and how much of every map sees that."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
+
+from pconv_seg.files import atomic_path
+from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
+from pconv_seg.visualization import plot_padding, save_figure
+
+
+def size(text: str) -> tuple[int, int]:
+    height, width = (int(part) for part in text.split("x"))
+    return height, width
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file; weights are not loaded")
+    parser.add_argument(
+        "--padding", choices=SCHEMES, help="switch the padding before (default: as built)"
+    )
+    parser.add_argument(
+        "--size",
+        type=size,
+        default=(512, 1024),
+        metavar="HxW",
+        help="size of the input image in pixels (default: 512x1024)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw the share by depth; the suffix decides the format (.png, .svg, .pdf)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> PaddingTrace:
+    args = parse_args(argv)
+    try:
+        cfg = Config.fromfile(args.config)
+    except OSError as error:  # no such file, here or in _base_, or not a config file
+        sys.exit(f"padding_report.py: config {args.config}: {error}")
+    init_default_scope(cfg.get("default_scope", "mmseg"))
+    model = MODELS.build(cfg.model)
+    if args.padding:
+        set_padding(model, args.padding)
+    trace = padding_report(model, args.size)
+    print(trace)
+    if args.json:
+        with atomic_path(args.json) as path:
+            path.write_text(json.dumps({"config": args.config, **trace.as_dict()}, indent=1))
+    if args.plot:
+        save_figure(plot_padding(trace), args.plot)
+    return trace
+
+
+if __name__ == "__main__":
+    main()
