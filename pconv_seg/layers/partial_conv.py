@@ -7,6 +7,7 @@ import torch.fx
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..geometry import border_runs
 
@@ -116,6 +117,10 @@ def partial_conv2d(
     Raises:
         ValueError: if the shape of ``mask`` does not fit the input.
     """
+    if has_torch_function_unary(input):
+        # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
+        args = (input, weight, bias, stride, padding, dilation, groups, mask)
+        return handle_torch_function(partial_conv2d, (input,), *args)
     return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
 
 

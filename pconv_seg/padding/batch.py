@@ -1,0 +1,60 @@
+"""The padding of mmseg's data preprocessor as missing data."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from .tracking import track_extents
+
+
+class _SegmentorHooks:
+    """Forward hooks that put the forward of a segmentor into :class:`track_extents`."""
+
+    def __init__(self) -> None:
+        self.context: track_extents | None = None
+
+    def before(self, segmentor: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        call = dict(zip(("inputs", "data_samples"), args, strict=False)) | kwargs
+        extents = []
+        for sample in call.get("data_samples") or ():
+            # As mmseg removes padding from predictions.
+            padding = sample.get("img_padding_size", sample.get("padding_size", (0, 0, 0, 0)))
+            left, right, top, bottom = padding
+            if left or top:
+                raise ValueError(
+                    f"padding (left, right, top, bottom) of {tuple(padding)} on "
+                    f"{sample.get('img_path', 'an image')}: padded batches are followed only "
+                    "where all padding is on the right and at the bottom"
+                )
+            height, width = call["inputs"].shape[2:]
+            extents.append((height - bottom, width - right))
+        if any(extent != tuple(call["inputs"].shape[2:]) for extent in extents):
+            self.context = track_extents(segmentor, call["inputs"], extents)
+            self.context.__enter__()
+
+    def after(self, *_: Any) -> None:
+        context, self.context = self.context, None
+        if context is not None:
+            context.__exit__(None, None, None)
+
+
+@HOOKS.register_module()
+class PaddedBatchHook(Hook):
+    """Treats the padding that ``SegDataPreProcessor`` adds to images as missing data.
+
+    One line in any mmseg config: ``custom_hooks=[dict(type='PaddedBatchHook')]``. It holds for
+    training, validation and testing, needs no change to the model, and costs what
+    :mod:`pconv_seg.padding.tracking` says. Padding by a transform of the data pipeline
+    (``dict(type='Pad', ...)``) leaves no trace that could be read: let the data preprocessor pad.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Add forward hooks to the segmentor of ``runner``."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        hooks = _SegmentorHooks()
+        model.register_forward_pre_hook(hooks.before, with_kwargs=True)
+        model.register_forward_hook(hooks.after, always_call=True)

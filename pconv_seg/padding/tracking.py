@@ -1,0 +1,513 @@
+"""Padding that makes a batch of images of different size is missing data, in the whole network.
+
+mmseg pads images at the bottom and on the right to one size. The real area of each image is then
+a rectangle at the top left, and so is that of every feature map computed from it: its height and
+width, the extent, say all there is to know. :class:`track_extents` follows extents through an
+unchanged model and lets every operation compute, inside the real area, what it computes for the
+image alone:
+
+- Convolutions see nothing outside the real area: zeros for ``F.conv2d``, missing data for
+  ``partial_conv2d``. :func:`~pconv_seg.layers.extents.conv2d_within` says how Eq. 3 is read.
+- Position-wise operations (activations, additions, dropout, concatenation of channels, linear
+  maps of channels, ...) run as they are. What they leave outside the real area is never read.
+- Pooling, interpolation, ``F.pad``, transposed convolution, group and instance norm, and what
+  reduces over positions run on the real area of one sample after the other.
+- Batch norm in training takes its statistics over the real positions of the whole batch. In
+  evaluation it is position-wise.
+- Interpolation to a ``size`` read from the shape of another map goes to the extents of that map,
+  and to the size of the padded images, to the extents of the images. Numbers of other origin must
+  mean the same extents whether they stand for a factor or for the size of earlier maps. (mmseg's
+  ``Upsample`` is known to mean its factor.)
+- Slices count positions from the top left. A slice of nothing but real positions is an ordinary
+  tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
+  in the padding, labels are ``ignore_index``.
+
+Everything else raises NotImplementedError naming operation and module: attention over flattened
+positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ...
+
+Cost: a padded convolution copies its input once with the padding blanked and, if partial,
+multiplies its output once, in evaluation too; the operations named above loop over the samples;
+every operation costs some microseconds of Python. Batches without padding cost nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from ..layers import partial_conv2d
+from ..layers.extents import Extents, conv2d_within
+from ..layers.partial_conv import _is_compiling
+
+
+class _Area(NamedTuple):
+    """Where the real values of a tensor are."""
+
+    extents: Extents
+    dims: tuple[int, int] = (2, 3)  # of the tensor, that the extents are about
+
+    def size(self, tensor: Tensor) -> tuple[int, int]:
+        return tuple(tensor.shape[dim] for dim in self.dims)
+
+    def crops(self, tensor: Tensor) -> list[Tensor]:
+        return [
+            tensor[i : i + 1].narrow(self.dims[0], 0, height).narrow(self.dims[1], 0, width)
+            for i, (height, width) in enumerate(self.extents)
+        ]
+
+
+class _Length(int):
+    """A number computed from the shape of a map, which knows what it is for each sample alone."""
+
+    of_samples: tuple[int, ...]
+
+    def __new__(cls, value: int, of_samples: Sequence[int]) -> "_Length":
+        length = super().__new__(cls, value)
+        length.of_samples = tuple(of_samples)
+        return length
+
+
+def _also_for_samples(operator: Callable[[int, Any], Any]) -> Callable[[_Length, Any], Any]:
+    def compute(length: _Length, other: Any) -> Any:
+        value = operator(length, other)
+        if value is NotImplemented:
+            return value
+        others = getattr(other, "of_samples", [other] * len(length.of_samples))
+        return _Length(value, map(operator, length.of_samples, others))
+
+    return compute
+
+
+for _name in ("add", "floordiv", "mul", "radd", "rmul", "rsub", "sub"):
+    setattr(_Length, f"__{_name}__", _also_for_samples(getattr(int, f"__{_name}__")))
+
+
+def extents_of(tensor: Tensor) -> Extents | None:
+    """(height, width) of the real area of every sample; None if the tensor is not followed."""
+    area = getattr(tensor, "_real_area", None)
+    return area and area.extents
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _tracked(*values: Any) -> list[Tensor]:
+    return [tensor for tensor in _tensors(values) if hasattr(tensor, "_real_area")]
+
+
+def _features(value: Any) -> list[Tensor]:
+    """The tensors in ``value`` that are not decisions, indices or counts."""
+    return [t for t in _tensors(value) if t.is_floating_point() or t.is_complex()]
+
+
+def _stack(pieces: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """Samples of different size as a batch of ``shape``, zeros below and to the right of them."""
+    dims = range(len(shape) - 1, 0, -1)
+    return torch.cat(
+        [F.pad(x, [n for dim in dims for n in (0, shape[dim] - x.shape[dim])]) for x in pieces]
+    )
+
+
+def _scaled(size: Sequence[int], factor: Any) -> tuple[int, ...]:
+    factors = factor if isinstance(factor, (list, tuple)) else [factor] * len(size)
+    return tuple(int(n * f) for n, f in zip(size, factors, strict=True))
+
+
+class _Call(NamedTuple):
+    """An operation with at least one argument that has a real area."""
+
+    func: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    tracked: list[Tensor]
+
+    @property
+    def name(self) -> str:
+        # Attributes such as `data` come as the __get__ of a descriptor.
+        is_attribute = self.func.__name__ == "__get__"
+        return self.func.__self__.__name__ if is_attribute else self.func.__name__
+
+    @property
+    def area(self) -> _Area:
+        return self.tracked[0]._real_area
+
+    def run(self) -> Any:
+        return self.func(*self.args, **self.kwargs)
+
+    def bound(self, *names: str) -> dict[str, Any]:
+        """Arguments by name, of a function whose parameters start with ``names``."""
+        return dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    def argument(self, name: str, position: int, default: Any = None) -> Any:
+        return self.kwargs.get(name, self.args[position] if position < len(self.args) else default)
+
+    def dims(self, position: int, default: Any = None) -> set[int]:
+        rank = self.tracked[0].dim()
+        dims = self.kwargs["axis"] if "axis" in self.kwargs else self.argument("dim", position)
+        dims = default if dims is None else dims
+        dims = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
+        return {dim % rank for dim in dims}
+
+
+class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch names its own)
+    """Context in which ``model`` takes what lies outside the extent of each image as missing.
+
+    ::
+
+        with track_extents(model, images, [(480, 640), (512, 600)]):
+            logits = model(images)
+        extents_of(logits)
+
+    Args:
+        model: Any network. Compiled parts run uncompiled inside the context.
+        images: ``Tensor[N, C, H, W]`` with every image at the top left.
+        extents: (height, width) of every image, in pixels.
+
+    Raises:
+        ValueError: if ``extents`` do not fit ``images``.
+        NotImplementedError: inside, at an operation that cannot be followed.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, extents: Sequence[tuple[int, int]]
+    ) -> None:
+        super().__init__()
+        self._area = _Area(tuple((int(height), int(width)) for height, width in extents))
+        if (
+            images.dim() != 4
+            or len(extents) != len(images)
+            or any(
+                not 0 < n <= size
+                for e in extents
+                for n, size in zip(e, images.shape[2:], strict=True)
+            )
+        ):
+            raise ValueError(
+                f"extents {list(extents)} do not fit images of shape {tuple(images.shape)}: one "
+                "(height, width) for every image is needed, positive and within the batch's"
+            )
+        self._images = images
+        self._names = {
+            module: f"{name} ({type(module).__name__})"
+            for name, module in model.named_modules()
+            if name
+        }
+        # Modules being run, each with the shape and area of what was packed for it.
+        self._modules: list[tuple[nn.Module, tuple[torch.Size, _Area] | None]] = []
+        self._extents_of_size: dict[tuple[int, int], set[Extents]] = {}
+
+    def __enter__(self) -> "track_extents":
+        self._hooks = [
+            global_hooks.register_module_forward_pre_hook(self._before_module),
+            global_hooks.register_module_forward_hook(self._after_module),
+        ]
+        self._mark(self._images, self._area)
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for hook in self._hooks:
+            hook.remove()
+        del self._images._real_area
+
+    def _mark(self, result: Any, area: _Area) -> Any:
+        for tensor in _features(result):
+            tensor._real_area = area
+            self._extents_of_size.setdefault(area.size(tensor), set()).add(area.extents)
+        return result
+
+    def _error(self, operation: str, why: str) -> NotImplementedError:
+        module = self._names[self._modules[-1][0]] if self._modules else "the model itself"
+        return NotImplementedError(
+            f"cannot follow the real area of padded images through {operation} in {module}: {why}. "
+            "Give the model images that need no padding, or let padding be ordinary data "
+            "(without PaddedBatchHook or track_extents)."
+        )
+
+    # Some things can be seen only where modules are called.
+
+    def _before_module(self, module: nn.Module, args: tuple) -> tuple | None:
+        if module not in self._names:
+            return None
+        self._modules.append((module, None))
+        with torch._C.DisableTorchFunction():
+            if hasattr(module, "loss_name"):
+                return tree_map(lambda x: x.view_as(x) if isinstance(x, Tensor) else x, args)
+            # Here and not at F.batch_norm, which synchronised batch norm does not call.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and _tracked(args):
+                ((x,), area) = args, args[0]._real_area
+                if (module.training or module.running_mean is None) and area.dims == (2, 3):
+                    self._modules[-1] = (module, (x.shape, area))
+                    return torch.cat([c.flatten(2) for c in area.crops(x)], 2)[:, :, None]
+        return None
+
+    def _after_module(self, module: nn.Module, args: tuple, output: Any) -> Tensor | None:
+        if module not in self._names:
+            return None
+        with torch._C.DisableTorchFunction():
+            packed = self._modules[-1][1]
+            if packed is None and _tracked(args):
+                for tensor in _features(output):
+                    if tensor.shape[2:].numel() > 1 and not _tracked(tensor):
+                        raise self._error("its forward", "something there hides from torch")
+            self._modules.pop()
+            if packed is None:
+                return None
+            shape, area = packed
+            parts = output[:, :, 0].split([height * width for height, width in area.extents], 2)
+            pieces = [p.unflatten(2, e) for p, e in zip(parts, area.extents, strict=True)]
+            return self._mark(_stack(pieces, shape), area)
+
+    # What each operation does to the real area.
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if _is_compiling():
+            raise self._error("torch.compile", "compiled code hides its operations")
+        kwargs = dict(kwargs or {})
+        tracked = _tracked(args, kwargs)
+        if "input" in kwargs:
+            args = (kwargs.pop("input"), *args)
+        call = _Call(func, args, kwargs, tracked)
+        if not tracked:
+            return call.run()
+        return _RULES.get(call.name.strip("_"), track_extents._other)(self, call)
+
+    def _convolve(self, call: _Call) -> Tensor:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
+        own = dict(bias=None, stride=1, padding=0, dilation=1, groups=1) | call.bound(*names)
+        if (
+            len(call.tracked) > 1
+            or not hasattr(own["input"], "_real_area")
+            or own.pop("mask", None) is not None
+        ):
+            raise self._error(call.name, "its weight or mask depends on the images")
+        if call.area.dims != (2, 3):
+            raise self._error(call.name, "the channels are not in dimension 1")
+        if own["input"].requires_grad and not torch.is_grad_enabled():
+            raise self._error(
+                "gradient checkpointing", "the backward pass would repeat it without extents"
+            )
+        is_partial = call.func is partial_conv2d
+        output, extents = conv2d_within(**own, extents=call.area.extents, partial=is_partial)
+        if any(n < 1 for extent in extents for n in extent):
+            raise self._error(call.name, "an image is smaller than its window")
+        return self._mark(output, _Area(extents))
+
+    def _positionwise(self, call: _Call) -> Any:
+        if any(isinstance(value, _Length) for value in call.args):
+            raise self._error(call.name, "a number in it is computed from the padded size")
+        result = call.run()
+        maps = _features(result)
+        if not maps:
+            return result
+        areas = {
+            tensor._real_area
+            for tensor in call.tracked
+            if tensor.dim() == maps[0].dim()
+            and tensor._real_area.size(tensor) == tensor._real_area.size(maps[0])
+        }
+        if len(areas) != 1:
+            raise self._error(call.name, f"its operands have {len(areas)} different real areas")
+        return self._mark(result, areas.pop())
+
+    def _batch_norm(self, call: _Call) -> Tensor:
+        return self._other(call) if call.argument("training", 5) else self._positionwise(call)
+
+    def _over_last_dims(self, call: _Call) -> Tensor:
+        count = 1 if call.name == "linear" else len(call.argument("normalized_shape", 1))
+        in_map = max(call.area.dims) >= call.tracked[0].dim() - count
+        return self._other(call) if in_map else self._positionwise(call)
+
+    def _over_channels(self, call: _Call) -> Any:
+        position = 1 if call.name.startswith("cat") else 2
+        if not call.dims(position, 0).isdisjoint({0, *call.area.dims}):
+            raise self._error(call.name, "it is along the batch or along positions")
+        return self._positionwise(call)
+
+    def _over_dims(self, call: _Call) -> Any:
+        if call.name in ("max", "min") and isinstance(call.argument("other", 1), Tensor):
+            return self._positionwise(call)
+        default = {"topk": -1, "normalize": 1}.get(call.name)
+        dims = call.dims(2 if call.name in ("norm", "normalize", "topk") else 1, default)
+        if 0 in dims:
+            raise self._error(call.name, "it mixes samples")
+        if not dims.isdisjoint(call.area.dims):
+            return self._per_sample(call, gone=dims)
+        result = call.run()
+        return self._mark(result, self._without(dims, call, _features(result)[0]))
+
+    @staticmethod
+    def _without(dims: set[int], call: _Call, result: Tensor) -> _Area:
+        """The area after removal of ``dims``, unless ``result`` keeps them."""
+        gone = dims if result.dim() < call.tracked[0].dim() else ()
+        places = tuple(place - sum(dim < place for dim in gone) for place in call.area.dims)
+        return _Area(call.area.extents, places)
+
+    def _per_sample(
+        self,
+        call: _Call,
+        each: Sequence[dict[str, Any]] | None = None,
+        gone: set[int] = frozenset(),
+    ) -> Tensor:
+        x, *rest = call.args
+        if len(call.tracked) > 1 or call.tracked[0] is not x:
+            raise self._error(call.name, "more than its first argument depends on the images")
+        pieces = [
+            call.func(crop, *rest, **(call.kwargs | own))
+            for crop, own in zip(call.area.crops(x), each or [{}] * len(x), strict=True)
+        ]
+        if not isinstance(pieces[0], Tensor):
+            raise self._error(call.name, "it has more than one result")
+        if pieces[0].dim() < x.dim():
+            if not gone.issuperset(call.area.dims):
+                raise self._error(call.name, "it leaves one dimension of the map")
+            return torch.cat(pieces)
+        on_meta = tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, call[1:3])
+        shape = call.func(*on_meta[0], **on_meta[1]).shape
+        extents = tuple(call.area.size(piece) for piece in pieces)
+        return self._mark(_stack(pieces, shape), _Area(extents, call.area.dims))
+
+    def _interpolate(self, call: _Call) -> Tensor:
+        own = call.bound("input", "size", "scale_factor", "mode", "align_corners")
+        call = call._replace(args=(own.pop("input"),), kwargs=own)
+        size = own.get("size")
+        if size is None:
+            return self._per_sample(call)
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        return self._per_sample(call, [{"size": e} for e in self._extents_at(size, call)])
+
+    def _extents_at(self, size: tuple[int, int], call: _Call) -> Extents:
+        if all(isinstance(length, _Length) for length in size):
+            return tuple(zip(*(length.of_samples for length in size), strict=True))
+        own_size = call.area.size(call.tracked[0])
+        module = self._modules[-1][0] if self._modules else None
+        if type(module).__name__ == "Upsample" and module.scale_factor:
+            # mmseg's, which turns its factor into a size.
+            factor = module.scale_factor
+            return tuple(_scaled(extent, factor) for extent in call.area.extents)
+        if size == tuple(self._images.shape[2:]):
+            return self._area.extents
+        ratios = [Fraction(new, old) for new, old in zip(size, own_size, strict=True)]
+        by_ratio = tuple(_scaled(extent, ratios) for extent in call.area.extents)
+        candidates = {by_ratio, *self._extents_of_size.get(size, ())}
+        if len(candidates) > 1:
+            raise self._error(
+                f"{call.name} to {size}",
+                f"for the images alone that could mean any of {sorted(candidates)}",
+            )
+        return by_ratio
+
+    def _shape(self, call: _Call) -> torch.Size | int:
+        lengths = list(call.tracked[0].shape)
+        columns = zip(*call.area.extents, strict=True)
+        for dim, of_samples in zip(call.area.dims, columns, strict=True):
+            lengths[dim] = _Length(lengths[dim], of_samples)
+        dim = call.argument("dim", 1) if call.name == "size" else None
+        return torch.Size(lengths) if dim is None else lengths[dim]
+
+    def _slice(self, call: _Call) -> Tensor:
+        x, index = call.args
+        index = list(index) if isinstance(index, tuple) else [index]
+        if not all(isinstance(i, (slice, int)) or i is Ellipsis for i in index):
+            raise self._error("indexing", "only slices and channel numbers are followed")
+        at = index.index(Ellipsis) if Ellipsis in index else len(index)
+        missing = x.dim() - len(index[:at] + index[at + 1 :])
+        index[at : at + 1] = [slice(None)] * missing
+        places = [index[dim] for dim in call.area.dims]
+        if not all(
+            isinstance(i, slice) and (i.start or 0) >= 0 and (i.stop or 0) >= 0
+            for i in (index[0], *places)
+        ):
+            raise self._error("indexing", "positions and samples need slices that count from 0")
+        result = call.run()
+        area = self._without({d for d, i in enumerate(index) if isinstance(i, int)}, call, result)
+        area = area._replace(
+            extents=tuple(
+                tuple(len(range(n)[place]) for n, place in zip(extent, places, strict=True))
+                for extent in area.extents[index[0]]
+            )
+        )
+        if 0 in (n for extent in area.extents for n in extent):
+            raise self._error("indexing", "nothing of the slice is real")
+        if places != [slice(None)] * 2 and {area.size(result)} == set(area.extents):
+            return result
+        return self._mark(result, area)
+
+    def _permute(self, call: _Call) -> Tensor:
+        # On a tensor in which the size of a dimension tells which one it is.
+        kept = {0, *call.area.dims}
+        sizes = [10 + d if d in kept or n > 1 else 1 for d, n in enumerate(call.args[0].shape)]
+        numbered = torch.empty(sizes, device="meta")
+        order = call._replace(args=(numbered, *call.args[1:])).run().shape
+        if order[0] != 10:
+            raise self._error(call.name, "the batch is not in dimension 0 afterwards")
+        dims = tuple(order.index(10 + dim) for dim in call.area.dims)
+        return self._mark(call.run(), _Area(call.area.extents, dims))
+
+    def _reshape(self, call: _Call) -> Tensor:
+        x, result = call.args[0], call.run()
+        ends = (0, -2, -1)
+        if (
+            call.area.dims == (x.dim() - 2, x.dim() - 1)
+            and result.dim() > 2
+            and all(x.shape[end] == result.shape[end] for end in ends)
+        ):
+            dims = (result.dim() - 2, result.dim() - 1)
+            return self._mark(result, _Area(call.area.extents, dims))
+        return self._other(call)
+
+    def _other(self, call: _Call) -> Any:
+        result = call.run()
+        if call.name != "__setitem__" and not _features(result):
+            return result
+        # A globally pooled vector has no padding that could reach anything.
+        if all(tensor._real_area.size(tensor) == (1, 1) for tensor in call.tracked):
+            return result
+        raise self._error(call.name, "what it does to the real area is not known")
+
+
+# By the names of functions and methods, without the underscores around them.
+_RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
+    name: rule
+    for rule, names in {
+        track_extents._convolve: "conv2d partial_conv2d",
+        track_extents._positionwise: """
+            abs add addcmul alpha_dropout bfloat16 celu clamp clamp_max clamp_min clip clone
+            contiguous cpu cuda data detach div divide double dropout dropout1d dropout2d dropout3d
+            elu exp feature_alpha_dropout feature_dropout float gelu half hardsigmoid hardswish
+            hardtanh leaky_relu lerp log logsigmoid masked_fill maximum minimum mish mul multiply
+            neg negative pow prelu rdiv reciprocal relu relu6 requires_grad rpow rrelu rsqrt rsub
+            selu sigmoid silu softplus softsign sqrt square sub subtract tanh to true_divide
+            type type_as where""",
+        track_extents._batch_norm: "batch_norm",
+        track_extents._over_last_dims: "layer_norm linear",
+        track_extents._over_channels: "cat chunk split tensor_split",
+        track_extents._over_dims: """
+            amax amin log_softmax logsumexp max mean min norm normalize softmax std sum topk var""",
+        track_extents._per_sample: """
+            adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d conv_transpose2d group_norm
+            instance_norm lp_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle""",
+        track_extents._interpolate: "interpolate",
+        track_extents._slice: "getitem",
+        track_extents._permute: "movedim permute squeeze swapaxes transpose unsqueeze",
+        track_extents._reshape: "flatten reshape unflatten view",
+        track_extents._shape: "shape size",
+        lambda _, call: call.run(): """
+            empty_like full_like new_empty new_full new_ones new_zeros ones_like rand_like
+            randn_like zeros_like""",
+    }.items()
+    for name in names.split()
+}

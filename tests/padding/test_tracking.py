@@ -1,0 +1,431 @@
+"""Every image in a padded batch against the same image alone, through networks and operations."""
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmseg.models.utils import Upsample
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+from torch.utils.checkpoint import CheckpointError, checkpoint
+
+from pconv_seg import PConv2d
+from pconv_seg.padding import extents_of, track_extents
+
+SIZE = (40, 48)
+EXTENTS = ((40, 48), (29, 35), (33, 24), (21, 48))
+
+
+def _images(channels: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(EXTENTS), channels, *SIZE, dtype=torch.float64, generator=generator)
+
+
+def _alone(images: Tensor) -> list[Tensor]:
+    return [images[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(EXTENTS)]
+
+
+def _assert_as_alone(output: Tensor, alone: list[Tensor], dims: tuple[int, int] = (2, 3)) -> None:
+    assert extents_of(output) == tuple(tuple(a.shape[d] for d in dims) for a in alone)
+    for i, expected in enumerate(alone):
+        actual = output[i : i + 1]
+        for dim in dims:
+            actual = actual.narrow(dim, 0, expected.shape[dim])
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+class RandomNet(nn.Module):
+    """A random encoder and decoder with skip connections of both kinds."""
+
+    def __init__(self, seed: int, conv: type[nn.Conv2d]) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        self.stages, self.kinds, channels, taps = nn.ModuleList(), [], 3, [3]
+        for _ in range(3):
+            out = rng.choice([4, 8])
+            kernel, dilation = rng.choice([1, 2, 3, 5]), rng.choice([1, 2, 3])
+            down = rng.choice(
+                [
+                    conv(channels, out, 3, stride=2, padding=1),
+                    nn.Sequential(conv(channels, out, 1), nn.MaxPool2d(3, 2, 1)),
+                    nn.Sequential(conv(channels, out, 2), nn.AvgPool2d(2, ceil_mode=True)),
+                    nn.Sequential(conv(channels, out, 3), nn.AvgPool2d(3, 2, 1)),
+                ]
+            )
+            body = nn.Sequential(
+                self._norm(rng, out),
+                nn.ReLU(inplace=True),
+                conv(
+                    out,
+                    out,
+                    (kernel, 3),
+                    padding=(kernel // 2 * dilation, dilation),
+                    dilation=dilation,
+                    groups=rng.choice([1, 2, out]),
+                    bias=rng.choice([True, False]),
+                ),
+                self._norm(rng, out),
+                rng.choice([nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.PReLU()]),
+            )
+            self.stages.append(nn.ModuleDict(dict(down=down, body=body)))
+            self.kinds.append("add" if kernel % 2 else "concat")
+            channels = out if kernel % 2 else 2 * out
+            taps.append(channels)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.pool = rng.choice([1, 2, 3])
+        self.fuse = nn.ModuleList(
+            conv(taps[i] + (2 if i == 3 else 1) * taps[3], taps[3], 3, padding=1)
+            for i in (3, 2, 1, 0)
+        )
+        self.mode = rng.choice(
+            [dict(mode="nearest"), dict(mode="bilinear"), dict(mode="bilinear", align_corners=True)]
+        )
+
+    @staticmethod
+    def _norm(rng: random.Random, channels: int) -> nn.Module:
+        if rng.random() < 0.3:
+            return nn.GroupNorm(2, channels)
+        norm = nn.BatchNorm2d(channels)
+        for values in (norm.running_mean, norm.bias, norm.weight):
+            nn.init.uniform_(values, -1, 1)
+        return norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for stage, kind in zip(self.stages, self.kinds, strict=True):
+            x = stage["down"](x)
+            y = stage["body"](x)
+            if kind == "add":
+                x = x + y
+            else:
+                y = F.interpolate(y, x.shape[2:], **self.mode)
+                x = torch.cat([x, y], dim=1)
+            features.append(x)
+        x = x * self.gate(x).sigmoid()
+        pooled = F.adaptive_avg_pool2d(x, self.pool)
+        x = torch.cat([x, F.interpolate(pooled, size=x.shape[2:], **self.mode)], dim=1)
+        for fuse in self.fuse:
+            feature = features.pop()
+            height, width = feature.shape[2:]
+            x = F.interpolate(x, size=(height, width), **self.mode)
+            x = fuse(torch.cat([feature, x], dim=1))
+        return x
+
+
+@pytest.mark.parametrize("conv", [PConv2d, nn.Conv2d])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks(seed: int, conv: type[nn.Conv2d]) -> None:
+    net, images = RandomNet(seed, conv).double().eval(), _images()
+    alone = [net(image) for image in _alone(images)]
+    untracked = net(images)
+
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+
+    _assert_as_alone(output, alone)
+    # The networks are such that padding matters.
+    assert not torch.allclose(untracked[1, :, :29, :35], alone[1][0], rtol=1e-3, atol=1e-3)
+
+
+def test_padding_never_leaks() -> None:
+    net, images = RandomNet(3, PConv2d).double().eval(), _images()
+    outputs = []
+    for value in (0.0, 1e6, torch.nan):
+        for image, (height, width) in zip(images, EXTENTS, strict=True):
+            image[:, height:] = image[:, :, width:] = value
+        with torch.no_grad(), track_extents(net, images, EXTENTS):
+            outputs.append(net(images))
+    for output in outputs[1:]:
+        for a, b, (height, width) in zip(output, outputs[0], EXTENTS, strict=True):
+            assert torch.equal(a[:, :height, :width], b[:, :height, :width])
+
+
+def test_gradients_are_the_sum_over_images() -> None:
+    net, images = RandomNet(4, PConv2d).double().eval(), _images()
+    sum(net(image).square().sum() for image in _alone(images)).backward()
+    expected = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+    sum(o[:, :h, :w].square().sum() for o, (h, w) in zip(output, EXTENTS, strict=True)).backward()
+
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_batch_norm_in_training_sees_real_positions() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3)).double()
+    images = _images()
+    positions = torch.cat([image.flatten(2) for image in _alone(images)], dim=2)
+    expected = F.batch_norm(positions, None, None, training=True)
+
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+
+    parts = expected.split([h * w for h, w in EXTENTS], dim=2)
+    _assert_as_alone(output, [p.view(1, 3, *e) for p, e in zip(parts, EXTENTS, strict=True)])
+    torch.testing.assert_close(net[0].running_mean, 0.1 * positions.mean((0, 2)))
+    torch.testing.assert_close(net[0].running_var, 0.9 + 0.1 * positions.var((0, 2)))
+    assert net[0].num_batches_tracked == 1
+
+
+def _shuffle(x: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def _channels_last_norm(x: Tensor) -> Tensor:
+    x = F.layer_norm(x.permute(0, 2, 3, 1), (4,))
+    x = F.linear(x, torch.linspace(-1, 1, 20, dtype=x.dtype).view(5, 4))
+    return x.permute(0, 3, 1, 2)
+
+
+KERNEL = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (3, None)),
+    "adaptive_max": lambda x: F.adaptive_max_pool2d(x, 6),
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "one axis": lambda x: x * x.mean(dim=-1, keepdim=True),
+    "attention along an axis": lambda x: x.softmax(dim=3),
+    "channel attention": lambda x: (
+        x * torch.cat([x.amax(1, True), x.mean(1, True)], 1).sum(1, True)
+    ),
+    "squeezed channels": lambda x: (x * x).sum(dim=1).unsqueeze(1).squeeze(1).unsqueeze(1),
+    "max": lambda x: torch.max(x, dim=1, keepdim=True)[0],
+    "maximum": lambda x: torch.max(x, -x),
+    "normalize": lambda x: F.normalize(x),
+    "group_norm": lambda x: F.group_norm(x, 2),
+    "instance_norm": lambda x: F.instance_norm(x),
+    "channels last": _channels_last_norm,
+    "channel shuffle": _shuffle,
+    "split": lambda x: torch.cat([*x.split(3, dim=1)[::-1], x.chunk(2, dim=1)[0]], dim=1),
+    "channel slices": lambda x: x[:, 1:3] + x[:, 0].unsqueeze(1),
+    "focus": lambda x: torch.cat([x[..., ::2, ::2], x[..., 0::2, 0::2]], dim=1),
+    "top left": lambda x: x[:, :, :15, 3:30],
+    "reflect": lambda x: F.conv2d(F.pad(x, (2, 1, 3, 0), mode="reflect"), KERNEL, groups=2),
+    "pad": lambda x: F.pad(x, (2, 1, 3, 0), value=1.0),
+    "transposed": lambda x: F.conv_transpose2d(x, KERNEL, None, 2, 1, 1, groups=2),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"),
+    "nearest": lambda x: F.interpolate(x, scale_factor=(2, 0.5)),
+    "to a shape": lambda x: F.interpolate(x[..., ::3, ::3], size=x.shape[-2:], mode="bilinear"),
+    "to half a shape": lambda x: F.interpolate(x, size=(x.size(2) // 2, x.size(3) // 2)),
+    "in place": lambda x: F.relu(x.clone(), inplace=True).mul_(2).add_(x).clamp_(0.1),
+    "scalars": lambda x: 2 - x / 3 + (1 / (x.abs() + 1)) ** 2,
+    "thresholds": lambda x: torch.where(x > 0.5, x, x * 0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name: str) -> None:
+    operation, images = OPERATIONS[name], _images(4)
+    with track_extents(nn.Identity(), images, EXTENTS):
+        output = operation(images)
+    _assert_as_alone(output, [operation(image) for image in _alone(images)])
+
+
+def test_vectors_are_free() -> None:
+    images = _images(4)
+
+    def gate(x: Tensor) -> Tensor:
+        vector = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        vector = (vector @ torch.ones(4, 4, dtype=x.dtype)).sort(dim=1)[0]
+        return x * vector.view(*vector.shape, 1, 1) + x.sum((2, 3))[:, :, None, None]
+
+    with track_extents(nn.Identity(), images, EXTENTS):
+        output = gate(images)
+    _assert_as_alone(output, [gate(image) for image in _alone(images)])
+
+
+def test_slice_of_real_positions_is_ordinary() -> None:
+    images = _images()
+    with track_extents(nn.Identity(), images, EXTENTS):
+        crop = (images * 2)[1:2, :, 0:29, 0:35]
+        assert extents_of(crop) is None
+        # Now also to the size of the images, which would mean their extents otherwise.
+        resized = F.interpolate(crop.flip(3), size=SIZE, mode="bilinear")
+    expected = 2 * _alone(images)[1].flip(3)
+    assert torch.equal(resized, F.interpolate(expected, size=SIZE, mode="bilinear"))
+
+
+class TestSizes:
+    def test_factor_of_mmsegs_upsample(self) -> None:
+        """Not the size of a map seen before, which for one of the images differs from it."""
+        net, images = nn.Sequential(Upsample(scale_factor=2, mode="bilinear")), _images()
+        with track_extents(net, images, EXTENTS):
+            output = net(F.max_pool2d(images, 2, ceil_mode=True))
+        expected = [net(F.max_pool2d(image, 2, ceil_mode=True)) for image in _alone(images)]
+        _assert_as_alone(output, expected)
+        assert extents_of(output)[1] == (30, 36)
+
+    def test_size_of_the_images(self) -> None:
+        """As plain numbers, from labels or from meta information."""
+        images = _images()
+        with track_extents(nn.Identity(), images, EXTENTS):
+            output = F.interpolate(images[..., ::4, ::4], size=SIZE, mode="bilinear")
+        expected = [
+            F.interpolate(x[..., ::4, ::4], x.shape[2:], mode="bilinear") for x in _alone(images)
+        ]
+        _assert_as_alone(output, expected)
+
+    def test_ambiguous_number(self) -> None:
+        images = _images()
+        with track_extents(nn.Identity(), images, EXTENTS):
+            half = F.max_pool2d(images, 2, ceil_mode=True)
+            quarter = F.max_pool2d(half, 2, ceil_mode=True)
+            with pytest.raises(NotImplementedError, match=r"interpolate to \(20, 24\).*any of"):
+                F.interpolate(quarter, size=(20, 24))
+
+    def test_arithmetic(self) -> None:
+        images = _images()
+        with track_extents(nn.Identity(), images, EXTENTS):
+            height, width = images.shape[2:]
+            cells = (height + 1) * 2 // 3 - width
+        assert cells == 41 * 2 // 3 - 48
+        assert cells.of_samples == tuple((h + 1) * 2 // 3 - w for h, w in EXTENTS)
+
+
+class Hidden(torch.autograd.Function):
+    """Stands for a compiled extension: torch shows nothing of it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return torch.ones(x.shape, dtype=x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _set(x: Tensor) -> None:
+    torch.zeros(x.shape, dtype=x.dtype)[:] = x
+
+
+REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "flatten": lambda x: x.flatten(2),
+    "view": lambda x: x.view(len(x), -1),
+    "matmul": lambda x: x @ x.transpose(2, 3),
+    "flip": lambda x: x.flip(3),
+    "roll": lambda x: torch.roll(x, 1, 2),
+    "grid_sample": lambda x: F.grid_sample(x, x.new_zeros(4, 5, 5, 2), align_corners=False),
+    "unfold": lambda x: F.unfold(x, 3),
+    "fft_rfft2": lambda x: torch.fft.rfft2(x),
+    "cat": lambda x: torch.cat([x, x], dim=2),
+    "mean": lambda x: x.mean(),
+    "sum": lambda x: x.sum(dim=(1, 2)),
+    "max_pool2d_with_indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "layer_norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "permute": lambda x: x.permute(1, 0, 2, 3),
+    "div": lambda x: x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3]),
+    "add": lambda x: F.max_pool2d(x, 2) + F.max_pool2d(x, 2, ceil_mode=True),
+    "conv2d": lambda x: F.conv2d(x, x[:2]),
+    "__setitem__": _set,
+    "indexing": lambda x: x[:, :, -3:],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_operations(name: str) -> None:
+    class Block(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return REFUSED[name](x)
+
+    net, images = nn.Sequential(nn.Identity(), Block()), _images()
+    with (
+        track_extents(net, images, EXTENTS),
+        pytest.raises(NotImplementedError, match=rf"through {name} in 1 \(Block\)"),
+    ):
+        net(images)
+
+
+class TestRefusedModules:
+    def test_hidden_function(self) -> None:
+        class Extension(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return Hidden.apply(x)
+
+        net, images = nn.Sequential(PConv2d(3, 3, 1), Extension()).double(), _images()
+        with (
+            track_extents(net, images, EXTENTS),
+            pytest.raises(NotImplementedError, match=r"its forward in 1 \(Extension\)"),
+        ):
+            net(images)
+
+    @pytest.mark.parametrize("use_reentrant", [True, False])
+    def test_gradient_checkpointing(self, use_reentrant: bool) -> None:
+        class Checkpointed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.block = nn.Sequential(PConv2d(3, 3, 3, padding=1), nn.ReLU())
+
+            def forward(self, x: Tensor) -> Tensor:
+                return checkpoint(self.block, x, use_reentrant=use_reentrant)
+
+        net, images = nn.Sequential(PConv2d(3, 3, 1), Checkpointed()).double(), _images()
+        if use_reentrant:
+            with (
+                track_extents(net, images, EXTENTS),
+                pytest.raises(NotImplementedError, match=r"checkpointing in 1\.block\.0"),
+            ):
+                net(images)
+        else:
+            with track_extents(net, images, EXTENTS):
+                output = net(images)
+            # Torch notices by itself.
+            with pytest.raises(CheckpointError, match="number of tensors"):
+                output.sum().backward()
+
+    def test_image_smaller_than_window(self) -> None:
+        net, images = nn.Sequential(PConv2d(3, 3, 25)).double(), _images()
+        with (
+            track_extents(net, images, EXTENTS),
+            pytest.raises(NotImplementedError, match=r"0 \(PConv2d\).*smaller than its window"),
+        ):
+            net(images)
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")
+def test_compiled_models_run_uncompiled() -> None:
+    net = nn.Sequential(PConv2d(3, 4, 3, padding=1), nn.ReLU(), PConv2d(4, 2, 3, padding=2))
+    net, images = net.double(), _images()
+    alone = [net(image) for image in _alone(images)]
+    compiled = torch.compile(net, backend="eager")
+    with track_extents(compiled, images, EXTENTS):
+        output = compiled(images)
+    _assert_as_alone(output, alone)
+
+
+def test_nothing_remains() -> None:
+    net, images = RandomNet(0, PConv2d).double().eval(), _images()
+    before = net(images)
+    with pytest.raises(NotImplementedError), track_extents(net, images, EXTENTS):
+        net(images).flip(2)
+    assert extents_of(images) is None
+    assert not global_hooks._global_forward_pre_hooks
+    assert not global_hooks._global_forward_hooks
+    assert torch.equal(net(images), before)
+    assert extents_of(before) is None
+
+
+@pytest.mark.parametrize(
+    "extents", [EXTENTS[:3], ((41, 48), *EXTENTS[1:]), ((0, 48), *EXTENTS[1:])]
+)
+def test_wrong_extents(extents: tuple) -> None:
+    with pytest.raises(ValueError, match="do not fit images of shape"):
+        track_extents(nn.Identity(), _images(), extents)
+
+
+def test_images_that_fill_the_batch() -> None:
+    net, images = RandomNet(1, PConv2d).double().eval(), _images()
+    with track_extents(net, images, [SIZE] * len(images)):
+        output = net(images)
+    torch.testing.assert_close(output, net(images), rtol=1e-10, atol=1e-10)
+    assert math.prod(extents_of(output)[0]) == output[0, 0].numel()
