@@ -18,6 +18,8 @@ image alone:
   and to the size of the padded images, to the extents of the images. Numbers of other origin must
   mean the same extents whether they stand for a factor or for the size of earlier maps. (mmseg's
   ``Upsample`` is known to mean its factor.)
+- What is computed with a number from the shape of a map, other than a size to interpolate to or
+  to reshape to, raises: it would be another number for the image alone.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
   in the padding, labels are ``ignore_index``.
@@ -31,7 +33,7 @@ every operation costs some microseconds of Python. ResNet18 with ASPP on four im
 on a CPU: 16% more time in evaluation, 8% in training. Batches without padding cost nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -67,26 +69,47 @@ class _Length(int):
     """A number computed from the shape of a map, which knows what it is for each sample alone."""
 
     of_samples: tuple[int, ...]
+    error: Callable[[str, str], Exception] | None
 
-    def __new__(cls, value: int, of_samples: Sequence[int]) -> "_Length":
-        length = super().__new__(cls, value)
-        length.of_samples = tuple(of_samples)
+    @classmethod
+    def of(cls, value: int, of_samples: Iterable[int], error: Callable | None = None) -> "_Length":
+        length = cls(value)
+        length.of_samples, length.error = tuple(of_samples), error
         return length
 
 
-def _also_for_samples(operator: Callable[[int, Any], Any]) -> Callable[[_Length, Any], Any]:
+def _followed(operator: Callable[[int, Any], Any]) -> Callable[[_Length, Any], Any]:
     def compute(length: _Length, other: Any) -> Any:
         value = operator(length, other)
         if value is NotImplemented:
             return value
         others = getattr(other, "of_samples", [other] * len(length.of_samples))
-        return _Length(value, map(operator, length.of_samples, others))
+        return _Length.of(value, map(operator, length.of_samples, others), length.error)
 
     return compute
 
 
+def _refused(name: str) -> Callable[..., Any]:
+    def refuse(length: _Length, *_: Any) -> Any:
+        raise length.error(name, "a number is computed from the padded size")
+
+    return refuse
+
+
 for _name in ("add", "floordiv", "mul", "radd", "rmul", "rsub", "sub"):
-    setattr(_Length, f"__{_name}__", _also_for_samples(getattr(int, f"__{_name}__")))
+    setattr(_Length, f"__{_name}__", _followed(getattr(int, f"__{_name}__")))
+for _name in ("divmod", "mod", "neg", "pow", "rfloordiv", "rmod", "rtruediv", "truediv"):
+    setattr(_Length, f"__{_name}__", _refused(f"__{_name}__"))
+
+
+def _for_sample(value: Any, i: int) -> Any:
+    if isinstance(value, _Length):
+        return value.of_samples[i]
+    if isinstance(value, (list, tuple)):
+        return tuple(_for_sample(item, i) for item in value)
+    if isinstance(value, dict):
+        return {key: _for_sample(item, i) for key, item in value.items()}
+    return value
 
 
 def extents_of(tensor: Tensor) -> Extents | None:
@@ -95,12 +118,16 @@ def extents_of(tensor: Tensor) -> Extents | None:
     return area and area.extents
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _tracked(*values: Any) -> list[Tensor]:
@@ -294,6 +321,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         return _RULES.get(call.name.strip("_"), track_extents._other)(self, call)
 
     def _convolve(self, call: _Call) -> Tensor:
+        self._refuse_lengths(call)
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
         own = dict(bias=None, stride=1, padding=0, dilation=1, groups=1) | call.bound(*names)
         if (
@@ -312,9 +340,12 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             raise self._error(call.name, "an image is smaller than its window")
         return self._mark(output, _Area(extents))
 
+    def _refuse_lengths(self, call: _Call) -> None:
+        if any(isinstance(value, _Length) for value in _leaves(call[1:3])):
+            raise self._error(call.name, "a number is computed from the padded size")
+
     def _positionwise(self, call: _Call) -> Any:
-        if any(isinstance(value, _Length) for value in call.args):
-            raise self._error(call.name, "a number in it is computed from the padded size")
+        self._refuse_lengths(call)
         result = call.run()
         maps = _features(result)
         if not maps:
@@ -362,18 +393,13 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         places = tuple(place - sum(dim < place for dim in gone) for place in call.area.dims)
         return _Area(call.area.extents, places)
 
-    def _per_sample(
-        self,
-        call: _Call,
-        each: Sequence[dict[str, Any]] | None = None,
-        gone: set[int] = frozenset(),
-    ) -> Tensor:
+    def _per_sample(self, call: _Call, gone: set[int] = frozenset()) -> Tensor:
         x, *rest = call.args
         if len(call.tracked) > 1 or call.tracked[0] is not x:
             raise self._error(call.name, "more than its first argument depends on the images")
         pieces = [
-            call.func(crop, *rest, **(call.kwargs | own))
-            for crop, own in zip(call.area.crops(x), each or [{}] * len(x), strict=True)
+            call.func(crop, *_for_sample(rest, i), **_for_sample(call.kwargs, i))
+            for i, crop in enumerate(call.area.crops(x))
         ]
         if not isinstance(pieces[0], Tensor):
             raise self._error(call.name, "it has more than one result")
@@ -383,21 +409,23 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             return torch.cat(pieces)
         on_meta = tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, call[1:3])
         shape = call.func(*on_meta[0], **on_meta[1]).shape
+        if any(n > size for piece in pieces for n, size in zip(piece.shape, shape, strict=True)):
+            raise self._error(call.name, "an image alone gets a larger map than the padded batch")
         extents = tuple(call.area.size(piece) for piece in pieces)
         return self._mark(_stack(pieces, shape), _Area(extents, call.area.dims))
 
     def _interpolate(self, call: _Call) -> Tensor:
         own = call.bound("input", "size", "scale_factor", "mode", "align_corners")
-        call = call._replace(args=(own.pop("input"),), kwargs=own)
         size = own.get("size")
-        if size is None:
-            return self._per_sample(call)
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        return self._per_sample(call, [{"size": e} for e in self._extents_at(size, call)])
+        if size is not None:
+            size = (size, size) if isinstance(size, int) else tuple(size)
+            if not all(isinstance(length, _Length) for length in size):
+                columns = zip(*self._extents_at(size, call), strict=True)
+                size = tuple(map(_Length.of, size, columns))
+            own["size"] = size
+        return self._per_sample(call._replace(args=(own.pop("input"),), kwargs=own))
 
     def _extents_at(self, size: tuple[int, int], call: _Call) -> Extents:
-        if all(isinstance(length, _Length) for length in size):
-            return tuple(zip(*(length.of_samples for length in size), strict=True))
         own_size = call.area.size(call.tracked[0])
         module = self._modules[-1][0] if self._modules else None
         if type(module).__name__ == "Upsample" and module.scale_factor:
@@ -420,7 +448,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         lengths = list(call.tracked[0].shape)
         columns = zip(*call.area.extents, strict=True)
         for dim, of_samples in zip(call.area.dims, columns, strict=True):
-            lengths[dim] = _Length(lengths[dim], of_samples)
+            lengths[dim] = _Length.of(lengths[dim], of_samples, self._error)
         dim = call.argument("dim", 1) if call.name == "size" else None
         return torch.Size(lengths) if dim is None else lengths[dim]
 
