@@ -7,6 +7,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .partial_conv import _CONVOLUTIONS, fx_node
 
@@ -30,6 +31,9 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     Returns:
         ``Tensor[N, C, *padded size]`` (or unbatched); no gradient flows through padded values.
     """
+    if has_torch_function_unary(input):
+        # Seen as one operation, like F.pad, by whoever follows operations (padded batches do).
+        return handle_torch_function(distribution_pad, (input,), input, padding)
     n, shape = len(padding) // 2, input.shape
     means = input.detach()
     for axis in range(n):

@@ -532,8 +532,8 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
         track_extents._over_dims: """
             amax amin log_softmax logsumexp max mean min norm normalize softmax std sum topk var""",
         track_extents._per_sample: """
-            adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d conv_transpose2d group_norm
-            instance_norm lp_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle""",
+            adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d conv_transpose2d distribution_pad
+            group_norm instance_norm lp_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle""",
         track_extents._interpolate: "interpolate",
         track_extents._slice: "getitem",
         track_extents._permute: "movedim permute squeeze swapaxes transpose unsqueeze",

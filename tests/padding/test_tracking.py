@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from pconv_seg import PConv2d
+from pconv_seg import PConv2d, set_padding
 from pconv_seg.padding import extents_of, track_extents
 
 SIZE = (40, 48)
@@ -129,6 +129,15 @@ def test_random_networks(seed: int, conv: type[nn.Conv2d]) -> None:
     _assert_as_alone(output, alone)
     # The networks are such that padding matters.
     assert not torch.allclose(untracked[1, :, :29, :35], alone[1][0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["partial", "reflect", "replicate", "circular", "distribution"])
+def test_networks_with_switched_padding(scheme: str) -> None:
+    net, images = RandomNet(0, nn.Conv2d).double().eval(), _images()
+    set_padding(net, scheme)
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+    _assert_as_alone(output, [net(image) for image in _alone(images)])
 
 
 def test_padding_never_leaks() -> None:
