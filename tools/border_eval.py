@@ -14,8 +14,8 @@ from mmengine.config import DictAction
 
 from pconv_seg.engine import PreflightError, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
+from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
-from pconv_seg.evaluation.evaluator import LEAVE_OUTS, MODES
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report, write_csv, write_json
 from pconv_seg.evaluation.runs import latest_run
@@ -60,58 +60,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="test all checkpoints under this padding (default: what each was trained with)",
     )
 
-    plan = parser.add_argument_group("what to evaluate")
-    plan.add_argument(
-        "--modes", nargs="+", choices=MODES, help=f"(default: all: {' '.join(MODES)})"
-    )
-    plan.add_argument(
-        "--tile",
-        nargs="+",
-        type=int,
-        metavar="PIXELS",
-        help="side, or height and width, of the tiles (default: the shorter side of the first "
-        "image, as in the paper)",
-    )
-    plan.add_argument(
-        "--overlap",
-        type=lambda text: int(text) if text.isdigit() else text,
-        metavar="P",
-        help="of the tiles of tile_overlap: a proportion such as 1/3 or 0.25, or a number of "
-        f"pixels (default: {EvaluationPlan.overlap})",
-    )
-    plan.add_argument(
-        "--leave-out",
-        nargs="+",
-        dest="leave_outs",
-        metavar="P",
-        help="proportions of the centre that is ignored, decimals or fractions; 0 is always "
-        f"included (default: {' '.join(LEAVE_OUTS)})",
-    )
-    plan.add_argument(
-        "--proportion",
-        choices=["side", "area"],
-        help=f"what --leave-out is a proportion of (default: {EvaluationPlan.proportion})",
-    )
-    plan.add_argument(
-        "--region",
-        choices=["image", "tile"],
-        help=f"what has a centre: the image or each tile (default: {EvaluationPlan.region})",
-    )
-    plan.add_argument(
-        "--bands",
-        nargs="+",
-        type=int,
-        metavar="PIXELS",
-        help="also mIoU by distance to the image border and to the nearest tile seam, in bands "
-        "that these ascending distances separate",
-    )
-    plan.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="N",
-        help=f"tiles per forward (default: {EvaluationPlan.batch_size})",
-    )
-
+    add_plan_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--per-class", action="store_true", help="print IoU by class too")
     output.add_argument(
@@ -157,8 +106,6 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
         error(f"--save-confusion {args.save_confusion}: the suffix must be .npz")
     if args.config and not args.checkpoints and not args.from_confusion:
         error(f"{args.config}: also name its checkpoints")
-    if args.tile and len(args.tile) > 2:
-        error("--tile: one side, or height and width")
     if args.from_confusion:
         fixed = (
             "config",
@@ -166,26 +113,14 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
             "padding",
             "show_dir",
             "save_confusion",
-            *_plan_options(args),
         )
-        for name in (*fixed, *_plan_options(args)):
+        for name in (*fixed, *plan_options(args)):
             if getattr(args, name) is not None:
                 error(f"--from-confusion: the file has settled {name.replace('_', '-')} already")
 
 
-def _plan_options(args: argparse.Namespace) -> dict:
-    options = {
-        name: getattr(args, name)
-        for name in EvaluationPlan.__dataclass_fields__
-        if getattr(args, name, None) is not None
-    }
-    if args.tile:
-        options["tile"] = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
-    return options
-
-
 def _evaluate(args: argparse.Namespace) -> Record:
-    plan = EvaluationPlan(**_plan_options(args))
+    plan = EvaluationPlan(**plan_options(args))
     config, checkpoints = args.config, args.checkpoints
     if config is None:
         run = latest_run(args.work_dirs)
@@ -194,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> Record:
     for checkpoint in checkpoints:
         cfg = build_test_config(config, checkpoint, cfg_options=args.cfg_options)
         check_testing(cfg)
-    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir, padding=args.padding)
+    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir, paddings=[args.padding])
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -1,6 +1,8 @@
 """Evaluation of checkpoints on the test data of a config."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pconv_seg.geometry import TileGrid
-from pconv_seg.padding import scheme_of
+from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.visualization import draw_comparison, save_figure
 
 from .evaluator import EvaluationPlan, evaluate
@@ -28,9 +30,9 @@ def evaluate_checkpoints(
     plan: EvaluationPlan,
     show_dir: str | Path | None = None,
     progress: bool = True,
-    padding: str | None = None,
+    paddings: Sequence[str | None] = (None,),
 ) -> Record:
-    """Evaluate checkpoints side by side, reading each image once.
+    """Evaluate checkpoints side by side, reading each image once for all of them.
 
     Args:
         config: Its ``test_dataloader`` is the data; ``ignore_index`` is that of the dataset.
@@ -38,8 +40,8 @@ def evaluate_checkpoints(
         plan: What to evaluate.
         show_dir: Where to write one figure per image and mode.
         progress: Show a progress bar.
-        padding: Test all checkpoints under this scheme, see ``set_padding``; None keeps the one
-            that each was trained with.
+        paddings: Test each checkpoint under each of these schemes, see ``set_padding``; None
+            keeps the one that it was trained with.
 
     Returns:
         The counts of all images.
@@ -52,10 +54,14 @@ def evaluate_checkpoints(
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])
     plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
-    models = [load_segmentor(path, config, classes, get_device(), padding) for path in checkpoints]
-    tested = tuple(
-        Tested(path, scheme_of(model)) for path, model in zip(checkpoints, models, strict=True)
-    )
+    models, tested = [], []
+    for path, padding in product(checkpoints, paddings):
+        model = load_segmentor(path, config, classes, get_device())
+        trained = scheme_of(model)
+        if padding is not None:
+            set_padding(model, padding)
+        models.append(model)
+        tested.append(Tested(path, scheme_of(model), trained))
 
     def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:
         _draw(Path(show_dir), sample, label_maps, tested, plan, dataset.metainfo["palette"])
@@ -71,7 +77,7 @@ def evaluate_checkpoints(
     return Record(
         config=str(config.filename),
         classes=classes,
-        tested=tested,
+        tested=tuple(tested),
         plan=evaluation.plan,
         images=tuple(evaluation.images),
         counts=np.stack(evaluation.counts),
@@ -82,7 +88,7 @@ def _draw(
     folder: Path,
     sample: SegDataSample,
     label_maps: list[dict[str, Tensor]],
-    tested: tuple[Tested, ...],
+    tested: Sequence[Tested],
     plan: EvaluationPlan,
     palette: list,
 ) -> None:

@@ -15,10 +15,11 @@ from .evaluator import EvaluationPlan
 
 
 class Tested(NamedTuple):
-    """A network that was evaluated: its checkpoint file and its padding scheme."""
+    """A network that was evaluated: its checkpoint, its padding, and its padding in training."""
 
     checkpoint: str
     padding: str
+    trained_padding: str
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class Report:
         parts = [
             self._table(
                 "mIoU (%) of the whole image",
-                [(self._mode_name(mode), m, 0) for m, mode in enumerate(plan.modes)],
+                [(self.mode_name(mode), m, 0) for m, mode in enumerate(plan.modes)],
             )
         ]
         for kind, title in (
@@ -168,7 +168,7 @@ class Report:
             if len(columns) > 1:
                 parts += [
                     self._table(
-                        f"mIoU (%) {title}: {self._mode_name(plan.modes[m])}",
+                        f"mIoU (%) {title}: {self.mode_name(plan.modes[m])}",
                         [(name, m, i) for name, i in columns],
                     )
                     for m in modes
@@ -184,7 +184,8 @@ class Report:
         parts += self._absent()
         return "\n\n".join(parts)
 
-    def _mode_name(self, mode: str) -> str:
+    def mode_name(self, mode: str) -> str:
+        """A mode with the size and overlap of its tiles."""
         plan = self.record.plan
         tile = plan.tile if isinstance(plan.tile, int) else "x".join(map(str, plan.tile))
         names = {"regular": "regular", "tile": f"tile {tile}"}
@@ -211,7 +212,7 @@ class Report:
         table = PrettyTable(["class", *(name for _, name in columns)])
         table.title = (
             f"IoU (%) by leave-out: {short_name(network.checkpoint)} ({network.padding}), "
-            f"{self._mode_name(self.record.plan.modes[m])}"
+            f"{self.mode_name(self.record.plan.modes[m])}"
         )
         table.align["class"] = "l"
         for c, name in enumerate(self.record.classes):

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmseg.models import BaseSegmentor
 
-from pconv_seg.padding import apply_padding, set_padding
+from pconv_seg.padding import apply_padding
 
 
 class Run(NamedTuple):
@@ -62,9 +62,8 @@ def load_segmentor(
     config: Config,
     classes: tuple[str, ...],
     device: str | torch.device,
-    padding: str | None = None,
 ) -> BaseSegmentor:
-    """Build the network of a checkpoint and load its weights.
+    """Build the network of a checkpoint, padded as in training, and load its weights.
 
     The model is the one of the config that mmengine stored in the checkpoint, so that networks with
     different padding can be compared under one data config; without a stored one, ``config``'s.
@@ -74,8 +73,6 @@ def load_segmentor(
         config: With a ``model``.
         classes: Of the data.
         device: Where the network goes.
-        padding: Scheme of all convolutions, see ``set_padding``; None keeps the one that the
-            network was trained with.
 
     Returns:
         The network in evaluation mode.
@@ -106,8 +103,5 @@ def load_segmentor(
         model.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} does not fit its config: {error}") from error
-    if padding is None:
-        apply_padding(model, config)
-    else:
-        set_padding(model, padding)
+    apply_padding(model, config)
     return model.to(device).eval()

@@ -1,0 +1,77 @@
+"""Command line arguments of an evaluation plan, for the tools that evaluate."""
+
+import argparse
+
+from .evaluator import LEAVE_OUTS, MODES, EvaluationPlan
+
+
+class _Tile(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2:
+            parser.error("--tile: one side, or height and width")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one argument for each option of :class:`EvaluationPlan`."""
+    plan = parser.add_argument_group("what to evaluate")
+    plan.add_argument(
+        "--modes", nargs="+", choices=MODES, help=f"(default: all: {' '.join(MODES)})"
+    )
+    plan.add_argument(
+        "--tile",
+        action=_Tile,
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="side, or height and width, of the tiles (default: the shorter side of the first "
+        "image, as in the paper)",
+    )
+    plan.add_argument(
+        "--overlap",
+        type=lambda text: int(text) if text.isdigit() else text,
+        metavar="P",
+        help="of the tiles of tile_overlap: a proportion such as 1/3 or 0.25, or a number of "
+        f"pixels (default: {EvaluationPlan.overlap})",
+    )
+    plan.add_argument(
+        "--leave-out",
+        nargs="+",
+        dest="leave_outs",
+        metavar="P",
+        help="proportions of the centre that is ignored, decimals or fractions; 0 is always "
+        f"included (default: {' '.join(LEAVE_OUTS)})",
+    )
+    plan.add_argument(
+        "--proportion",
+        choices=["side", "area"],
+        help=f"what --leave-out is a proportion of (default: {EvaluationPlan.proportion})",
+    )
+    plan.add_argument(
+        "--region",
+        choices=["image", "tile"],
+        help=f"what has a centre: the image or each tile (default: {EvaluationPlan.region})",
+    )
+    plan.add_argument(
+        "--bands",
+        nargs="+",
+        type=int,
+        metavar="PIXELS",
+        help="also mIoU by distance to the image border and to the nearest tile seam, in bands "
+        "that these ascending distances separate",
+    )
+    plan.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=f"tiles per forward (default: {EvaluationPlan.batch_size})",
+    )
+
+
+def plan_options(args: argparse.Namespace) -> dict:
+    """The options that were given, by the names of :class:`EvaluationPlan`."""
+    return {
+        name: getattr(args, name)
+        for name in EvaluationPlan.__dataclass_fields__
+        if getattr(args, name, None) is not None
+    }

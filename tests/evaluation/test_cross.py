@@ -1,0 +1,93 @@
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from known_segmentor import CLASSES
+from mmengine.registry import MODELS
+from PIL import Image
+from torch import nn
+
+TOOL = Path(__file__).parents[2] / "tools/cross_test.py"
+PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "partial": None}
+
+
+@MODELS.register_module(force=True)
+class Blur(nn.Module):
+    """Means of 3x3 pixels, and an offset that makes class 0 win where zeros darken the border."""
+
+    def __init__(self, type_="Conv2d"):
+        super().__init__()
+        self.conv = MODELS.get(type_)(3, 3, 3, padding=1, groups=3)
+        nn.init.constant_(self.conv.weight, 1 / 9)
+        self.conv.bias.data = torch.tensor([60.0, 0.0, 0.0])
+
+    def forward(self, x):
+        return [self.conv(x)]
+
+
+def expected_miou(folder, padding):
+    """mIoU in percent from numpy's padding; partial padding from a mean of what is there."""
+    areas = np.zeros((2, 3))
+    for i in range(3):
+        image = np.array(Image.open(folder / f"images/{i}.png"), float)[..., ::-1]
+        label = np.array(Image.open(folder / f"labels/{i}.png"))
+        mode = PADDINGS[padding]
+        fill = {"constant_values": np.nan} if mode is None else {}
+        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode or "constant", **fill)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))
+        logits = np.nanmean(windows, (-1, -2)) + np.array([60, 0, 0])
+        prediction = np.where(label == 255, 255, logits.argmax(-1))
+        for c in range(3):
+            areas[0, c] += ((label == c) & (prediction == c)).sum()
+            areas[1, c] += ((label == c) | (prediction == c)).sum()
+    return 100 * (areas[0] / areas[1]).mean()
+
+
+@pytest.fixture
+def trained(make_config, make_segmentor, tmp_path):
+    """A config, and a checkpoint each of a network with zero and with partial padding."""
+    config = make_config()
+    checkpoints = []
+    for type_ in ("Conv2d", "PConv"):
+        config.model.backbone = {"type": "Blur", "type_": type_}
+        checkpoints.append(str(tmp_path / f"{type_}.pth"))
+        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
+        torch.save(
+            {"meta": meta, "state_dict": make_segmentor(config).state_dict()}, checkpoints[-1]
+        )
+    config.dump(tmp_path / "config.py")
+    return [str(tmp_path / "config.py"), *checkpoints]
+
+
+@pytest.fixture
+def main():
+    return runpy.run_path(str(TOOL))["main"]
+
+
+def test_matrix_of_trained_and_tested_padding(main, trained, tmp_path, capsys):
+    out, plot = tmp_path / "cross.json", tmp_path / "cross.png"
+    main([*trained, "--paddings", *PADDINGS, "--out", str(out), "--plot", str(plot)])
+    (matrix,) = json.loads(out.read_text())["matrices"]
+    assert matrix["columns"] == list(PADDINGS)
+    assert [row.rpartition("trained: ")[2] for row in matrix["rows"]] == ["zeros)", "partial)"]
+    expected = [expected_miou(tmp_path / "data", padding) for padding in PADDINGS]
+    assert len(set(expected)) == len(expected)
+    # The weights are the same, so only the padding in the test counts.
+    np.testing.assert_allclose(matrix["mIoU"], [expected, expected], rtol=1e-12)
+    assert f"{expected[0]:.3f}" in capsys.readouterr().out
+    assert Image.open(plot).size[0] > 300
+
+
+def test_all_modes_and_leave_outs(main, trained):
+    options = ["--paddings", "zeros", "partial", "--modes", "regular", "tile", "--tile", "16"]
+    result = main([*trained, *options, "--leave-out", "0", "1/2"])
+    assert len(result["matrices"]) == 4
+    assert len({matrix["title"] for matrix in result["matrices"]}) == 4
+
+
+def test_missing_checkpoint_is_one_message(main, trained):
+    with pytest.raises(SystemExit, match=r"nowhere\.pth"):
+        main([trained[0], "nowhere.pth"])
