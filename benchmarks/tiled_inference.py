@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from types import SimpleNamespace
 
@@ -124,6 +125,7 @@ def main():
     for name in CONTENDERS:
         connection, far_end = spawn.Pipe()
         spawn.Process(target=work, args=(name, args, far_end), daemon=True).start()
+        far_end.close()  # so that a process that dies is noticed
         problem = connection.recv()
         if problem:
             print(f"{name}: skipped ({problem})")
@@ -134,7 +136,10 @@ def main():
     for number in range(args.rounds):
         for name, connection in running.items():
             connection.send(True)
-            results[name].append(connection.recv())
+            try:
+                results[name].append(connection.recv())
+            except EOFError:
+                sys.exit(f"{name}: its process died (out of memory?); try a smaller --size")
             print(f"round {number + 1}: {name}: {results[name][-1][0]:.2f} s", flush=True)
     for connection in running.values():
         connection.send(False)
