@@ -21,7 +21,8 @@ def plot_matrices(matrices: list[dict]) -> Figure:
     ):
         image = axes.imshow(scores, vmin=low, vmax=high, cmap="viridis", aspect="auto")
         axes.set_title(matrix["title"], fontsize="medium")
-        axes.set_xticks(range(columns), [f"tested: {name}" for name in matrix["columns"]])
+        axes.set_xticks(range(columns), matrix["columns"])
+        axes.set_xlabel("padding in the test")
         axes.set_yticks(range(rows), matrix["rows"])
         for (row, column), score in np.ndenumerate(scores):
             # White on the dark half of the scale, black on the light one.
