@@ -11,34 +11,12 @@ from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from PIL import Image
 
+from pconv_seg.datasets.cityscapes_labels import CITYSCAPES_LABEL_IDS
 from pconv_seg.files import atomic_path
 from pconv_seg.geometry import BorderRegions, Overlap
 
 from .confusion import class_areas
 from .samples import count_sample
-
-# What the Cityscapes server expects for each class: the ids of cityscapesScripts' label table.
-CITYSCAPES_LABEL_IDS = {
-    "road": 7,
-    "sidewalk": 8,
-    "building": 11,
-    "wall": 12,
-    "fence": 13,
-    "pole": 17,
-    "traffic light": 19,
-    "traffic sign": 20,
-    "vegetation": 21,
-    "terrain": 22,
-    "sky": 23,
-    "person": 24,
-    "rider": 25,
-    "car": 26,
-    "truck": 27,
-    "bus": 28,
-    "train": 31,
-    "motorcycle": 32,
-    "bicycle": 33,
-}
 
 
 def border_key(score: str, leave_out: Fraction) -> str:

@@ -10,33 +10,13 @@ from functools import partial
 import cv2
 import numpy as np
 
-# Label ids of Cityscapes: its 19 classes in the order of their training ids, ...
-LABEL_ID = {
-    "road": 7,
-    "sidewalk": 8,
-    "building": 11,
-    "wall": 12,
-    "fence": 13,
-    "pole": 17,
-    "traffic light": 19,
-    "traffic sign": 20,
-    "vegetation": 21,
-    "terrain": 22,
-    "sky": 23,
-    "person": 24,
-    "rider": 25,
-    "car": 26,
-    "truck": 27,
-    "bus": 28,
-    "train": 31,
-    "motorcycle": 32,
-    "bicycle": 33,
-}
-# ... by which every one of the 34 label ids that is no class becomes 255, ...
+from ..cityscapes_labels import CITYSCAPES_LABEL_IDS
+
+# Every one of the 34 label ids that is no class becomes 255, ...
 TRAIN_IDS = np.full(34, 255, np.uint8)
-TRAIN_IDS[list(LABEL_ID.values())] = range(len(LABEL_ID))
-# ... such as these, which the scenes hold as well.
-LABEL_ID |= {"ego vehicle": 1, "static": 4, "parking": 9, "rail track": 10}
+TRAIN_IDS[list(CITYSCAPES_LABEL_IDS.values())] = range(len(CITYSCAPES_LABEL_IDS))
+# ... such as the last of these, which the scenes hold as well.
+LABEL_ID = {**CITYSCAPES_LABEL_IDS, "ego vehicle": 1, "static": 4, "parking": 9, "rail track": 10}
 _NOTHING = 255  # in a sprite's label ids: see-through
 
 Point = tuple[float, float]
