@@ -159,23 +159,24 @@ class _Tracer(TorchFunctionMode):
         self._running: list[tuple[str, nn.Module]] = []
         for name, module in model.named_modules():
             module.register_forward_pre_hook(partial(self._enter, name))
-            module.register_forward_hook(self._leave)
+            module.register_forward_hook(self._leave, with_kwargs=True)
 
     def _enter(self, name: str, module: nn.Module, args: tuple) -> None:
         self._running.append((name, module))
 
-    def _leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if _is_layer(module):
             n = len(module.kernel_size)
+            input = args[0] if args else kwargs["input"]
             windows = _Windows(
                 module.kernel_size,
                 module.stride,
-                pads_of(module, args[0]),
+                pads_of(module, input),
                 module.dilation,
                 padding_of(module),
                 why_not_convertible(module) or "set_padding reaches them",
             )
-            self._add_windows(f"conv{n}d", windows, args[0].shape[-n:], output.shape[-n:])
+            self._add_windows(f"conv{n}d", windows, input.shape[-n:], output.shape[-n:])
         self._running.pop()
 
     def __torch_function__(

@@ -222,6 +222,19 @@ def test_a_network_in_running_order():
     assert [row["share"] for row in written["operations"]] == [15 / 64, 1, 1]
 
 
+class ByKeyword(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(input=x)
+
+
+def test_layers_called_by_keyword():
+    assert only(ByKeyword(), (10, 16)).seeing == 160 - 8 * 14
+
+
 def test_one_dimension():
     operation = only(nn.Sequential(nn.Conv1d(2, 3, 5, padding=2)), (1, 2, 20))
     assert (operation.kind, operation.output_size, operation.seeing) == ("conv1d", (20,), 4)
