@@ -8,14 +8,33 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path with the same suffix beside ``path``, renamed to it at the end.
 
     The folder is created if needed. If the block raises, ``path`` stays as it was.
+
+    Args:
+        path: The file to write.
+        durable: Wait until the disk holds the file before it replaces the old one, and until it
+            holds the new name, so that a power failure leaves one of the two whole.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        if durable:
+            _to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    if os.name != "posix":  # Windows neither flushes folders nor what is open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,38 @@
+"""Whole files or nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pconv_seg.files import atomic_path
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text(str(1 / (temporary.write_text("new") - 3)))
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_durable_file_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "b.txt"
+    path.write_text("old")
+    seen = []
+    flush = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        seen.append((flushed == tmp_path, path.read_text()))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_path(path, durable=True) as temporary:
+        temporary.write_text("new")
+    # The file while the old one is in place, then the folder with the new one.
+    assert seen == [(False, "old"), (True, "new")]
