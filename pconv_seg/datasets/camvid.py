@@ -1,7 +1,7 @@
 """CamVid in the 11-class form that was published with SegNet."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import mmcv
 import numpy as np
@@ -68,7 +68,9 @@ class CamVidDataset(BaseSegDataset):
         ],
     }
 
-    def __init__(self, img_suffix: str = ".png", seg_map_suffix: str = ".png", **kwargs) -> None:
+    def __init__(
+        self, img_suffix: str = ".png", seg_map_suffix: str = ".png", **kwargs: Any
+    ) -> None:
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     @classmethod

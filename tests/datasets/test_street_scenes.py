@@ -7,6 +7,7 @@ from cityscapesscripts.helpers.labels import id2label
 from mmseg.datasets import CityscapesDataset
 from PIL import Image
 
+from pconv_seg import CityscapesSplitDataset
 from pconv_seg.datasets import render_street_scene, write_street_scenes
 from pconv_seg.datasets.street_scenes import TRAIN_IDS
 from pconv_seg.datasets.street_scenes.dataset import _scene_seed
@@ -96,7 +97,7 @@ def test_mmseg_reads_the_layout(root):
         dataset = CityscapesDataset(
             data_root=str(root),
             data_prefix={"img_path": f"leftImg8bit/{split}", "seg_map_path": f"gtFine/{split}"},
-            pipeline=[{"type": "mmseg.LoadImageFromFile"}, {"type": "mmseg.LoadAnnotations"}],
+            pipeline=[{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}],
         )
         assert len(dataset) == count
         for index in range(count):
@@ -148,3 +149,15 @@ def test_images_of_other_origin_are_left_alone(tmp_path):
     (tmp_path / "leftImg8bit").mkdir()
     with pytest.raises(FileExistsError, match="were not drawn here"):
         write_street_scenes(tmp_path, SIZE, 1, 1, 0)
+
+
+def test_scenes_are_split_by_cities_as_cityscapes_is(tmp_path):
+    write_street_scenes(tmp_path, (16, 16), 18, 4, SEED, num_workers=1)
+    counts = [
+        [
+            len(CityscapesSplitDataset(split, part, data_root=str(tmp_path), pipeline=[]))
+            for part in ("train", "val")
+        ]
+        for split in (0, 1, 2)
+    ]
+    assert counts == [[18, 4], [19, 3], [19, 3]]

@@ -2,32 +2,33 @@
 
 import json
 import os
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from pconv_seg.parallel import map_in_processes
+
+from ..cityscapes.cities import FINE_IMAGES
 from .canvas import TRAIN_IDS
 from .street import check_size, render_street_scene
 
 # Part of the manifest: raise it with every change of what a seed draws.
-_VERSION = 1
-_CITIES = {"train": "northport", "val": "southport"}
+_VERSION = 2
+_SPLITS = ("train", "val")
 _MANIFEST = "scenes.json"
 
 
 def _scene_seed(seed: int, split: str, index: int) -> int:
     """A seed of its own for every image: even ones for training, odd ones for validation."""
     state = np.random.SeedSequence(seed, spawn_key=(index,)).generate_state(1, np.uint64)
-    return 2 * int(state[0]) + list(_CITIES).index(split)
+    return 2 * int(state[0]) + _SPLITS.index(split)
 
 
-def _scene_paths(root: Path, split: str, index: int) -> tuple[Path, Path, Path]:
-    city = _CITIES[split]
+def _scene_paths(root: Path, split: str, index: int, count: int) -> tuple[Path, Path, Path]:
+    # Names of the real cities, because Cityscapes is split by cities. Sorted as the indices are.
+    cities = sorted(FINE_IMAGES[split])
+    city = cities[index * len(cities) // count]
     name = f"{city}_{index:06d}_000019"
     fine = root / "gtFine" / split / city
     return (
@@ -79,8 +80,9 @@ def write_street_scenes(
 
     Writes ``leftImg8bit/{train,val}/CITY/CITY_NNNNNN_000019_leftImg8bit.png`` and beside it in
     ``gtFine`` the ``_gtFine_labelIds.png`` and ``_gtFine_labelTrainIds.png`` of each image, and the
-    settings in ``scenes.json``. Files are the same for any number of workers. Called again with the
-    same settings it draws what is missing and keeps the rest.
+    settings in ``scenes.json``. CITY are the cities of Cityscapes, all of them from 18 training and
+    3 validation images on. Files are the same for any number of workers. Called again with the same
+    settings it draws what is missing and keeps the rest.
 
     Args:
         root: Output folder.
@@ -97,21 +99,12 @@ def write_street_scenes(
     root, size = Path(root), tuple(size)
     check_size(size)
     jobs = [
-        (size, _scene_seed(seed, split, index), _scene_paths(root, split, index))
+        (size, _scene_seed(seed, split, index), _scene_paths(root, split, index, count))
         for split, count in (("train", num_train), ("val", num_val))
         for index in range(count)
     ]
     settings = {"size": list(size), "train": num_train, "val": num_val, "seed": seed}
     _claim(root, {**settings, "generator": _VERSION})
     jobs = [job for job in jobs if not all(path.exists() for path in job[2])]
-    # Forked workers start at once; others would import torch and mmseg first, for longer than
-    # drawing takes. OpenCV's threads do not survive a fork, hence they are ended before it.
-    context = get_context("fork" if sys.platform == "linux" else None)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-            drawn = pool.map(_write_scene, jobs)
-            list(tqdm(drawn, "Drawing street scenes", total=len(jobs), unit="scene"))
-    finally:
-        cv2.setNumThreads(threads)
+    for _ in map_in_processes(_write_scene, jobs, num_workers, "Drawing street scenes", "scene"):
+        pass

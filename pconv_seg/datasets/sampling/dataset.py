@@ -1,0 +1,165 @@
+"""A data set whose samples are decided by draws."""
+
+import logging
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS as MMSEG_DATASETS
+from torch.utils.data import Dataset
+
+from .cache import DecodedCache
+from .draw import Draw, seeded
+from .reading import SampleError, SampleReader
+
+# As many unreadable samples in a row are no accident.
+_ATTEMPTS = 10
+
+
+@DATASETS.register_module()
+class DrawnDataset(Dataset):
+    """Any mmseg data set, with samples that depend on the draw alone.
+
+    All random numbers of a sample follow from the seed of the run and the number of the draw. So
+    they depend neither on the number of workers and processes nor on what was loaded before, and
+    a resumed run continues with the samples that an uninterrupted one would see. The draws come
+    from :class:`ResumableSampler` or :class:`ClassUniformSampler`::
+
+        train_dataloader = dict(
+            sampler=dict(type="ResumableSampler"),
+            dataset=dict(type="DrawnDataset", dataset=dict(type="CityscapesDataset", ...)))
+
+    The loading steps of the pipeline (``LoadImageFromFile``, ``LoadAnnotations``) are checked: a
+    file that cannot be read, and label values that are neither classes nor ``ignore_index``, are
+    named. A truncated JPEG is noticed with ``imdecode_backend='pillow'`` only.
+
+    Args:
+        dataset: Config of the data set: a :class:`mmseg.datasets.BaseSegDataset`.
+        coarse: Config of a second data set of the same classes, from which
+            :class:`ClassUniformSampler` takes rare classes. Keys left out are those of ``dataset``.
+        on_error: What a sample that cannot be read does: 'raise' ends the run, 'skip' logs and
+            counts it and draws another image of ``dataset``, the same one in every run.
+        decoded_cache: Arguments of :class:`DecodedCache`; None to decode files each time.
+        lazy_init: Leave reading the lists of files to :meth:`full_init`.
+    """
+
+    def __init__(
+        self,
+        dataset: dict | BaseSegDataset,
+        coarse: dict | BaseSegDataset | None = None,
+        on_error: str = "raise",
+        decoded_cache: dict | None = None,
+        lazy_init: bool = False,
+    ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
+        self.on_error = on_error
+        parts = [dataset]
+        if coarse is not None:
+            inherit = isinstance(dataset, dict) and isinstance(coarse, dict)
+            parts.append({**dataset, **coarse} if inherit else coarse)
+        self.datasets = [
+            MMSEG_DATASETS.build(part) if isinstance(part, dict) else part for part in parts
+        ]
+        for part in self.datasets:
+            if not isinstance(part, BaseSegDataset):
+                raise TypeError(
+                    f"DrawnDataset wraps data sets of mmseg, not {type(part).__name__}; leave "
+                    "other wrappers out"
+                )
+            if not part.metainfo.get("classes"):
+                raise ValueError(
+                    f"{type(part).__name__} has no class names: give it metainfo=dict(classes=...)"
+                )
+            if tuple(part.metainfo["classes"]) != tuple(self.metainfo["classes"]):
+                raise ValueError(
+                    f"the coarse data set has the classes {part.metainfo['classes']}, but the fine "
+                    f"one {self.metainfo['classes']}"
+                )
+        cache = DecodedCache(**decoded_cache) if decoded_cache else None
+        self.readers = [SampleReader(part, cache) for part in self.datasets]
+        # Shared with the workers of a loader.
+        self._replaced = torch.zeros((), dtype=torch.int64).share_memory_()
+        if not lazy_init:
+            self.full_init()
+
+    def full_init(self) -> None:
+        """Read the lists of files."""
+        for part in self.datasets:
+            part.full_init()
+
+    @property
+    def metainfo(self) -> dict:
+        """Classes, palette and more, as the wrapped data set has them."""
+        return self.datasets[0].metainfo
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that stands for no class."""
+        return self.datasets[0].ignore_index
+
+    @property
+    def replaced(self) -> int:
+        """How many draws were replaced so far because a sample could not be read."""
+        return int(self._replaced)
+
+    def __len__(self) -> int:
+        """Number of images, the coarse ones behind the others."""
+        return sum(map(len, self.datasets))
+
+    def get_data_info(self, index: int) -> dict:
+        """Paths and label map of an image."""
+        part, index = self._locate(index)
+        return self.datasets[part].get_data_info(index)
+
+    def __getitem__(self, draw: Draw) -> dict:
+        """The sample of a draw, as the wrapped data set's pipeline gives it.
+
+        Raises:
+            TypeError: ``draw`` is a plain index.
+            SampleError: A file cannot be read, or holds values that no class stands for.
+        """
+        if not isinstance(draw, Draw):
+            raise TypeError(
+                f"DrawnDataset takes draws, not {draw!r}: its sampler is ResumableSampler or "
+                "ClassUniformSampler; dataset.datasets[0] is the wrapped data set"
+            )
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._sample(draw)
+            except SampleError as error:
+                if self.on_error == "raise":
+                    raise
+                failure = error
+                self._report(error)
+            rng = np.random.default_rng([draw.seed, draw.number, attempt])
+            draw = draw._replace(index=int(rng.integers(len(self.datasets[0]))), center=None)
+        raise SampleError(f"{_ATTEMPTS} samples in a row cannot be read, last {failure}")
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        fine = len(self.datasets[0])
+        return (0, index) if index < fine else (1, index - fine)
+
+    def _sample(self, draw: Draw) -> dict:
+        part, _ = self._locate(draw.index)
+        reader = self.readers[part]
+        info = self.get_data_info(draw.index)
+        if draw.center is not None:
+            info["crop_center"] = draw.center
+        with seeded(draw.seed, draw.number):
+            results = reader(info)
+            for transform in reader.rest:
+                results = transform(results)
+                if results is None:
+                    raise SampleError(f"{info['img_path']}: dropped by {transform}")
+        return results
+
+    def _report(self, error: SampleError) -> None:
+        self._replaced += 1
+        print_log(
+            f"{error}; another image takes its place ({self.replaced} so far)",
+            logger="current",
+            level=logging.WARNING,
+        )

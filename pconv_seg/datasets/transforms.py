@@ -1,0 +1,188 @@
+"""Augmentation of the paper's recipe.
+
+All random numbers come from numpy's global generator, as in mmcv's and mmseg's transforms. Images
+are uint8 in BGR order, as mmcv's ``LoadImageFromFile`` gives them.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import mmcv
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+from PIL import Image
+
+
+@TRANSFORMS.register_module()
+class RandomScaleCrop(BaseTransform):
+    """Scale by a random factor, and crop; only the part that the crop shows is scaled.
+
+    The image is interpolated bicubically by Pillow, which filters when it shrinks; labels take the
+    nearest pixel. The result is that of scaling all of the image and cropping then, to one grey
+    level (sums of weights round differently), and exactly that for labels.
+
+    The crop is uniform among all positions inside the scaled image; if the results hold a
+    ``crop_center`` (row and column in the unscaled image), uniform among those that contain it,
+    and then shifted inside. Scaled images smaller than the crop stay smaller:
+    ``data_preprocessor.size`` pads them with the mean colour, and labels with ``seg_pad_val``.
+
+    Args:
+        crop_size: Height and width.
+        scale: Lowest and highest factor.
+    """
+
+    def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)) -> None:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale is a lowest and a highest factor above 0, not {scale}")
+        self.crop_size = crop_size
+        self.scale = scale
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``, ``img_shape``, ``scale_factor`` and all ``seg_fields``."""
+        image = results["img"]
+        factor = np.random.uniform(*self.scale)
+        center = results.get("crop_center", (None, None))
+        rows, columns = (
+            _Window.draw(source, max(1, round(source * factor)), crop, at)
+            for source, crop, at in zip(image.shape[:2], self.crop_size, center, strict=True)
+        )
+        results["img"] = _resample(image, rows, columns)
+        results["img_shape"] = results["img"].shape[:2]
+        results["scale_factor"] = (columns.scaled / columns.source, rows.scaled / rows.source)
+        for key in results.get("seg_fields", []):
+            results[key] = results[key].take(rows.nearest(), 0).take(columns.nearest(), 1)
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(crop_size={self.crop_size}, scale={self.scale})"
+
+
+class _Window:
+    """What a crop shows of one axis: ``size`` pixels from ``start`` on of ``scaled`` ones."""
+
+    def __init__(self, source: int, scaled: int, start: int, size: int) -> None:
+        self.source = source
+        self.scaled = scaled
+        self.start = start
+        self.size = size
+
+    @classmethod
+    def draw(cls, source: int, scaled: int, size: int, center: int | None) -> "_Window":
+        size = min(size, scaled)
+        if center is None:
+            start = np.random.randint(scaled - size + 1)
+        else:
+            pixel = (2 * center + 1) * scaled // (2 * source)
+            start = np.random.randint(pixel - size + 1, pixel + 1)
+            start = min(max(start, 0), scaled - size)
+        return cls(source, scaled, start, size)
+
+    def nearest(self) -> np.ndarray:
+        """The source pixels in which the centres of the crop's pixels lie."""
+        pixels = np.arange(self.start, self.start + self.size)
+        return (2 * pixels + 1) * self.source // (2 * self.scaled)
+
+    def interval(self) -> tuple[float, float]:
+        """The crop in coordinates of the source, where pixel i is from i to i + 1."""
+        ratio = self.source / self.scaled
+        return self.start * ratio, (self.start + self.size) * ratio
+
+    def support(self) -> tuple[int, int]:
+        """First and last + 1 of the source pixels that bicubic interpolation reads."""
+        low, high = self.interval()
+        reach = 2 * max(1.0, self.source / self.scaled) + 1
+        return max(0, math.floor(low - reach)), min(self.source, math.ceil(high + reach))
+
+
+def _resample(image: np.ndarray, rows: _Window, columns: _Window) -> np.ndarray:
+    (top, bottom), (left, right) = rows.support(), columns.support()
+    (y0, y1), (x0, x1) = rows.interval(), columns.interval()
+    # Rounding must not put the box outside.
+    box = (x0 - left, y0 - top, min(x1, columns.source) - left, min(y1, rows.source) - top)
+    part = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    return np.array(part.resize((columns.size, rows.size), Image.Resampling.BICUBIC, box=box))
+
+
+@TRANSFORMS.register_module()
+class ColorJitter(BaseTransform):
+    """Change brightness, contrast, saturation and hue by random amounts in random order.
+
+    Amounts and their meaning are torchvision's: each of the first three multiplies by a factor
+    uniform in [max(0, 1 - x), 1 + x], hue shifts the colour circle by a share of it uniform in
+    [-x, x].
+
+    Args:
+        brightness: Largest change of the factor.
+        contrast: The same; the mean grey level stays.
+        saturation: The same; the grey level of each pixel stays.
+        hue: Largest shift, at most 0.5.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+    ) -> None:
+        if min(brightness, contrast, saturation, hue) < 0 or hue > 0.5:
+            raise ValueError("brightness, contrast, saturation are at least 0; hue is in 0-0.5")
+        amounts = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        self.amounts = {name: amount for name, amount in amounts.items() if amount}
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``."""
+        for name in np.random.permutation(list(self.amounts)):
+            amount = self.amounts[name]
+            if name == "hue":
+                value = np.random.uniform(-amount, amount)
+            else:
+                value = np.random.uniform(max(0.0, 1 - amount), 1 + amount)
+            results["img"] = _ADJUST[name](results["img"], value)
+        return results
+
+    def __repr__(self) -> str:
+        amounts = ", ".join(f"{name}={value}" for name, value in self.amounts.items())
+        return f"{type(self).__name__}({amounts})"
+
+
+# In mmcv these two take ten times as long.
+def _brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    return cv2.addWeighted(image, factor, image, 0, 0)
+
+
+def _contrast(image: np.ndarray, factor: float) -> np.ndarray:
+    mean = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))[0])
+    return cv2.addWeighted(image, factor, image, 0, mean * (1 - factor))
+
+
+_ADJUST: dict[str, Callable[[np.ndarray, float], np.ndarray]] = dict(
+    brightness=_brightness,
+    contrast=_contrast,
+    saturation=mmcv.adjust_color,
+    hue=mmcv.adjust_hue,
+)
+
+
+@TRANSFORMS.register_module()
+class GaussianBlur(BaseTransform):
+    """Blur with a Gaussian of random width.
+
+    Args:
+        sigma: Lowest and highest standard deviation in pixels.
+    """
+
+    def __init__(self, sigma: tuple[float, float] = (0.15, 1.30)) -> None:
+        if not 0 < sigma[0] <= sigma[1]:
+            raise ValueError(f"sigma is a lowest and a highest value above 0, not {sigma}")
+        self.sigma = sigma
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``."""
+        results["img"] = cv2.GaussianBlur(results["img"], (0, 0), np.random.uniform(*self.sigma))
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sigma={self.sigma})"

@@ -1,0 +1,61 @@
+"""Show how often training sees each class, with and without class-uniform sampling."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+
+from pconv_seg.datasets.sampling import (
+    ClassFrequency,
+    SampleError,
+    compare_sampling,
+    frequency_table,
+)
+from pconv_seg.visualization import plot_class_frequency, save_figure
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file; its training data are read")
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="samples of each (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that load (default: none but this one)"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw both; the suffix decides the format (.png, .svg, .pdf)",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values, e.g. train_dataloader.dataset.coarse=None",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
+    args = parse_args(argv)
+    try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+        init_default_scope(cfg.get("default_scope", "mmseg"))
+        classes, found = compare_sampling(cfg, args.samples, args.seed, args.workers)
+    except (OSError, SampleError, ValueError) as error:
+        sys.exit(f"class_frequency.py: {args.config}: {error}")
+    print(frequency_table(classes, found))
+    if args.plot:
+        save_figure(plot_class_frequency(classes, found), args.plot)
+    return found
+
+
+if __name__ == "__main__":
+    main()
