@@ -1,0 +1,23 @@
+"""Checkpoints: safe reading, and published ones for our networks."""
+
+from .formats import FORMATS
+from .importing import ImportReport, import_weights, network_of, save_weights
+from .initializer import PublishedWeightsInit
+from .loading import load_checkpoint, state_dict_of, use_safe_loading
+from .safe import UnsafeCheckpointError, load_file
+from .stored import stored_config
+
+__all__ = [
+    "FORMATS",
+    "ImportReport",
+    "PublishedWeightsInit",
+    "UnsafeCheckpointError",
+    "import_weights",
+    "load_checkpoint",
+    "load_file",
+    "network_of",
+    "save_weights",
+    "state_dict_of",
+    "stored_config",
+    "use_safe_loading",
+]

@@ -1,0 +1,240 @@
+"""Published weights under the names of our networks, with an account of every key."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from prettytable import PrettyTable
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..files import atomic_path
+from ..version import __version__
+from .formats import recognize
+from .loading import state_dict_of
+from .stored import stored_config
+
+_SHOWN = 6
+# Files from before torch 0.4.1 lack this counter, which only BN without momentum reads.
+_OPTIONAL = ".num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of every key.
+
+    Attributes:
+        source: The file.
+        format: What it is.
+        mapped: Key in the file: key in the network.
+        dropped: Key in the file: why it is left out.
+        missing: Key in the network that the file lacks: why it is not needed.
+    """
+
+    source: str
+    format: str
+    mapped: dict[str, str]
+    dropped: dict[str, str]
+    missing: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = Counter()
+        for theirs, ours in self.mapped.items():
+            rows["mapped", _group(theirs), _group(ours), ""] += 1
+        for theirs, why in self.dropped.items():
+            rows["dropped", _group(theirs), "", why] += 1
+        for ours, why in self.missing.items():
+            rows["missing", "", _group(ours), why] += 1
+        table = PrettyTable(["outcome", "key in the file", "key in the network", "why", "tensors"])
+        table.align = "l"
+        table.align["tensors"] = "r"
+        table.add_rows([[*row, count] for row, count in rows.items()])
+        return (
+            f"{self.source} is {self.format}: {len(self.mapped)} tensors mapped, "
+            f"{len(self.dropped)} dropped, {len(self.missing)} missing\n{table}"
+        )
+
+
+def _group(key: str) -> str:
+    """Keys of one module, or of its counters, share a row."""
+    parts = key.split(".")
+    depth = 2 if parts[0] in ("backbone", "decode_head", "auxiliary_head") else 1
+    return ".".join([*parts[:depth], "*"]) if len(parts) > depth else key
+
+
+def import_weights(
+    content: Any, model: nn.Module, format: str = "auto", source: str = "checkpoint"
+) -> tuple[dict[str, Tensor], ImportReport]:
+    """Give weights the names that a network has for them.
+
+    Args:
+        content: What the file holds: a state dict, or a dict with one under ``state_dict``.
+        model: A segmentor of mmseg, or a backbone; a backbone takes the trunk out of a file of a
+            whole network. Only its keys and shapes count, so it may be on the meta device.
+        format: Name of one of `FORMATS`, or ``'auto'``.
+        source: What errors and the report call the file.
+
+    Returns:
+        The state dict for ``model``, which lacks nothing but counters of batches, and the report.
+
+    Raises:
+        ValueError: The file has another format, or keys or shapes do not fit. The message names
+            keys and shapes on both sides.
+    """
+    state = state_dict_of(content, source)
+    known = recognize(state, format, source)
+    expected = model.state_dict()
+    whole = any(key.startswith("backbone.") for key in expected)
+    given: dict[str, str] = {}
+    dropped, problems = {}, []
+    for theirs, value in state.items():
+        ours, why = known.translate(theirs), known.why_dropped(theirs)
+        if ours and not whole:
+            if not ours.startswith("backbone."):
+                why = "not part of the trunk"
+            ours = ours.removeprefix("backbone.")
+        elif ours and ours.startswith("auxiliary_head.") and ours not in expected:
+            why = "only for training, and the network has none"
+        if why:
+            dropped[theirs] = why
+        elif ours not in expected:
+            problems.append(f"{theirs} {_shape(value)} has no place in the network")
+        elif ours in given:
+            problems.append(f"{given[ours]} and {theirs} are both for {ours}")
+        else:
+            given[ours] = theirs
+    missing = {}
+    for ours, parameter in expected.items():
+        if ours in given:
+            value = state[given[ours]]
+            if value.shape != parameter.shape:
+                problems.append(
+                    f"{given[ours]} {_shape(value)} does not fit {ours} {_shape(parameter)}"
+                )
+        elif ours.endswith(_OPTIONAL):
+            missing[ours] = "counter, starts at 0"
+        else:
+            problems.append(f"nothing in the file for {ours} {_shape(parameter)}")
+    if problems:
+        more = len(problems) - _SHOWN
+        lines = [
+            f"{source} ({known.title}) does not fit {type(model).__name__}:",
+            *problems[:_SHOWN],
+            *([f"and {more} more"] if more > 0 else []),
+            *(f"hint: {hint}" for hint in _hints(state, expected, given)),
+        ]
+        raise ValueError("\n  ".join(lines))
+    mapped = {theirs: ours for ours, theirs in given.items()}
+    report = ImportReport(source, known.title, mapped, dropped, missing)
+    return {ours: state[theirs] for ours, theirs in given.items()}, report
+
+
+def _shape(value: Tensor) -> str:
+    return f"({', '.join(map(str, value.shape))})"
+
+
+def _hints(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], given: Mapping[str, str]
+) -> Iterator[str]:
+    """What people most often have to change in their config."""
+
+    def one_sided(part: str) -> tuple[bool, bool]:
+        theirs, ours = (any(part in key for key in keys) for keys in (state, expected))
+        return theirs and not ours, ours and not theirs
+
+    theirs, ours = one_sided("decode_head.")
+    if ours and all(key.startswith("backbone.") for key in given):
+        yield "the file holds a trunk only; name it in init_cfg of model.backbone"
+    theirs, ours = one_sided("stem.0.")
+    if theirs:
+        yield "the file has the stem of three 3x3 convolutions; use type='ResNetV1c'"
+    if ours:
+        yield "the file has a 7x7 stem; use type='ResNet'"
+    theirs, _ = one_sided("sep_bottleneck.")
+    if theirs:
+        yield (
+            "the file has mmseg's separable head; use "
+            "type='PaddingAwareDepthwiseSeparableASPPHead', or take its trunk alone in init_cfg of "
+            "model.backbone"
+        )
+
+
+def network_of(
+    content: Any, config: Config | None = None, format: str = "auto", source: str = "checkpoint"
+) -> nn.Module:
+    """The network that a file is for, on the meta device.
+
+    Args:
+        content: What the file holds.
+        config: With a ``model``, which is built, or its backbone if the file holds only a trunk.
+            Without it, the network is the one that keys and shapes of the file, or the config
+            stored in it, tell of.
+        format: Name of one of `FORMATS`, or ``'auto'``.
+        source: What errors call the file.
+
+    Raises:
+        ValueError: Another format, or nothing tells of the network.
+    """
+    state = state_dict_of(content, source)
+    known = recognize(state, format, source)
+    if config is not None:
+        trunk_only = all(
+            (known.translate(key) or "backbone.").startswith("backbone.") for key in state
+        )
+        network = config.model.backbone if trunk_only else config.model
+    elif known.network:
+        try:
+            network = known.network(state)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{source} is no complete {known.title}: {error}") from error
+    else:
+        config = stored_config(content.get("meta") or {}, source)
+        if config is None:
+            raise ValueError(f"{source} is {known.title}, but stores no config: give one")
+        network = config.model
+    try:
+        with torch.device("meta"):
+            return MODELS.build(network)
+    except KeyError as error:  # a type that nobody registered
+        raise ValueError(f"{source}: {error.args[0]}. Give a config that imports it") from error
+
+
+def save_weights(
+    state: Mapping[str, Tensor], path: str | Path, source: str | Path, meta: Mapping[str, Any]
+) -> None:
+    """Write a state dict, whole or not at all.
+
+    Args:
+        state: Names and tensors.
+        path: ``.safetensors``, or ``.pth`` with ``state_dict`` and ``meta``.
+        source: The file that they are from; its name and SHA-256 are kept in the file.
+        meta: What else a ``.pth`` file keeps of the source.
+
+    Raises:
+        ValueError: Another suffix.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    with open(source, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    origin = {
+        "source": Path(source).name,
+        "source_sha256": digest.hexdigest(),
+        "imported_by": f"pconv_seg {__version__}",
+    }
+    tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    if path.suffix == ".safetensors":
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt", **origin})
+    elif path.suffix == ".pth":
+        with atomic_path(path) as temporary:
+            torch.save({"meta": {**meta, **origin}, "state_dict": tensors}, temporary)
+    else:
+        raise ValueError(f"{path}: the suffix must be .pth or .safetensors")

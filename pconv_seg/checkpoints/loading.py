@@ -1,0 +1,77 @@
+"""mmengine reads checkpoints through `load_file`."""
+
+import os
+import os.path as osp
+from collections.abc import Mapping
+from typing import Any, NoReturn
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier
+from mmengine.runner import CheckpointLoader, checkpoint
+from torch import Tensor, hub
+
+from .safe import load_file
+
+
+def use_safe_loading() -> None:
+    """Make mmengine's ``CheckpointLoader`` read files and URLs through `load_file`.
+
+    This holds for the whole process: ``load_from``, ``resume``, ``init_cfg`` and every
+    ``load_checkpoint``. mmengine itself unpickles whatever a file holds, at once before torch 2.6,
+    and as a fallback after it; the original mmengine does not resume at all from torch 2.6 on.
+    """
+    CheckpointLoader.register_scheme("", load_file, force=True)
+    CheckpointLoader.register_scheme(("http://", "https://"), _load_url, force=True)
+    # Named weights (torchvision://, open-mmlab://, mmcls://) call this function.
+    checkpoint.load_from_http = _load_url
+    remote = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
+    CheckpointLoader.register_scheme(remote, _refuse_remote, force=True)
+
+
+def load_checkpoint(location: str, map_location: Any = "cpu") -> Any:
+    """Read a file, a URL or one of mmengine's named weights; no code from it runs.
+
+    Calls `use_safe_loading`. See `load_file` for what is returned and raised.
+    """
+    use_safe_loading()
+    return CheckpointLoader.load_checkpoint(location, map_location, logger="silent")
+
+
+def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint, without the prefix of a parallel wrapper.
+
+    Args:
+        content: A state dict, or a dict that holds one under ``state_dict``.
+        source: What errors call the checkpoint.
+
+    Raises:
+        ValueError: There are no weights, or something else among them.
+    """
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{source} holds no weights")
+    others = [
+        key
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
+    if others:
+        raise ValueError(f"{source} holds no state dict: {others[0]!r} is no tensor")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _load_url(url: str, map_location: Any = None, model_dir: str | None = None, **_: Any) -> Any:
+    """Download once, to where mmengine and `torch.hub` keep their downloads, then read."""
+    folder = model_dir or osp.join(hub.get_dir(), "checkpoints")
+    path = osp.join(folder, osp.basename(urlparse(url).path))
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not osp.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        hub.download_url_to_file(url, path)
+    barrier()
+    return load_file(path, map_location)
+
+
+def _refuse_remote(url: str, map_location: str | torch.device | None = None) -> NoReturn:
+    raise ValueError(f"{url}: only files and http(s) addresses are read safely; download it first")

@@ -1,0 +1,275 @@
+"""Reading checkpoints without running code from them.
+
+A pickle names functions and calls them. The unpickler here knows a closed list of names: what
+torch needs to rebuild tensors, and the harmless objects that mmengine adds. It serves all versions
+of torch alike: ``weights_only`` of torch 2.1 cannot be extended by mmengine's objects, and that of
+every version before 2.6 could be made to run code (CVE-2025-32434).
+"""
+
+import pickle
+import tarfile
+import zipfile
+from _codecs import encode
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from safetensors import SafetensorError
+from safetensors.torch import load_file as load_safetensors
+
+_HISTORY_STATE = ("max_length", "_log_history", "_count_history")
+
+
+class UnsafeCheckpointError(ValueError):
+    """A file names something that is not on the list of what checkpoints hold."""
+
+
+def load_file(path: str | Path, map_location: str | torch.device | None = "cpu") -> Any:
+    """Read a checkpoint; no code from the file runs.
+
+    Args:
+        path: File of ``torch.save`` in its present format or the one before torch 1.6, or
+            ``.safetensors``.
+        map_location: Device of the tensors; ``None`` means the CPU.
+
+    Returns:
+        What was saved. For ``.safetensors`` this is the state dict.
+
+    Raises:
+        FileNotFoundError: No such file.
+        UnsafeCheckpointError: The file names a function or class that is not on the list.
+        ValueError: The file is damaged, or is none of these formats.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    map_location = map_location or "cpu"
+    if path.suffix == ".safetensors":
+        try:
+            return load_safetensors(path, device=str(map_location))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    restricted = _pickle_module(_record_sizes(path))
+    try:
+        return torch.load(path, map_location, pickle_module=restricted, weights_only=False)
+    except _RefusedError as error:
+        raise UnsafeCheckpointError(
+            f"{path}: refused, nothing was run. It needs {error}, which is not among what "
+            "checkpoints of torch and mmengine hold. If you trust where the file comes from, save "
+            "only its weights there: torch.save({'state_dict': model.state_dict()}, FILE)"
+        ) from None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(
+            f"{path} is damaged, perhaps not completely copied, or no checkpoint: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _record_sizes(path: Path) -> dict[str, int] | None:
+    """Bytes of each file in the archive; None for the format before torch 1.6.
+
+    Refuses the formats that ``torch.load`` would hand to something else than the unpickler.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if not is_zip:
+        if tarfile.is_tarfile(path):
+            raise ValueError(
+                f"{path} has the tar format of torch 0.1, which cannot be read safely; load it "
+                "with an old torch where you trust it and save it again"
+            )
+        return None
+    try:
+        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+    except (RuntimeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged, perhaps not completely copied: {error}") from error
+    if "constants.pkl" in records:
+        raise UnsafeCheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint; save the state_dict of the model"
+        )
+    return {name.partition("/")[2]: size for name, size in sizes.items()}
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """What was named."""
+
+
+# The names below stand for the real things, which take more than harmless arguments.
+
+
+def _numeric_dtype(name: str, *_: bool) -> np.dtype:
+    dtype = np.dtype(str(name))
+    if dtype.kind not in "biufc":
+        raise _RefusedError(f"numpy.dtype({name!r})")
+    return dtype
+
+
+def _empty_array(*_: Any) -> np.ndarray:
+    return np.empty(0)
+
+
+def _numpy_scalar(dtype: np.dtype, data: bytes) -> np.generic:
+    return np.frombuffer(data, dtype)[0]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise _RefusedError(f"_codecs.encode(..., {encoding!r})")
+    return encode(text, "latin1")
+
+
+def _method(owner: Any, name: str) -> Callable | str:
+    if owner is HistoryBuffer:
+        return name  # of a statistic, which the class has
+    if owner is OneCycleParamScheduler and name in ("_annealing_cos", "_annealing_linear"):
+        return getattr(OneCycleParamScheduler, name)
+    raise _RefusedError(f"builtins.getattr({owner!r}, {name!r})")
+
+
+_FUNCTIONS: dict[str, Callable] = {
+    "builtins.bytes": bytes,
+    "builtins.complex": complex,
+    "builtins.getattr": _method,
+    "builtins.set": set,
+    "builtins.slice": slice,
+    "_codecs.encode": _latin1,
+    "collections.Counter": Counter,
+    "collections.OrderedDict": OrderedDict,
+    "numpy.dtype": _numeric_dtype,
+    **{
+        f"numpy.{core}.multiarray.{name}": function
+        for core in ("core", "_core")
+        for name, function in (("_reconstruct", _empty_array), ("scalar", _numpy_scalar))
+    },
+    "torch.Size": torch.Size,
+    "torch.device": torch.device,
+    **{
+        f"torch._utils.{name}": getattr(torch._utils, name)
+        for name in ("_rebuild_parameter", "_rebuild_tensor", "_rebuild_tensor_v2")
+    },
+}
+_CONSTANTS: dict[str, Any] = {
+    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
+    "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": OneCycleParamScheduler,
+    "numpy.ndarray": "numpy.ndarray",
+    **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
+}
+_ALLOWED = {**_FUNCTIONS, **_CONSTANTS}
+# What pickle's protocol 2 needs; torch and mmengine write no other.
+_OPCODES = """
+    PROTO STOP MARK POP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 BINFLOAT
+    BINSTRING SHORT_BINSTRING BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND
+    APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL REDUCE NEWOBJ BUILD BINPERSID BINGET LONG_BINGET
+    BINPUT LONG_BINPUT
+"""
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler in its Python form, whose single steps can be restricted."""
+
+    record_sizes: dict[str, int] | None = None
+
+    dispatch = {
+        code: pickle._Unpickler.dispatch[code]
+        for code in (getattr(pickle, name)[0] for name in _OPCODES.split())
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        key = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        if key not in _ALLOWED:
+            raise _RefusedError(key)
+        return _ALLOWED[key]
+
+    def _reduce(self) -> None:
+        if not any(self.stack[-2] is function for function in _FUNCTIONS.values()):
+            raise _RefusedError(f"a call of {self.stack[-2]!r}")
+        self.load_reduce()
+
+    def _new_object(self) -> None:
+        cls, arguments = self.stack[-2:]
+        if cls is not HistoryBuffer or arguments:
+            raise _RefusedError(f"an object of {cls!r}")
+        self.load_newobj()
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        kind = type(target)
+        if kind is HistoryBuffer:
+            # The rest are functions of the class.
+            target.__setstate__({key: state[key] for key in _HISTORY_STATE})
+        elif kind is OrderedDict and set(state) <= {"_metadata"}:
+            vars(target).update(state)  # torch keeps the versions of modules there
+        elif kind is np.ndarray:
+            target.__setstate__(state)  # numbers only: there is no other dtype here
+        elif isinstance(target, np.dtype) and state[1] in "<|=" and not any(state[2:5]):
+            pass  # little-endian, as the name alone says
+        else:
+            raise _RefusedError(f"a changed {kind.__module__}.{kind.__qualname__}")
+
+    def _append(self) -> None:
+        self._check_target(self.stack[-2], list)
+        self.load_append()
+
+    def _appends(self) -> None:
+        self._check_target(self.metastack[-1][-1], list)
+        self.load_appends()
+
+    def _set_item(self) -> None:
+        self._check_target(self.stack[-3], dict, OrderedDict, Counter)
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        self._check_target(self.metastack[-1][-1], dict, OrderedDict, Counter)
+        self.load_setitems()
+
+    def _storage(self) -> None:
+        kind, dtype, key, _, count, *_ = self.stack[-1]
+        if kind not in ("storage", b"storage"):
+            raise _RefusedError(f"a persistent object {kind!r}")
+        if self.record_sizes is not None:
+            # Before 2.10, torch reads what lies behind a record that is too small.
+            size, actual = count * dtype.dtype.itemsize, self.record_sizes.get(f"data/{key}")
+            if size != actual:
+                raise ValueError(f"storage {key} has {actual} bytes instead of {size}")
+        self.load_binpersid()
+
+    @staticmethod
+    def _check_target(target: Any, *kinds: type) -> None:
+        if type(target) not in kinds:
+            raise _RefusedError(f"items in a {type(target).__name__}")
+
+    dispatch |= {
+        pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _new_object,
+        pickle.BUILD[0]: _build,
+        pickle.APPEND[0]: _append,
+        pickle.APPENDS[0]: _appends,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.BINPERSID[0]: _storage,
+    }
+
+
+def _pickle_module(record_sizes: dict[str, int] | None) -> SimpleNamespace:
+    """What ``torch.load`` takes for the module ``pickle``."""
+
+    class Unpickler(_Unpickler):
+        pass
+
+    Unpickler.record_sizes = record_sizes
+
+    def load(file: BinaryIO, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)

@@ -1,0 +1,102 @@
+"""The config that mmengine stores in checkpoints, read without running it."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+
+def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
+    """The config of a checkpoint's ``meta``, without what it asks to import.
+
+    mmengine dumps configs as lines ``key = value`` of literals and ``dict(...)``. Nothing else is
+    accepted: ``Config.fromstring`` would run it. A ``type`` in the model may only be a registered
+    name, because mmengine imports and calls any other dotted name.
+
+    Args:
+        meta: Of the checkpoint.
+        source: What errors call the checkpoint.
+
+    Returns:
+        The config, or None if there is none.
+
+    Raises:
+        ValueError: Naming the line or the type.
+    """
+    text = meta.get("cfg")
+    if not isinstance(text, str):
+        return None
+    config = Config(_parse(text, source))
+    for name in _types(config.get("model")):
+        if not _is_registered(name):
+            raise ValueError(
+                f"{source}: its stored config builds {name}, which is not registered. If you trust "
+                "it, register it: import its package in custom_imports of the config you give"
+            )
+    return config
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    values = {}
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{source}: its stored config cannot be read: {error}") from error
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                values[name] = _value(value, source)
+            case _:
+                raise _refusal(statement, source)
+    return values
+
+
+def _value(node: ast.expr, source: str) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as mapping], keywords=[]):
+            return _value(mapping, source)  # has keys that are no identifiers
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=pairs) if all(
+            pair.arg for pair in pairs
+        ):
+            return {pair.arg: _value(pair.value, source) for pair in pairs}
+        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
+            return {k.value: _value(v, source) for k, v in zip(keys, values, strict=True)}
+        case ast.List(elts=items):
+            return [_value(item, source) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_value(item, source) for item in items)
+        case _:
+            try:
+                return ast.literal_eval(node)
+            except (ValueError, TypeError):
+                raise _refusal(node, source) from None
+
+
+def _refusal(node: ast.AST, source: str) -> ValueError:
+    return ValueError(
+        f"{source}: line {node.lineno} of its stored config is refused, nothing was run: "
+        f"{ast.unparse(node)}. mmengine stores only lines 'key = value' of literals and dict(...)"
+    )
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        if "type" in node:
+            yield node["type"]
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _types(item)
+
+
+def _is_registered(name: Any) -> bool:
+    if not isinstance(name, str):
+        return False
+    scope, dot, key = name.partition(".")
+    if not dot:
+        return True  # found in a registry, or nowhere
+    nodes = [MODELS, *MODELS.children.values()]
+    scopes = {node.scope for node in nodes}
+    return scope in scopes and any(key in node.module_dict for node in nodes)

@@ -1,0 +1,239 @@
+import os
+import pickle
+import tarfile
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler import MultiStepLR, OneCycleLR, PolyLR
+from mmengine.runner import CheckpointLoader, checkpoint
+from safetensors.torch import save_file
+from torch import nn
+
+from pconv_seg.checkpoints import UnsafeCheckpointError, load_file, use_safe_loading
+
+
+class Touch:
+    """Unpickling it creates a file, as any other command could be run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+class Calls:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before_torch_1.6"])
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "file.pth"
+
+
+def save(content: object, path: Path, zipped: bool = True) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+
+@FORMATS
+def test_nothing_in_a_malicious_file_runs(file, tmp_path, zipped):
+    trap = tmp_path / "trap"
+    save({"state_dict": {}, "meta": {"hook": Touch(trap)}}, file, zipped)
+    message = rf"file\.pth: refused, nothing was run\. It needs {os.mkdir.__module__}\.mkdir"
+    with pytest.raises(UnsafeCheckpointError, match=message):
+        load_file(file)
+    assert not trap.exists()
+    torch.load(file, weights_only=False)
+    assert trap.exists()  # the trap works
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (Calls(getattr, OrderedDict, "fromkeys"), r"getattr\(.*OrderedDict.*fromkeys"),
+        (Calls(np.dtype, "O"), r"numpy\.dtype\('O'\)"),
+        (Calls(HistoryBuffer, [1], [1]), "a call of .*HistoryBuffer"),
+        (np.array([Touch(Path("x"))]), r"numpy\.dtype\('O8?'\)"),
+        (nn.Linear(1, 1), r"torch\.nn\.modules\.linear\.Linear"),
+        (Path("x"), r"pathlib.*Path"),
+    ],
+)
+def test_what_is_refused_is_named(file, content, named):
+    save({"meta": content}, file)
+    with pytest.raises(UnsafeCheckpointError, match=named):
+        load_file(file)
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        (b"cmmengine.logging.history_buffer\nHistoryBuffer\n}b", "a changed builtins.type"),
+        (b"ccollections\nOrderedDict\n)R}(X\x05\x00\x00\x00itemsNub", "OrderedDict"),
+        (b"ccollections\nCounter\n)\x81", "an object of .*Counter"),
+        (b"ccollections\nOrderedDict\nNa", "items in a type"),
+        (b"(ccollections\nOrderedDict\no", "KeyError"),
+    ],
+)
+def test_steps_of_a_pickle_that_no_checkpoint_takes(file, steps, named):
+    head = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
+    pickles = [pickle.dumps(part, 2) for part in head]
+    file.write_bytes(b"".join(pickles) + b"\x80\x02" + steps + b".")
+    with pytest.raises(ValueError, match=named):
+        load_file(file)
+
+
+@FORMATS
+def test_what_checkpoints_hold_comes_back(file, zipped):
+    history = HistoryBuffer([0.5, 2.0], [1, 3])
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(1, 3, 2, 2)).sum().backward()
+    optimizer.step()
+    content = {
+        "state_dict": model.state_dict(),
+        "parameter": nn.Parameter(torch.arange(6.0).half().view(2, 3).T),
+        "optimizer": optimizer.state_dict(),
+        "meta": {"classes": ("a", "ä"), "none": None, "flags": [True, False], "big": 2**70},
+        "containers": [Counter(a=2), {1, 2}, torch.Size([1, 2]), slice(1, 2), 1 + 2j],
+        "types": [torch.float32, torch.device("cpu")],
+        "scalars": [np.float64(0.1), np.float32(2.5), np.int64(-3), np.bool_(True)],
+        "arrays": [np.arange(6.0).reshape(2, 3).T, np.zeros((0, 2), np.uint32), np.array(3)],
+    }
+    save({**content, "history": history}, file, zipped)
+
+    loaded = load_file(file)
+
+    back = loaded.pop("history")
+    np.testing.assert_array_equal(back.data, history.data)
+    assert back.mean() == 2.5 / 4
+    assert loaded["state_dict"]._metadata == content["state_dict"]._metadata
+    assert isinstance(loaded["parameter"], nn.Parameter)
+    for name in ("scalars", "arrays"):
+        for one, other in zip(loaded.pop(name), content.pop(name), strict=True):
+            assert type(one) is type(other)
+            np.testing.assert_array_equal(one, other, strict=True)
+    for name in ("meta", "containers", "types"):
+        assert loaded.pop(name) == content.pop(name)
+    torch.testing.assert_close(loaded, content, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (OneCycleLR, dict(eta_max=1, total_steps=9)),
+        (OneCycleLR, dict(eta_max=1, total_steps=9, anneal_strategy="linear")),
+        (MultiStepLR, dict(milestones=[1, 2, 2])),
+        (PolyLR, dict(end=9)),
+    ],
+)
+def test_schedules_resume(file, scheduler, options):
+    def build():
+        return scheduler(torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1), **options)
+
+    first, second = build(), build()
+    for _ in range(2):
+        first.step()
+    save({"param_schedulers": [first.state_dict()]}, file)
+    second.load_state_dict(load_file(file)["param_schedulers"][0])
+    assert second.state_dict() == first.state_dict()
+
+
+@FORMATS
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_named(file, zipped, share):
+    save({"state_dict": {"weight": torch.rand(1000)}}, file, zipped)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"file\.pth is damaged, perhaps not completely copied"):
+        load_file(file)
+
+
+def test_a_storage_larger_than_what_is_in_the_file_is_refused(file, tmp_path):
+    save({"weight": torch.zeros(4)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(file, "w") as changed:
+        for name in whole.namelist():
+            # The number 4 of one byte becomes 40000 of two.
+            changed.writestr(name, whole.read(name).replace(b"K\x04", b"M\x40\x9c"))
+    with pytest.raises(ValueError, match="storage 0 has 16 bytes instead of 160000"):
+        load_file(file)
+
+
+def test_other_files_are_refused_by_what_they_are(file, tmp_path):
+    with tarfile.open(file, "w") as tar:
+        tar.add(__file__, "pickle")
+    with pytest.raises(ValueError, match=r"file\.pth has the tar format of torch 0\.1"):
+        load_file(file)
+    torch.jit.script(nn.ReLU()).save(file)
+    with pytest.raises(UnsafeCheckpointError, match=r"file\.pth is a TorchScript program"):
+        load_file(file)
+    file.write_text("<html>404</html>")
+    with pytest.raises(ValueError, match=r"file\.pth is damaged.*or no checkpoint"):
+        load_file(file)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*none\.pth"):
+        load_file(tmp_path / "none.pth")
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "file.safetensors"
+    state = {"weight": torch.rand(2, 3), "steps": torch.tensor(3)}
+    save_file(state, path)
+    torch.testing.assert_close(load_file(path), state, rtol=0, atol=0)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"file\.safetensors is damaged"):
+        load_file(path)
+
+
+class TestThroughMmengine:
+    @pytest.fixture(autouse=True)
+    def _safe(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+        monkeypatch.setattr(checkpoint, "load_from_http", checkpoint.load_from_http)
+        monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+        use_safe_loading()
+
+    def test_files(self, file, tmp_path):
+        save({"hook": Touch(tmp_path / "trap")}, file)
+        with pytest.raises(UnsafeCheckpointError, match="mkdir"):
+            CheckpointLoader.load_checkpoint(str(file), logger="silent")
+        save({"state_dict": {"a": torch.ones(1)}}, file)
+        loaded = CheckpointLoader.load_checkpoint(str(file), "cpu", "silent")
+        assert torch.equal(loaded["state_dict"]["a"], torch.ones(1))
+
+    @pytest.mark.parametrize("address", ["https://x.org/a/net.pth?v=1", "open-mmlab://some_net"])
+    def test_downloads(self, file, tmp_path, monkeypatch, address):
+        downloads = []
+
+        def download(url, path):
+            downloads.append(url)
+            save({"a": torch.ones(1)}, path)
+
+        named = {"some_net": "https://x.org/a/net.pth?v=1"}
+        monkeypatch.setattr(checkpoint, "get_external_models", lambda: named)
+        monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+        for _ in range(2):
+            loaded = CheckpointLoader.load_checkpoint(address, logger="silent")
+            assert torch.equal(loaded["a"], torch.ones(1))
+        assert downloads == ["https://x.org/a/net.pth?v=1"]
+        path = tmp_path / "hub/checkpoints/net.pth"
+        save({"hook": Touch(tmp_path / "trap")}, path)
+        with pytest.raises(UnsafeCheckpointError, match="mkdir"):
+            CheckpointLoader.load_checkpoint(address, logger="silent")
+
+    @pytest.mark.parametrize("address", ["s3://a/b.pth", "open-mmlab:s3://a/b.pth", "pavi://a"])
+    def test_other_storage_is_refused(self, address):
+        with pytest.raises(ValueError, match="download it first"):
+            CheckpointLoader.load_checkpoint(address, logger="silent")

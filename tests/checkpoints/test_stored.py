@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from pconv_seg.checkpoints import stored_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_mmengine_stores_comes_back(path):
+    config = Config.fromfile(path)
+    assert stored_config({"cfg": config.pretty_text}, "x.pth").to_dict() == config.to_dict()
+
+
+def test_every_kind_of_literal_comes_back():
+    values = {
+        "a": dict(none=None, numbers=[-1, 1e-5, 2.5], nested=dict(words=("x", "it's\n"))),
+        "b": {"not an identifier": [dict(c=(dict(d=()),))], "3": True},
+        "c": [(1, 2), [3], (4,)],
+    }
+    text = Config(values).pretty_text
+    assert stored_config({"cfg": text}, "x.pth").to_dict() == values
+    assert stored_config({"cfg": None}, "x.pth") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("import os", "import os"),
+        ("a = __import__('os').mkdir('{trap}')", "mkdir"),
+        ("a = dict(b=[dict(c=open('{trap}', 'w'))])", "open"),
+        ("a = [open('{trap}', 'w') for _ in (1,)]", "open"),
+        ('a = f\'{{open("{trap}", "w")}}\'', "open"),
+        ("a = dict(**b)", r"dict\(\*\*b\)"),
+        ("a = {{**dict(b=1)}}", "b=1"),
+        ("open('{trap}', 'w')", "open"),
+        ("a: int = 1", "a: int = 1"),
+        ("a.b = 1", r"a\.b = 1"),
+        ("a = {{[]: 1}}", ""),
+    ],
+)
+def test_whatever_is_no_literal_is_refused_by_its_line(tmp_path, line, named):
+    trap = tmp_path / "trap"
+    text = "x = 1\n\n" + line.format(trap=trap)
+    with pytest.raises(ValueError, match=rf"x\.pth: line 3 .* nothing was run: .*{named}"):
+        stored_config({"cfg": text}, "x.pth")
+    assert not trap.exists()
+
+
+def test_text_that_is_no_config_is_refused():
+    with pytest.raises(ValueError, match=r"x\.pth: its stored config cannot be read"):
+        stored_config({"cfg": "a = ("}, "x.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["os.mkdir", "os.ResNet", "mmengine.dump", "mmseg.models.backbones.ResNet", 3]
+)
+def test_types_that_mmengine_would_import_are_refused(name):
+    text = f"model = dict(decode_head=[dict(conv_cfg=dict(type={name!r}))])"
+    with pytest.raises(ValueError, match=rf"x\.pth: its stored config builds {name}, which is not"):
+        stored_config({"cfg": text}, "x.pth")
+    for registered in ("ResNet", "mmseg.ResNet", "pconv_seg.PConv"):
+        stored_config({"cfg": f"model = dict(type={registered!r})"}, "x.pth")
