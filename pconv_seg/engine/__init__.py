@@ -1,13 +1,23 @@
-"""What `tools/train.py` and `tools/test.py` share: configs from flags, and checks before a run."""
+"""Runs: configs from command lines, checks before a start, training that can be interrupted."""
 
+from .checkpoint_hook import ResumableCheckpointHook
 from .launch import add_run_arguments, build_test_config, build_training_config
 from .preflight import PreflightError, check_testing, check_training
+from .processes import join_processes
+from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
+from .train_loop import ResumableTrainLoop
 
 __all__ = [
+    "STOPPED",
+    "FiniteLossHook",
     "PreflightError",
+    "ResumableCheckpointHook",
+    "ResumableTrainLoop",
+    "StopOnSignalHook",
     "add_run_arguments",
     "build_test_config",
     "build_training_config",
     "check_testing",
     "check_training",
+    "join_processes",
 ]

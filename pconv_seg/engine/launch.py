@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
+from ..checkpoints import use_safe_loading
 from ..padding import SCHEMES, add_padding
 from .preflight import PreflightError, leaf_datasets
 
@@ -170,6 +171,7 @@ def _base_config(
     launcher: str,
     local_rank: int,
 ) -> Config:
+    use_safe_loading()
     try:
         cfg = Config.fromfile(config)
     except OSError as error:  # no such file, here or in _base_, or not a config file
@@ -203,11 +205,9 @@ def _format_only(cfg: Config, out: str | None) -> None:
                 f"{dataset.type}; use --out alone for the label maps of other data sets"
             )
         # The labels of the test split are not public.
-        dataset.data_prefix.pop("seg_map_path", None)
+        dataset.get("data_prefix", {}).pop("seg_map_path", None)
         dataset.pipeline = _without_labels(dataset.pipeline)
-    cfg.test_evaluator = dict(
-        type="CityscapesMetric", format_only=True, keep_results=True, output_dir=out
-    )
+    cfg.test_evaluator = dict(type="BorderIoUMetric", format_only=True, output_dir=out)
 
 
 def _without_labels(pipeline: list) -> list:

@@ -12,8 +12,7 @@ from urllib.request import urlopen
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import PretrainedInit
-from mmengine.runner import checkpoint, find_latest_checkpoint
+from mmengine.runner import checkpoint
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
@@ -23,9 +22,11 @@ _CONNECT_TIMEOUT = 5  # seconds
 _DATA_SOURCES = {
     "Cityscapes": (
         "Cityscapes: register at https://www.cityscapes-dataset.com/, download "
-        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, and unpack both into one folder "
-        "(leftImg8bit/train/CITY/*_leftImg8bit.png, gtFine/train/CITY/*_gtFine_labelTrainIds.png); "
-        "the configs look into data/cityscapes or the folder that CITYSCAPES_DATASET names",
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (for coarse annotations also "
+        "leftImg8bit_trainextra.zip and gtCoarse.zip), unpack them into one folder DIR, and run "
+        "python tools/prepare_cityscapes.py DIR, which names what is missing and writes "
+        "gtFine/train/CITY/*_gtFine_labelTrainIds.png; the configs look into data/cityscapes or "
+        "the folder that CITYSCAPES_DATASET names",
         "No registration: python tools/make_demo_data.py --out data/demo --size 256x512 "
         "--train 300 --val 60 --seed 0 draws a small stand-in; then CITYSCAPES_DATASET=data/demo",
     ),
@@ -43,6 +44,20 @@ _WEIGHT_SOURCES = {
     ),
 }
 
+# What the processes of a launcher find in their environment, and how to start them.
+_LAUNCHER_VARIABLES = {
+    "pytorch": ("RANK",),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "MASTER_ADDR"),
+    "slurm": ("SLURM_PROCID",),
+}
+_LAUNCHER_COMMANDS = {
+    "pytorch": "Start with tools/dist_train.sh CONFIG GPUS, or with torchrun "
+    "--nproc_per_node=GPUS tools/train.py CONFIG --launcher pytorch",
+    "mpi": "Start with Open MPI: mpirun -np GPUS -x MASTER_ADDR=HOST_OF_RANK_0 "
+    "python tools/train.py CONFIG --launcher mpi",
+    "slurm": "Start with tools/slurm_train.sh PARTITION JOB_NAME CONFIG",
+}
+
 
 class PreflightError(RuntimeError):
     """A run cannot start; the message says what was looked for, where, and what to do."""
@@ -57,9 +72,9 @@ def check_training(cfg: Config) -> None:
     """Check everything that training needs before any worker or network download starts.
 
     Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
-    weights that the model, its `init_cfg`s and `load_from` name, and the checkpoint to resume from.
-    Data sets that are not `BaseSegDataset` or that read through a remote backend are left to
-    themselves.
+    weights that the model, its `init_cfg`s and `load_from` name. What to resume from is looked for
+    later, by one of the processes. Data sets that are not `BaseSegDataset` or that read through a
+    remote backend are left to themselves.
 
     Raises:
         PreflightError: Something is missing.
@@ -69,20 +84,24 @@ def check_training(cfg: Config) -> None:
             *_device_problems(cfg),
             *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
             *_weight_problems({"model": cfg.model, "load_from": cfg.get("load_from")}),
-            *_resume_problems(cfg),
         ]
     )
 
 
-def check_testing(cfg: Config) -> None:
+def check_testing(cfg: Config, data: bool = True) -> None:
     """Check everything that a test needs: device, data of `test_dataloader`, checkpoint.
 
     Weights named by `init_cfg` are not checked: a test never loads them.
 
+    Args:
+        cfg: Of the test.
+        data: Whether `test_dataloader` is needed.
+
     Raises:
         PreflightError: Something is missing.
     """
-    problems = [*_device_problems(cfg), *_data_problems(cfg, ("test_dataloader",))]
+    loaders = ("test_dataloader",) if data else ()
+    problems = [*_device_problems(cfg), *_data_problems(cfg, loaders)]
     reason, _ = _unavailable(cfg.load_from)
     if reason:
         remedy = (
@@ -94,7 +113,7 @@ def check_testing(cfg: Config) -> None:
 
 
 def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
-    """The config of each data set inside wrappers such as RepeatDataset or ConcatDataset.
+    """The config of each data set inside wrappers such as DrawnDataset or ConcatDataset.
 
     Args:
         cfg: Config of a data set or of a wrapper.
@@ -105,6 +124,8 @@ def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
     """
     if "dataset" in cfg:
         yield from leaf_datasets(cfg["dataset"], f"{key}.dataset")
+        if cfg.get("coarse"):  # of DrawnDataset
+            yield f"{key}.coarse", {**cfg["dataset"], **cfg["coarse"]}
     elif "datasets" in cfg:
         for index, item in enumerate(cfg["datasets"]):
             yield from leaf_datasets(item, f"{key}.datasets.{index}")
@@ -124,19 +145,22 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
     device = get_device()
     accelerated = device not in ("cpu", "mps")
     launcher = cfg.get("launcher", "none")
-    if launcher != "none" and not accelerated:
+    if launcher == "slurm" and device == "cpu":
         yield _Problem(
-            f"--launcher {launcher}: mmengine starts several processes on GPUs only, and torch "
-            f"sees none here (device {device})",
+            "--launcher slurm: mmengine starts processes under SLURM on GPUs only, and torch sees "
+            "none here",
+            ("On CPUs let srun start torchrun, with --launcher pytorch.",),
+        )
+    elif launcher != "none" and device == "mps":
+        yield _Problem(
+            f"--launcher {launcher}: torch cannot train in several processes on device mps",
             ("Leave --launcher out: one process trains on this device.",),
         )
-    elif launcher == "pytorch" and "RANK" not in os.environ:
+    missing = [name for name in _LAUNCHER_VARIABLES.get(launcher, ()) if name not in os.environ]
+    if missing:
         yield _Problem(
-            "--launcher pytorch: the variable RANK is not set",
-            (
-                "Start with torchrun: torchrun --nproc_per_node=GPUS tools/train.py CONFIG "
-                "--launcher pytorch",
-            ),
+            f"--launcher {launcher}: {', '.join(missing)} not set in the environment",
+            (_LAUNCHER_COMMANDS[launcher],),
         )
     wrapper = cfg.get("optim_wrapper") or {}
     if wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
@@ -150,11 +174,12 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
 def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
     for loader in loaders:
         if cfg.get(loader):
+            skip = cfg[loader].dataset.get("on_error") == "skip"  # of DrawnDataset
             for key, dataset_cfg in leaf_datasets(cfg[loader].dataset, f"{loader}.dataset"):
-                yield from _dataset_problems(key, dataset_cfg)
+                yield from _dataset_problems(key, dataset_cfg, skip)
 
 
-def _dataset_problems(key: str, cfg: dict) -> Iterator[_Problem]:
+def _dataset_problems(key: str, cfg: dict, skip_missing: bool) -> Iterator[_Problem]:
     cls = DATASETS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
     if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
         return
@@ -167,6 +192,8 @@ def _dataset_problems(key: str, cfg: dict) -> Iterator[_Problem]:
         *(line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines),
         f"Other data: --cfg-options {key}.data_root=DIR",
     )
+    if key.endswith(".coarse"):
+        remedies = (f"Train without coarse images: --cfg-options {key}=None", *remedies)
 
     root = dataset.data_root
     if root and not osp.isdir(root):
@@ -179,10 +206,16 @@ def _dataset_problems(key: str, cfg: dict) -> Iterator[_Problem]:
     if absent:
         return
 
-    samples = dataset.load_data_list()
+    try:
+        samples = dataset.load_data_list()
+    except FileNotFoundError as error:
+        yield _Problem(f"{key}: {error}", remedies)
+        return
     if not samples:
         place = osp.abspath(dataset.ann_file or dataset.data_prefix["img_path"])
         yield _Problem(f"{key}: no image *{dataset.img_suffix} in {place}", remedies)
+    if skip_missing:
+        return
     for field, name in (("img_path", "images"), ("seg_map_path", "label maps")):
         paths = [sample[field] for sample in samples if field in sample]
         missing = [path for path in paths if not osp.isfile(path)]
@@ -198,8 +231,8 @@ def _train_id_remedies(label: str, root: str | None) -> tuple[str, ...]:
     if label.endswith("labelTrainIds.png") and osp.isfile(label.replace("TrainIds", "Ids")):
         return (
             "The published Cityscapes labels are there, but not the 19 training classes made from "
-            "them: pip install cityscapesscripts, then "
-            f"CITYSCAPES_DATASET={osp.abspath(root or '.')} csCreateTrainIdLabelImgs",
+            "them: pip install 'pconv-seg[cityscapes]', then "
+            f"python tools/prepare_cityscapes.py {osp.abspath(root or '.')}",
         )
     return ()
 
@@ -225,7 +258,7 @@ def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         path = f"{key}.{name}" if key else f"{name}"
         if name == "init_cfg":
             for init in value if isinstance(value, (list, tuple)) else [value]:
-                if init and init.get("type") in ("Pretrained", PretrainedInit):
+                if init and "checkpoint" in init:
                     yield path, init["checkpoint"]
         elif name in ("pretrained", "load_from") and isinstance(value, str):
             yield path, value
@@ -270,17 +303,3 @@ def _named_urls(scheme: str) -> dict[str, str]:
     urls = checkpoint.get_external_models()
     renamed = checkpoint.get_deprecated_model_names()
     return urls | {old: urls[new] for old, new in renamed.items() if new in urls}
-
-
-def _resume_problems(cfg: Config) -> Iterator[_Problem]:
-    if cfg.get("resume") and not cfg.get("load_from"):
-        latest = find_latest_checkpoint(cfg.work_dir)
-        if latest and not osp.isfile(latest):
-            yield _Problem(
-                f"--resume: no file {osp.abspath(latest)}, which "
-                f"{osp.abspath(osp.join(cfg.work_dir, 'last_checkpoint'))} names",
-                (
-                    "Put the checkpoint back, or resume from another one: "
-                    "--resume --cfg-options load_from=FILE",
-                ),
-            )

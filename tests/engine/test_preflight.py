@@ -148,8 +148,46 @@ def test_missing_training_ids_say_how_to_make_them(root: Path) -> None:
     label.rename(label.with_name(label.name.replace("TrainIds", "Ids")))
     message = _message(_config(root))
     assert f"1 of 1 label maps are missing, first {label}\n" in message
-    assert f"CITYSCAPES_DATASET={root} csCreateTrainIdLabelImgs" in message
+    assert f"python tools/prepare_cityscapes.py {root}" in message
     assert "make_demo_data" not in message
+
+
+def test_tree_that_lacks_cities(root: Path) -> None:
+    cfg = _config(root)
+    cfg.val_dataloader.dataset = dict(
+        type="CityscapesSplitDataset", split=1, part="val", data_root=str(root), pipeline=[]
+    )
+    message = _message(cfg)
+    assert (
+        f"val_dataloader.dataset: {root}/leftImg8bit has no image *_leftImg8bit.png of 3 of 3 "
+        in message
+    )
+    assert ": train/darmstadt, train/dusseldorf, train/erfurt\n" in message
+    assert "python tools/prepare_cityscapes.py DIR" in message
+
+
+def _drawn(root: Path, **changes: object) -> Config:
+    cfg = _config(root)
+    loader = cfg.train_dataloader
+    loader.dataset = dict(type="DrawnDataset", dataset=loader.dataset, **changes)
+    return cfg
+
+
+def test_coarse_images_are_looked_for_and_can_be_left_out(root: Path) -> None:
+    check_training(_drawn(root, coarse=None))
+    coarse = dict(data_prefix=dict(img_path="leftImg8bit/extra", seg_map_path="gtCoarse"))
+    message = _message(_drawn(root, coarse=coarse))
+    assert f"train_dataloader.dataset.coarse: no {root}/leftImg8bit/extra\n" in message
+    assert (
+        "Train without coarse images: --cfg-options train_dataloader.dataset.coarse=None" in message
+    )
+
+
+def test_missing_labels_are_no_problem_where_they_are_skipped(root: Path) -> None:
+    (label,) = root.glob("gtFine/train/*/*_labelTrainIds.png")
+    label.unlink()
+    assert "train_dataloader.dataset.dataset: 1 of 1 label maps" in _message(_drawn(root))
+    check_training(_drawn(root, on_error="skip"))
 
 
 def test_wrapped_data_sets_are_found_under_their_option_keys() -> None:
@@ -182,6 +220,10 @@ def test_missing_checkpoint(root: Path, check: object) -> None:
         (
             {"model.backbone.init_cfg": dict(type="Pretrained", checkpoint="absent.pth")},
             "model.backbone.init_cfg",
+        ),
+        (
+            {"model.init_cfg": dict(type="PublishedWeights", checkpoint="absent.pth")},
+            "model.init_cfg",
         ),
         (
             {
@@ -244,14 +286,6 @@ def test_torchvision_names_need_torchvision(root: Path, monkeypatch: pytest.Monk
     assert "torchvision://resnet50 needs torchvision, which is not installed" in message
 
 
-def test_resume_from_a_checkpoint_that_is_gone(root: Path) -> None:
-    check_training(_config(root, resume=True))  # nothing to resume from: training starts anew
-
-    _touch(root / "work/last_checkpoint").write_text(f"{root}/work/iter_9.pth")
-    message = _message(_config(root, resume=True))
-    assert f"no file {root}/work/iter_9.pth, which {root}/work/last_checkpoint names" in message
-
-
 def test_all_problems_come_in_one_message(root: Path) -> None:
     message = _message(
         _config(root / "absent", load_from="absent.pth", **{"model.pretrained": "b"})
@@ -260,27 +294,60 @@ def test_all_problems_come_in_one_message(root: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"optim_wrapper": dict(type="AmpOptimWrapper")}, "--amp (AmpOptimWrapper)"),
-        ({"launcher": "pytorch"}, "--launcher pytorch: mmengine starts"),
-    ],
-)
-def test_what_needs_a_gpu(
-    root: Path, monkeypatch: pytest.MonkeyPatch, device: str, changes: dict, expected: str
+def test_mixed_precision_needs_a_gpu(
+    root: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
+    cfg = _config(root, optim_wrapper=dict(type="AmpOptimWrapper"))
     monkeypatch.setattr(preflight, "get_device", lambda: device)
-    message = _message(_config(root, **changes))
-    assert expected in message
+    message = _message(cfg)
+    assert "--amp (AmpOptimWrapper)" in message
     assert f"none here (device {device})" in message
 
     monkeypatch.setattr(preflight, "get_device", lambda: "cuda")
-    monkeypatch.setenv("RANK", "0")
-    check_training(_config(root, **changes))
+    check_training(cfg)
 
 
-def test_pytorch_launcher_without_torchrun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "get_device", lambda: "cuda")
-    monkeypatch.delenv("RANK", raising=False)
-    assert "torchrun --nproc_per_node" in _message(_config(root, launcher="pytorch"))
+@pytest.mark.parametrize(
+    ("launcher", "device", "message"),
+    [
+        ("slurm", "cpu", "--launcher slurm: mmengine starts processes under SLURM on GPUs only"),
+        ("pytorch", "mps", "torch cannot train in several processes on device mps"),
+    ],
+)
+def test_launchers_and_devices(
+    root: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, device: str, message: str
+) -> None:
+    monkeypatch.setattr(preflight, "get_device", lambda: device)
+    assert message in _message(_config(root, launcher=launcher))
+
+
+@pytest.mark.parametrize(
+    ("launcher", "device", "variables", "command"),
+    [
+        ("pytorch", "cpu", ["RANK"], "torchrun --nproc_per_node"),
+        ("pytorch", "cuda", ["RANK"], "tools/dist_train.sh"),
+        ("mpi", "cpu", ["OMPI_COMM_WORLD_RANK", "MASTER_ADDR"], "mpirun -np"),
+        ("mpi", "cuda", ["OMPI_COMM_WORLD_RANK", "MASTER_ADDR"], "mpirun -np"),
+        ("slurm", "cuda", ["SLURM_PROCID"], "tools/slurm_train.sh"),
+    ],
+)
+def test_launchers_that_did_not_start_this_process(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: str,
+    device: str,
+    variables: list[str],
+    command: str,
+) -> None:
+    monkeypatch.setattr(preflight, "get_device", lambda: device)
+    for name in variables:
+        monkeypatch.delenv(name, raising=False)
+    cfg = _config(root, launcher=launcher)
+
+    message = _message(cfg)
+    assert f"--launcher {launcher}: {', '.join(variables)} not set in the environment" in message
+    assert command in message
+
+    for name in variables:
+        monkeypatch.setenv(name, "0")
+    check_training(cfg)

@@ -1,0 +1,224 @@
+"""Checkpoints that are whole and hold all that a run needs to go on."""
+
+import copy
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..files import atomic_path
+from ..work_dir import newest_checkpoint, write_sealed
+from .preflight import PreflightError
+from .random_state import random_state, set_random_state
+
+_BACKEND = "pconv_seg_durable"
+
+
+class DurableBackend(LocalBackend):
+    """Local files that are there as a whole or not at all, also after a power failure."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file.
+
+        Raises:
+            OSError: No room, for example; what was there before is untouched.
+        """
+        try:
+            with atomic_path(filepath, durable=True) as path:
+                write_sealed(path, obj)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: {filepath} was not written, and the checkpoints written before "
+                "are as they were. When the cause is gone, go on from the newest with --resume",
+            ) from error
+
+
+register_backend(_BACKEND, DurableBackend, force=True)
+
+
+@HOOKS.register_module()
+class ResumableCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that are killed and go on.
+
+    What is added:
+
+    - A checkpoint, and the file ``last_checkpoint``, is written beside its place, flushed to disk
+      and renamed. Old checkpoints, and the best one so far, are removed after that. The checksum is
+      inside of the file, see :mod:`pconv_seg.work_dir`.
+    - Checkpoints hold the states of the random number generators of every process.
+      ``ResumableTrainLoop`` goes on from them. Validation draws from copies, so that it leaves no
+      trace in training.
+    - ``resume=True`` without ``load_from`` takes the newest whole checkpoint of the work dir and
+      logs which newer ones it skipped and why.
+    - Weights that are not finite are not written.
+
+    Args:
+        **kwargs: Those of ``CheckpointHook``. A remote ``out_dir``, or another ``backend_args``,
+            is written as that backend writes.
+
+    Raises:
+        PreflightError: On resuming, if there are checkpoints and none is whole.
+        ValueError: If gradients are accumulated over n iterations and checkpoints do not fall on
+            their ends.
+        FloatingPointError: If weights are not finite.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._before_validation: dict[str, Any] | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Find the checkpoint to resume from."""
+        if not (runner._resume and runner._load_from is None):
+            return
+        found: list[Any] = [None]
+        if is_main_process():
+            try:
+                found = [newest_checkpoint(runner.work_dir)]
+            except ValueError as error:
+                found = [str(error)]
+        # One process decides: another machine may see the shared folder a moment later.
+        broadcast_object_list(found)
+        if isinstance(found[0], str):
+            raise PreflightError(
+                f"--resume: {found[0]}. Put a checkpoint back, name one with --cfg-options "
+                "load_from=FILE, or train anew without --resume"
+            )
+        path, skipped = found[0]
+        for reason in skipped:
+            print_log(f"Not resumed from {reason}", runner.logger, logging.WARNING)
+        if path is None:
+            runner.logger.info(f"Nothing to resume in {runner.work_dir}: training starts anew")
+        runner._load_from = path and str(path)
+        runner._resume = path is not None
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the intervals, and remove what killed processes left half written."""
+        count = accumulated_iterations(runner)
+        intervals = {"default_hooks.checkpoint.interval": self.interval}
+        if self.save_best:
+            intervals["train_cfg.val_interval"] = runner.val_interval
+        for key, interval in intervals.items():
+            if not self.by_epoch and interval > 0 and interval % count:
+                raise ValueError(
+                    f"{key}={interval} is no multiple of optim_wrapper.accumulative_counts={count}:"
+                    " gradients that are accumulated at that moment would not be in the checkpoint"
+                )
+        local = "://" not in str(self.out_dir or runner.work_dir)
+        if local and self.backend_args is None and self.file_client_args is None:
+            self.backend_args = {"backend": _BACKEND}
+        super().before_train(runner)
+        if local and is_main_process():
+            for pattern in (".*.pth.*", ".last_checkpoint.*"):
+                for leftover in Path(self.out_dir).glob(pattern):
+                    shutil.rmtree(leftover)
+
+    def before_val(self, runner: Runner) -> None:
+        """Keep the state of training."""
+        self._before_validation = random_state()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Note that this iteration has been validated, and save the best checkpoint."""
+        runner.message_hub.update_info("last_validation", runner.iter)
+        super().after_val_epoch(runner, metrics or {})
+
+    def after_val(self, runner: Runner) -> None:
+        """Go back to the state of training."""
+        set_random_state(self._before_validation)
+        self._before_validation = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse bad weights."""
+        for name, value in checkpoint["state_dict"].items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise FloatingPointError(
+                    f"{name} is not finite after iteration {checkpoint['meta']['iter']}: no "
+                    "checkpoint was written, and those written before are as they were. Often the "
+                    "learning rate is too high"
+                )
+
+    def save(self, runner: Runner, iteration: int) -> None:
+        """Save a checkpoint now.
+
+        Args:
+            runner: The runner.
+            iteration: Number of finished iterations.
+        """
+        self._save_checkpoint_with_step(
+            runner, iteration, meta={"epoch": runner.epoch, "iter": iteration}
+        )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        states = all_gather_object(self._before_validation or random_state())
+        runner.message_hub.update_info("random_states", states)
+        kept = []
+        if self.max_keep_ckpts > 0:
+            kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
+            # With those that go in a moment: if the process dies before, they go when it resumes.
+            runner.message_hub.update_info("keep_ckpt_ids", list(kept))
+        name = self.filename_tmpl.format(step)
+        path = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", path)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self.last_ckpt = path
+        outdated = kept[: -self.max_keep_ckpts]
+        if is_main_process():
+            pointer = Path(runner.work_dir) / "last_checkpoint"
+            DurableBackend().put(path.encode(), pointer)
+            for old in outdated:
+                old_path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
+                if self.file_backend.isfile(old_path):
+                    self.file_backend.remove(old_path)
+        if kept:
+            self.keep_ckpt_ids = deque(kept[len(outdated) :], self.max_keep_ckpts)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if self.save_best:
+            with self._removals_last():
+                super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        """Let what removes files through the backend do so at the end, unless there is an error."""
+        backend, waiting = self.file_backend, []
+        self.file_backend = copy.copy(backend)
+        self.file_backend.remove = waiting.append
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        for path in waiting:
+            backend.remove(path)
+
+
+def checkpoint_hook(runner: Runner) -> ResumableCheckpointHook | None:
+    """The hook of a runner, if it has one."""
+    found = (hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook))
+    return next(found, None)
+
+
+def accumulated_iterations(runner: Runner) -> int:
+    """Over how many iterations gradients are summed before the weights change."""
+    return getattr(runner.optim_wrapper, "_accumulative_counts", 1)

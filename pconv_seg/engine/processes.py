@@ -1,0 +1,67 @@
+"""Several processes of one run, on machines with and without GPUs."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch.distributed
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.logging import print_log
+from mmengine.utils.dl_utils import set_multi_processing
+
+# What Open MPI tells its processes, by the names that torchrun uses.
+_MPI = {
+    "RANK": "OMPI_COMM_WORLD_RANK",
+    "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
+    "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
+}
+
+
+def join_processes(cfg: Config) -> None:
+    """Let the processes of a launcher work together without GPUs; call it before the runner.
+
+    With GPUs, or without a launcher, this does nothing: mmengine's runner does all of it. Without
+    GPUs mmengine would ask for them. So the processes are joined by gloo here, and the config is
+    changed: no device for the model's wrapper, and batch statistics of each process by itself,
+    because ``SyncBN`` needs GPUs.
+
+    Args:
+        cfg: With a ``launcher``, pytorch or mpi.
+    """
+    launcher = cfg.get("launcher", "none")
+    if launcher == "none" or get_device() != "cpu":
+        return
+    wrapper = {"find_unused_parameters": cfg.get("find_unused_parameters", False)}
+    cfg.model_wrapper_cfg = {
+        "type": "MMDistributedDataParallel",
+        "broadcast_buffers": False,
+        **wrapper,
+        **(cfg.get("model_wrapper_cfg") or {}),
+        "device_ids": None,
+    }
+    synchronized = [node for node in _dicts(cfg.model) if node.get("type") == "SyncBN"]
+    for node in synchronized:
+        node["type"] = "BN"
+    if not is_distributed():
+        if launcher == "mpi":
+            os.environ.update({name: os.environ[theirs] for name, theirs in _MPI.items()})
+            os.environ.setdefault("MASTER_PORT", "29500")
+        # As the runner does: this sets how many threads each process has.
+        set_multi_processing(**cfg.get("env_cfg", {}).get("mp_cfg", {}), distributed=True)
+        torch.distributed.init_process_group("gloo")
+    if synchronized and is_main_process():
+        print_log(
+            f"No GPU: {len(synchronized)} SyncBN of the config became BN, so each of the "
+            f"{torch.distributed.get_world_size()} processes normalizes with its own batch",
+            "current",
+        )
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    if isinstance(node, dict):
+        yield node
+    if isinstance(node, (dict, list, tuple)):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _dicts(value)

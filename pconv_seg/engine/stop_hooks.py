@@ -1,0 +1,153 @@
+"""Reasons to stop training early: a signal, and a loss that is no number."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, barrier
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .checkpoint_hook import accumulated_iterations, checkpoint_hook
+
+STOPPED = 75
+"""Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h, nothing is wrong."""
+
+# Windows has no SIGUSR1.
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+@HOOKS.register_module()
+class StopOnSignalHook(Hook):
+    """SIGTERM or SIGUSR1 to any process saves a checkpoint and ends the run with exit status 75.
+
+    This happens after the present iteration, of training or of validation; where gradients are
+    accumulated, after the iteration that applies them. All processes of a run stop at the same one.
+    Data workers ignore it, because clusters send it to every process. A second one ends the process
+    at once.
+
+    Needs ``ResumableCheckpointHook``.
+    """
+
+    # After the parameter schedulers and before the checkpoint hook, which it calls itself.
+    priority = 80
+
+    def __init__(self) -> None:
+        self._signal = 0
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen."""
+        hook = checkpoint_hook(runner)
+        if hook is None or hook.by_epoch:
+            raise TypeError(
+                "StopOnSignalHook needs default_hooks.checkpoint=dict("
+                "type='ResumableCheckpointHook', by_epoch=False), since it stops between epochs"
+            )
+        loops = [runner.train_loop, *([runner.val_loop] if runner.val_loop else [])]
+        for loader in (loop.dataloader for loop in loops):
+            loader.worker_init_fn = partial(_outlive_signals, loader.worker_init_fn)
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Stop if a signal came."""
+        self._stop_if_asked(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Stop if a signal came; the next start repeats the validation."""
+        if self._previous:
+            self._stop_if_asked(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no more."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def _stop_if_asked(self, runner: Runner, iteration: int) -> None:
+        # Every process asks at every iteration, so that the answer is the same for all.
+        number = torch.tensor(self._signal)
+        all_reduce(number, "max")
+        if number and iteration % accumulated_iterations(runner) == 0:
+            self._stop(runner, iteration, signal.Signals(number.item()).name)
+
+    def _stop(self, runner: Runner, iteration: int, name: str) -> NoReturn:
+        hook = checkpoint_hook(runner)
+        hook.save(runner, iteration)
+        runner.logger.info(
+            f"{name}: saved {hook.last_ckpt} after iteration {iteration}; the same command with "
+            f"--resume goes on from there. Exit status {STOPPED}"
+        )
+        runner.call_hook("after_run")
+        # A launcher ends all processes when one has ended, and the first may still be writing.
+        barrier()
+        raise SystemExit(STOPPED)
+
+
+def _outlive_signals(init: Callable[[int], None] | None, worker: int) -> None:
+    if init is not None:
+        init(worker)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    # A loader ends its workers by SIGTERM if nothing else helps. torch's handler for that would
+    # also end them when the cluster sends it, and the loader's process with them.
+    while signal.sigwaitinfo(_SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """A loss that is NaN or infinite ends training, before a checkpoint is written.
+
+    The error names the iteration, the terms, and the images of the batch.
+
+    Raises:
+        FloatingPointError: In all processes, when it happens in one.
+    """
+
+    # Before any hook that keeps losses or weights.
+    priority = "VERY_HIGH"
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check all loss terms."""
+        bad = {
+            name: float(value)
+            for name, value in outputs.items()
+            if "loss" in name and not torch.as_tensor(value).isfinite()
+        }
+        anywhere = torch.tensor(int(bool(bad)))
+        all_reduce(anywhere, "max")
+        if not anywhere:
+            return
+        images = [sample.img_path for sample in data_batch["data_samples"]]
+        found = [entry for entry in all_gather_object((bad, images)) if entry[0]]
+        details = "; ".join(
+            ", ".join(f"{name} is {value}" for name, value in terms.items())
+            + f" for the images {', '.join(map(str, paths))}"
+            for terms, paths in found
+        )
+        raise FloatingPointError(
+            f"iteration {runner.iter + 1}: {details}. No checkpoint was written after it; the last "
+            "one is from before. Often the learning rate is too high, or a label is wrong"
+        )

@@ -1,0 +1,129 @@
+"""Which checkpoint in a work dir is the newest whole one.
+
+A checkpoint carries its own checksum, since one in a second file could not be renamed together with
+it. ``torch.save`` writes a zip archive, which may end in a comment: there stands the SHA-256 of all
+bytes before. torch, zip tools and mmengine read such files like any other. The CRC-32 that a zip
+archive has of every record would not do: nothing protects the directory that says where the records
+are, and some changed bits there make torch load other numbers without an error.
+"""
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+_NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
+_SEAL = re.compile(rb"sha256=(.{64})", re.DOTALL)
+_SEAL_SIZE = 71
+_CHUNK = 1 << 20
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write a checkpoint with its checksum.
+
+    Args:
+        path: The file.
+        content: What ``torch.save`` wrote; in the format before torch 1.6 it stays without.
+    """
+    with path.open("wb") as file:
+        if content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0":
+            # The archive's last two bytes are the length of its comment.
+            body, length = memoryview(content)[:-2], _SEAL_SIZE.to_bytes(2, "little")
+            digest = hashlib.sha256(body)
+            digest.update(length)
+            for part in (body, length, b"sha256=", digest.hexdigest().encode()):
+                file.write(part)
+        else:
+            file.write(content)
+
+
+def damage(checkpoint: str | Path) -> str | None:
+    """What is wrong with a checkpoint file, or None. Reads all of it, but does not unpickle it.
+
+    Args:
+        checkpoint: File of :func:`write_sealed`; or of ``torch.save``, of which the CRC-32 of the
+            records are checked.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        return "there is no such file"
+    size = path.stat().st_size
+    if size == 0:
+        return "it is empty"
+    with path.open("rb") as file:
+        file.seek(max(0, size - _SEAL_SIZE))
+        seal = _SEAL.fullmatch(file.read())
+        if seal:
+            file.seek(0)
+            digest, rest = hashlib.sha256(), size - _SEAL_SIZE
+            while rest:
+                chunk = file.read(min(rest, _CHUNK))
+                digest.update(chunk)
+                rest -= len(chunk)
+            same = digest.hexdigest().encode() == seal[1]
+            return None if same else "its bytes are not those that were written (SHA-256)"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception as error:  # a changed directory may raise anything
+        return f"it is cut off or changed ({error or type(error).__name__})"
+    return f"its record {record} is changed (CRC-32)" if record else None
+
+
+def checkpoints(work_dir: str | Path) -> list[Path]:
+    """Checkpoints of a run, ``iter_N.pth`` and ``epoch_N.pth``, newest first, whole or not.
+
+    The one that ``last_checkpoint`` names comes first. Before it come only those that have a higher
+    number and were written later: their process died before it could change that file. The others
+    are ordered by time of writing. Of a path in ``last_checkpoint`` only the name counts where the
+    path is gone: work dirs are moved.
+    """
+    work_dir = Path(work_dir)
+    files = {path for path in work_dir.glob("*.pth") if _NAME.fullmatch(path.name)}
+    named = _named(work_dir)
+    if named:
+        files.add(named)
+    newest_first = sorted(files, key=lambda path: (_written(path), _number(path)), reverse=True)
+    if named is None:
+        return newest_first
+    ahead = newest_first[: newest_first.index(named)]
+    later = [path for path in ahead if _number(path) > _number(named)]
+    return [*later, named, *(path for path in newest_first if path not in (*later, named))]
+
+
+def newest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and a sentence about each newer one.
+
+    Returns:
+        None if the run has left no checkpoint.
+
+    Raises:
+        ValueError: If there are checkpoints, or ``last_checkpoint`` names one, but none is whole.
+    """
+    skipped = []
+    for path in checkpoints(work_dir):
+        reason = damage(path)
+        if reason is None:
+            return path, skipped
+        skipped.append(f"{path}: {reason}")
+    if skipped:
+        raise ValueError(f"no whole checkpoint in {work_dir}: " + "; ".join(skipped))
+    return None, []
+
+
+def _named(work_dir: Path) -> Path | None:
+    pointer = work_dir / "last_checkpoint"
+    text = pointer.read_text(errors="replace").strip() if pointer.is_file() else ""
+    if not text:
+        return None
+    beside = work_dir / Path(text).name
+    return Path(text) if Path(text).is_file() and not beside.is_file() else beside
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _number(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else 0

@@ -1,0 +1,256 @@
+"""Runs that are killed, stopped, cut off from the disk, and go on."""
+
+import itertools
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+
+from pconv_seg.engine import STOPPED
+from pconv_seg.work_dir import damage, newest_checkpoint
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return tiny_run.Train(tiny_config, tmp_path_factory.mktemp("uninterrupted")).end()
+
+
+def test_the_end_depends_on_what_is_restored(uninterrupted: dict, tiny_config: str, tmp_path: Path):
+    """The comparison notices other random numbers."""
+    other = tiny_run.Train(tiny_config, tmp_path, "randomness.seed=4").end()
+    with pytest.raises(AssertionError):
+        tiny_run.assert_same(other, uninterrupted)
+
+
+def _check_files(work_dir: Path, before: int) -> int:
+    """All checkpoints are whole, one is at least as new as before, and the best is kept."""
+    files = list(work_dir.glob("*.pth"))
+    assert {path.name: damage(path) for path in files if damage(path)} == {}
+    newest, skipped = newest_checkpoint(work_dir)
+    assert skipped == []
+    if newest is None:
+        assert before == 0
+        return 0
+    content = torch.load(newest, weights_only=False)
+    assert content["meta"]["iter"] >= before
+    best = content["message_hub"]["runtime_info"].get("best_ckpt")
+    assert best is None or any(path.name.startswith("best") for path in files)
+    return content["meta"]["iter"]
+
+
+def _kill_often(config: str, folder: Path, kills: int, seed: int) -> tuple[dict, list[bool]]:
+    """Train to the end through many deaths.
+
+    Returns:
+        The final state, and for each death whether it was in the middle of writing a file.
+    """
+    choose = random.Random(seed)
+    train = tiny_run.Train(config, folder)
+    saved, deaths = 0, []
+    while len(deaths) < kills:
+        if choose.random() < 0.5:
+            (status,) = train.run(tiny_run.die_at, choose.randint(1, 16), choose.random() < 0.5)
+        else:
+            processes = train.start()
+            processes[0].join(choose.uniform(0.5, 4))
+            processes[0].kill()
+            (status,) = tiny_run.finish(processes)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        deaths.append(any(train.work_dir.glob(".*")))
+        saved = _check_files(train.work_dir, saved)
+    return train.end(), deaths
+
+
+def test_killed_runs_end_with_the_same_weights(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    # From a first iteration and in the middle of a first file, to the removal of an old one.
+    saved = 0
+    for event, cut in ((1, False), (3, True), (6, True), (9, False), (10, False), (19, False)):
+        assert train.run(tiny_run.die_at, event, cut) == [-signal.SIGKILL]
+        saved = _check_files(train.work_dir, saved)
+    assert saved > 2
+    tiny_run.assert_same(train.end(), uninterrupted)
+    names = sorted(path.name for path in train.work_dir.iterdir() if path.is_file())
+    assert [name for name in names if not name.startswith("best")] == [
+        "iter_12.pth",
+        "last_checkpoint",
+        "tiny.py",
+    ]
+    assert len(names) == 4
+    assert not list(train.work_dir.glob(".*"))
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    deaths: list[bool] = []
+    for attempt in itertools.count():
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        state, further = _kill_often(tiny_config, folder, 20 - len(deaths), seed=attempt)
+        tiny_run.assert_same(state, uninterrupted)
+        deaths += further
+        if len(deaths) >= 20:
+            break
+    assert sum(deaths) >= 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_saves_and_ends_with_the_documented_status(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict, number: int
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    assert train.run(tiny_run.signal_in, "loss", 5, number) == [STOPPED]
+    saved = train.work_dir / "iter_5.pth"
+    assert damage(saved) is None
+    assert (
+        f"{number.name}: saved {saved} after iteration 5; the same command with --resume goes on "
+        "from there. Exit status 75"
+    ) in train.log.read_text()
+    tiny_run.assert_same(train.end(), uninterrupted)
+
+
+def test_signal_in_validation_repeats_it_on_resuming(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    # The second image of the second validation.
+    assert train.run(tiny_run.signal_in, "predict", 5, signal.SIGTERM) == [STOPPED]
+    content = torch.load(train.work_dir / "iter_8.pth", weights_only=False)
+    assert content["message_hub"]["runtime_info"]["last_validation"] == 4
+    tiny_run.assert_same(train.end(), uninterrupted)
+
+
+def test_workers_outlive_the_signal_and_change_nothing(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    options = [
+        f"{split}_dataloader.{option}"
+        for split in ("train", "val")
+        for option in ("num_workers=1", "persistent_workers=True")
+    ]
+    train = tiny_run.Train(tiny_config, tmp_path, *options)
+    # The whole group gets it, as from a cluster.
+    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    tiny_run.assert_same(train.end(), uninterrupted)
+
+
+def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) -> None:
+    """mmengine's sampler, with augmentation that draws from the process's generators."""
+    text = Path(tiny_config).read_text()
+    for ours, stock in (
+        ("sampler=dict(type='ResumableSampler')", "sampler=dict(type='InfiniteSampler')"),
+        ("dataset=dict(type='DrawnDataset', dataset=data(", "dataset=data("),
+        ("dict(type='PhotoMetricDistortion')))", "dict(type='PhotoMetricDistortion'))"),
+    ):
+        assert ours in text
+        text = text.replace(ours, stock)
+    config = tmp_path / "stock.py"
+    config.write_text(text)
+    states = []
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        train = tiny_run.Train(str(config), tmp_path / name)
+        if name == "stopped":
+            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+        states.append(train.end())
+    tiny_run.assert_same(states[1], states[0])
+
+
+def test_gradients_are_never_lost_between_accumulated_iterations(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    states = {}
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        train = tiny_run.Train(tiny_config, tmp_path / name, "optim_wrapper.accumulative_counts=2")
+        if name == "stopped":
+            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+            assert newest_checkpoint(train.work_dir)[0].name == "iter_6.pth"
+        states[name] = train.end()
+    tiny_run.assert_same(states["stopped"], states["whole"])
+
+
+def test_checkpoints_between_accumulated_iterations_are_refused(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, "optim_wrapper.accumulative_counts=4")
+    assert train.run() == [1]
+    assert (
+        "default_hooks.checkpoint.interval=2 is no multiple of optim_wrapper.accumulative_counts=4"
+    ) in train.log.read_text()
+
+
+def test_full_disk_keeps_what_was_written(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    # Of iteration 4 a checkpoint, the best one, and the first again with the best score.
+    for write, file in ((2, "iter_4.pth"), (2, "best_border_mIoU_iter_4.pth")):
+        assert train.run(tiny_run.fill_disk_at, write) == [1]
+        message = f"No space left on device: {train.work_dir / file} was not written"
+        assert message in train.log.read_text()
+        assert damage(train.work_dir / (train.work_dir / "last_checkpoint").read_text()) is None
+        assert not list(train.work_dir.glob(".*"))
+    tiny_run.assert_same(train.end(), uninterrupted)
+
+
+def test_resume_skips_damaged_checkpoints_and_says_so(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, "default_hooks.checkpoint.max_keep_ckpts=3")
+    assert train.run(tiny_run.signal_in, "loss", 11, signal.SIGTERM) == [STOPPED]
+    assert len(list(train.work_dir.glob("iter_*.pth"))) == 3
+    cut, changed = (train.work_dir / f"iter_{n}.pth" for n in (11, 10))
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    (train.work_dir / "last_checkpoint").unlink()
+    train.log.unlink()
+
+    tiny_run.assert_same(train.end(), uninterrupted)
+    log = train.log.read_text()
+    assert f"Not resumed from {cut}: it is cut off or changed" in log
+    assert f"Not resumed from {changed}: its bytes are not those that were written" in log
+    assert f"Load checkpoint from {train.work_dir / 'iter_8.pth'}" in log
+
+
+def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    train.work_dir.mkdir()
+    (train.work_dir / "iter_3.pth").write_bytes(b"")
+    assert train.run() == [1]
+    last = train.log.read_text().splitlines()[-1]
+    assert last.startswith(
+        f"train.py: --resume: no whole checkpoint in {train.work_dir}: "
+        f"{train.work_dir}/iter_3.pth: it is empty"
+    )
+
+
+def test_the_seed_is_that_of_the_checkpoint(tiny_config: str, tmp_path: Path) -> None:
+    """Without any in the config."""
+    train = tiny_run.Train(tiny_config, tmp_path, "randomness.seed=None")
+    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    seed = torch.load(train.work_dir / "iter_5.pth", weights_only=False)["meta"]["seed"]
+    resumed = train.end()
+    (tmp_path / "whole").mkdir()
+    whole = tiny_run.Train(tiny_config, tmp_path / "whole", f"randomness.seed={seed}").end()
+    tiny_run.assert_same(resumed, whole)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tiny_config: str, tmp_path: Path) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, "optim_wrapper.optimizer.lr=1e36")
+    assert train.run() == [1]
+    log = train.log.read_text()
+    assert "FloatingPointError: iteration 2: " in log
+    assert "decode.loss_ce is nan" in log
+    assert f"for the images {Path(tiny_config).parent}/train/images/" in log
