@@ -63,7 +63,7 @@ def conv2d_within(
     Returns:
         ``Tensor[N, C_out, H', W']``, arbitrary outside its real area, and the extents of that.
     """
-    axes = _axes(weight, stride, padding, dilation)
+    axes = _axes(weight.shape[2:], stride, padding, dilation)
     # Without padding no window of the output's real area reaches beyond the input's.
     padded = any(axis.before or axis.after for axis in axes)
     if padded:

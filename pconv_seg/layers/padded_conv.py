@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .partial_conv import _CONVOLUTIONS, fx_node
+from .partial_conv import _CONVOLUTIONS, _is_compiling, fx_node
 
 
 def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
@@ -31,7 +31,7 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     Returns:
         ``Tensor[N, C, *padded size]`` (or unbatched); no gradient flows through padded values.
     """
-    if has_torch_function_unary(input):
+    if not _is_compiling() and has_torch_function_unary(input):
         # Seen as one operation, like F.pad, by whoever follows operations (padded batches do).
         return handle_torch_function(distribution_pad, (input,), input, padding)
     n, shape = len(padding) // 2, input.shape
@@ -52,11 +52,7 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
 
 
 class _PaddedConvNd(nn.modules.conv._ConvNd):
-    """A convolution whose ``padding_mode`` is reflect, replicate, circular or distribution.
-
-    Unlike PyTorch's it knows ``'distribution'`` (see :func:`distribution_pad`), and says which
-    layer it was when a map is too small. ``set_padding`` makes it from a plain convolution.
-    """
+    """What the padded convolution layers have in common; nn.Conv1d, 2d or 3d comes after it."""
 
     layer_name = "convolution"
 
@@ -69,16 +65,15 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
         if self.padding_mode == "distribution":
             padded = distribution_pad(input, pads)
         else:
-            # Replication alone takes maps of any size.
-            if self.padding_mode != "replicate":
-                self._check_size(input, pads)
+            self._check_size(input, pads)
             padded = F.pad(input, pads, self.padding_mode)
         return _CONVOLUTIONS[weight.dim()](
             padded, weight, bias, self.stride, 0, self.dilation, self.groups
         )
 
     def _check_size(self, input: Tensor, pads: Sequence[int]) -> None:
-        # Reflection leaves out the border pixel itself.
+        # Reflection leaves out the border pixel itself. Replication could go on for ever, but where
+        # it exceeds the map, the outer taps would see nothing else than copies of one pixel.
         spare = 1 if self.padding_mode == "reflect" else 0
         for i, pixels in enumerate(pads):
             if pixels > input.shape[-1 - i // 2] - spare:
@@ -93,7 +88,7 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
         """Convolve ``Tensor[N, C_in, *size]`` (or unbatched).
 
         Raises:
-            ValueError: if the map is too small for this padding (reflect, circular).
+            ValueError: if the map is too small for this padding (any but distribution).
         """
         if isinstance(input, torch.fx.Proxy):
             return fx_node(self, input)
@@ -101,12 +96,16 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
 
 
 class PaddedConv1d(_PaddedConvNd, nn.Conv1d):
-    __doc__ = _PaddedConvNd.__doc__
+    """``nn.Conv1d`` with padding made from the input, see :class:`PaddedConv2d`."""
 
 
 class PaddedConv2d(_PaddedConvNd, nn.Conv2d):
-    __doc__ = _PaddedConvNd.__doc__
+    """``nn.Conv2d`` whose ``padding_mode`` is reflect, replicate, circular or distribution.
+
+    Unlike PyTorch's it knows ``'distribution'`` (see :func:`distribution_pad`), and says which
+    layer it was when a map is too small. ``set_padding`` makes it from a plain convolution.
+    """
 
 
 class PaddedConv3d(_PaddedConvNd, nn.Conv3d):
-    __doc__ = _PaddedConvNd.__doc__
+    """``nn.Conv3d`` with padding made from the input, see :class:`PaddedConv2d`."""

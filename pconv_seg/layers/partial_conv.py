@@ -1,6 +1,7 @@
 """Partial convolution based padding: a function, and convolution layers with it inside."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.fx
@@ -18,7 +19,7 @@ _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is
 class _Axis:
     """What one axis of a convolution looks like: plain integers, padding resolved."""
 
-    __slots__ = ("after", "before", "dilation", "dim", "kernel_size", "stride")
+    __slots__ = ("after", "before", "dilation", "dim", "kernel_size", "span", "stride")
 
     def __init__(
         self,
@@ -29,25 +30,16 @@ class _Axis:
         dilation: int,
     ) -> None:
         self.dim, self.kernel_size, self.stride, self.dilation = dim, kernel_size, stride, dilation
+        # Pixels from the first to the last tap. The compiler of torch 2.1 follows no properties.
+        self.span = dilation * (kernel_size - 1) + 1
         if isinstance(padding, tuple):
             self.before, self.after = padding
         elif padding == "same":
             # As in PyTorch: an odd total puts the extra pixel behind.
-            total = dilation * (kernel_size - 1)
+            total = self.span - 1
             self.before, self.after = total // 2, total - total // 2
         else:
             self.before = self.after = 0 if padding == "valid" else padding
-
-    def runs(self, input: Tensor, output: Tensor) -> tuple[tuple[int, int, int], ...]:
-        """Border outputs as ``(start, stop, count)``, see :func:`border_runs`."""
-        return border_runs(
-            input.shape[self.dim],
-            output.shape[self.dim],
-            self.kernel_size,
-            self.stride,
-            self.before,
-            self.dilation,
-        )
 
     def window_sum(self, valid: Tensor) -> Tensor:
         """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
@@ -55,8 +47,7 @@ class _Axis:
         Integers in, so exact integers out.
         """
         padding = (0, 0) * (-1 - self.dim) + (self.before, self.after)
-        span = self.dilation * (self.kernel_size - 1) + 1
-        windows = F.pad(valid, padding).unfold(self.dim, span, self.stride)
+        windows = F.pad(valid, padding).unfold(self.dim, self.span, self.stride)
         return windows[..., :: self.dilation].sum(-1)
 
 
@@ -64,11 +55,34 @@ def _expand(value: int | str | Sequence[int], n: int) -> Sequence[int | str]:
     return (value,) * n if isinstance(value, (int, str)) else value
 
 
-def _axes(weight: Tensor, stride, padding, dilation) -> list[_Axis]:
+def _axes(kernel_size: Sequence[int], stride, padding, dilation) -> list[_Axis]:
     """One per spatial dimension; ``padding`` may also be a sequence of (before, after)."""
-    n = weight.dim() - 2
+    n = len(kernel_size)
     stride, padding, dilation = _expand(stride, n), _expand(padding, n), _expand(dilation, n)
-    return [_Axis(i - n, weight.shape[i - n], stride[i], padding[i], dilation[i]) for i in range(n)]
+    return [_Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
+
+
+# Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
+@lru_cache(maxsize=4096)
+def _plan(
+    size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation
+) -> tuple[list[_Axis], tuple[tuple[int, int, int, float], ...], float]:
+    """The axes, strips of outputs ``(dim, start, length, ratio)`` to scale, and their share.
+
+    ``size`` is that of the input. Outputs in several strips count as often in the share.
+    """
+    axes, runs, share = _axes(kernel_size, stride, padding, dilation), [], 0.0
+    for axis in axes:
+        length = size[axis.dim]
+        outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
+        for start, stop, count in border_runs(
+            length, outputs, axis.kernel_size, axis.stride, axis.before, axis.dilation
+        ):
+            ratio = axis.kernel_size / count if count else 0.0
+            runs.append((axis.dim, start, stop - start, ratio))
+            share += (stop - start) / outputs
+    # Windows without any valid tap last: nothing may be added to them afterwards.
+    return axes, tuple(sorted(runs, key=lambda run: run[-1] == 0)), share
 
 
 def partial_conv2d(
@@ -81,20 +95,18 @@ def partial_conv2d(
     groups: int = 1,
     mask: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""2-d convolution in which padding, and whatever ``mask`` excludes, counts as missing data.
+    """2-d convolution in which padding, and whatever ``mask`` excludes, counts as missing data.
 
     From `Partial Convolution based Padding <https://arxiv.org/abs/1811.11718>`_ (Eq. 1-3). For a
     window of k taps X with validity M (1 on real data, 0 elsewhere)
 
-    .. math::
-        y = W \cdot (X \odot M) \, \frac{k}{\sum M} + b,
+        y = W · (X ⊙ M) · k / sum(M) + b,
 
     and 0 (not ``b``) where no tap is valid. Zero padding is the case where the factor is always 1.
 
-    Without ``mask``, validity depends on sizes alone and no mask is ever convolved: with gradients
-    off, the border strips of an ordinary convolution are corrected in place. Its interior is
-    then bit-identical to ``F.conv2d``. With gradients on, that holds without ``bias``, which is
-    added after the factor there.
+    Without ``mask``, validity depends on sizes alone and no mask is ever convolved: the border
+    strips of an ordinary convolution are corrected in place, and its interior is bit-identical to
+    ``F.conv2d``. Compilers and function transforms see one multiplication by a map of ratios.
 
     Args:
         input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``, any floating dtype.
@@ -117,7 +129,8 @@ def partial_conv2d(
     Raises:
         ValueError: if the shape of ``mask`` does not fit the input.
     """
-    if has_torch_function_unary(input):
+    # Not while compiling, which the compiler of torch 2.1 cannot follow.
+    if not _is_compiling() and has_torch_function_unary(input):
         # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
         args = (input, weight, bias, stride, padding, dilation, groups, mask)
         return handle_torch_function(partial_conv2d, (input,), *args)
@@ -149,16 +162,20 @@ def _partial_conv(
     mask: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`partial_conv2d` for as many spatial dimensions as ``weight`` has."""
-    axes = _axes(weight, stride, padding, dilation)
-    if mask is not None:
-        return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
-    if not any(axis.before or axis.after for axis in axes):
-        return _convolve(input, weight, bias, stride, axes, dilation, groups)
-    if input.dim() < weight.dim():
+    if mask is None and input.dim() < weight.dim():
         return _partial_conv(input[None], weight, bias, stride, padding, dilation, groups)[0]
-
-    if _is_compiling() or any(type(size) is not int for size in input.shape[2:]):
-        # Sizes are symbols here: say the counts in tensors and leave the rest to the compiler.
+    if (
+        mask is not None
+        or _is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or any(type(size) is not int for size in input.shape[2:])
+    ):
+        axes = _axes(weight.shape[2:], stride, padding, dilation)
+        if mask is not None:
+            return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
+        if not any(axis.before or axis.after for axis in axes):
+            return _convolve(input, weight, bias, stride, axes, dilation, groups)
+        # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
         output = _convolve(input, weight, None, stride, axes, dilation, groups)
         counts = 1
         for axis in axes:
@@ -168,30 +185,62 @@ def _partial_conv(
             counts = counts * axis.window_sum(ones)
         return _reweight_(output, bias, _ratio(counts, weight[0, 0].numel(), output))
 
-    records_gradient = torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+    options = (
+        option if isinstance(option, (int, str)) else tuple(option)
+        for option in (stride, padding, dilation)
     )
-    output = _convolve(
-        input, weight, None if records_gradient else bias, stride, axes, dilation, groups
-    )
-    runs = [
-        (axis.dim, start, stop - start, axis.kernel_size / count if count else 0.0)
-        for axis in axes
-        for start, stop, count in axis.runs(input, output)
-    ]
-    if not records_gradient:
-        return _rescale_runs_(output, runs, bias)
-    # Writing to strips would cost a copy of the gradient for each; one multiplication does not.
-    ratio = output.new_ones(output.shape[2:], dtype=_at_least_float32(output))
-    return _reweight_(output, bias, _rescale_runs_(ratio, runs))
+    axes, runs, share = _plan(tuple(input.shape[2:]), tuple(weight.shape[2:]), *options)
+    output = _convolve(input, weight, bias, stride, axes, dilation, groups)
+    return _rescale_(output, bias, runs, share) if runs else output
 
 
-def _rescale_runs_(output: Tensor, runs: list[tuple], bias: Tensor | None = None) -> Tensor:
-    """Scale strips of ``output`` around ``bias``; strips with factor 0 become 0."""
+# A value in a strip costs several times what it costs in a pass over all values: strips of columns
+# use a few bytes of each cache line. Where benchmarks/layers.py finds both equally fast:
+_LARGEST_SHARE_OF_STRIPS = 1 / 16
+
+
+def _rescale_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...], share: float) -> Tensor:
+    """Scale the strips of :func:`_plan` around ``bias``, in place; with ratio 0 they become 0."""
+    if share <= _LARGEST_SHARE_OF_STRIPS:
+        if torch.is_grad_enabled() and output.requires_grad:
+            return _RescaleStrips.apply(output, bias, runs)
+        return _rescale_strips_(output, bias, runs)
+    size, dtype = tuple(output.shape[2:]), output.dtype
+    # Tensors that belong to a trace or a CUDA graph must not outlive it.
+    if type(output) is not Tensor or (output.is_cuda and torch.cuda.is_current_stream_capturing()):
+        ones = output.new_ones(size, dtype=_at_least_float32(dtype))
+        ratio, of_bias = _ratio_maps(ones, runs, dtype)
+    else:
+        stream = torch.cuda.current_stream(output.device).cuda_stream if output.is_cuda else 0
+        ratio, of_bias = _kept_ratio_maps(size, runs, dtype, output.device, stream)
+    if bias is None:
+        return output.mul_(ratio)
+    output = output.lerp_(_column(bias.to(dtype), output), of_bias)
+    return output if all(ratio for *_, ratio in runs) else output.mul_(ratio > 0)
+
+
+def _ratio_maps(ones: Tensor, runs: tuple[tuple, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Ratios, and 1 minus them: what scaling takes from the bias."""
+    ratio = _rescale_strips_(ones, None, runs).to(dtype)
+    return ratio, 1 - ratio
+
+
+# Everything that the maps follow from is in the key, so no call can see what another one left. The
+# stream is there because a map may be read on the stream alone that wrote it.
+@lru_cache(maxsize=64)
+def _kept_ratio_maps(
+    size: tuple[int, ...], runs: tuple[tuple, ...], dtype: torch.dtype, device: torch.device, stream
+) -> tuple[Tensor, Tensor]:
+    # No inference tensors even where they are first needed in inference mode: training may be next.
+    with torch.inference_mode(False), torch.no_grad():
+        ones = torch.ones(size, dtype=_at_least_float32(dtype), device=device)
+        return _ratio_maps(ones, runs, dtype)
+
+
+def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...]) -> Tensor:
     if bias is not None:
         bias = _column(bias.to(output.dtype), output)
-    # Windows without any valid tap last: nothing may be added to them afterwards.
-    for dim, start, length, ratio in sorted(runs, key=lambda run: run[-1] == 0):
+    for dim, start, length, ratio in runs:
         strip = output.narrow(dim, start, length)
         if bias is None or ratio == 0:
             strip.mul_(ratio)
@@ -200,9 +249,37 @@ def _rescale_runs_(output: Tensor, runs: list[tuple], bias: Tensor | None = None
     return output
 
 
+class _RescaleStrips(torch.autograd.Function):
+    """:func:`_rescale_strips_` with one copy of the gradient, where autograd makes one a strip."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...]) -> Tensor:
+        ctx.mark_dirty(output)
+        ctx.runs, ctx.bias_dtype = runs, None if bias is None else bias.dtype
+        return _rescale_strips_(output, bias, runs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        gradient, of_bias = gradient.clone(), None
+        if ctx.needs_input_grad[1]:
+            of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
+        # What lies in several strips is scaled several times, around the bias each time.
+        for dim, start, length, ratio in reversed(ctx.runs):
+            strip = gradient.narrow(dim, start, length)
+            if of_bias is not None and ratio:
+                others = [d for d in range(strip.dim()) if d != 1]
+                of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+            strip.mul_(ratio)
+        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
+        return _rescale_strips_(tangent, bias_tangent, ctx.runs)
+
+
 def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
     """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
-    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output))
+    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output.dtype))
     return ratio * (counts > 0)
 
 
@@ -217,8 +294,8 @@ def _column(bias: Tensor, output: Tensor) -> Tensor:
     return bias.reshape(-1, *(1,) * (output.dim() - 2))
 
 
-def _at_least_float32(output: Tensor) -> torch.dtype:
-    return torch.float64 if output.dtype == torch.float64 else torch.float32
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _masked(

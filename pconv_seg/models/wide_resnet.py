@@ -1,12 +1,9 @@
 """WideResNet38, dilated to output stride 8 (variant "A2")."""
 
-import os
-import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -34,15 +31,17 @@ def _norm_relu(norm_cfg: dict, channels: int) -> nn.Sequential:
 
 @contextmanager
 def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
-    """Recomputed activations must not enter the running mean and variance a second time."""
-    momenta = {norm: norm.momentum for norm in block.modules() if isinstance(norm, _BatchNorm)}
-    for norm in momenta:
+    """Recomputed activations must not enter the running statistics and their count twice."""
+    norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
+    states = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in momenta.items():
+        for norm, momentum, count in states:
             norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 class _PreActivationBlock(nn.Module):
@@ -106,8 +105,8 @@ class WideResNet38(BaseModule):
         norm_eval: Keep the running statistics of batch normalization fixed in training.
         with_cp: Keep only the inputs of the residual blocks in training and recompute the rest
             in the backward pass. Gradients and running statistics stay the same.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` for ImageNet weights (see
-            :meth:`init_weights`). The default trains from scratch.
+        init_cfg: ``dict(type='PublishedWeights', checkpoint=FILE)`` for published weights. The
+            default trains from scratch.
     """
 
     def __init__(
@@ -181,28 +180,3 @@ class WideResNet38(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def init_weights(self) -> None:
-        """Initialize as ``init_cfg`` says, and refuse a checkpoint that does not fit.
-
-        mmengine only warns when a checkpoint lacks parameters. A ``Pretrained`` file, with or
-        without ``state_dict`` level and ``module.`` prefix, must fill every parameter here; only
-        the classifier behind the trunk (``bn_out``, ``classifier``) may be left over.
-
-        Raises:
-            FileNotFoundError: The file does not exist.
-            ValueError: The file is not a plain checkpoint, or keys or shapes do not fit.
-        """
-        if not isinstance(self.init_cfg, dict) or self.init_cfg["type"] != "Pretrained":
-            super().init_weights()
-            return
-        path = os.path.expanduser(self.init_cfg["checkpoint"])
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-            state = {key.removeprefix("module."): value for key, value in state.items()}
-            self.load_state_dict(
-                {k: v for k, v in state.items() if not k.startswith(("bn_out.", "classifier."))}
-            )
-        except (AttributeError, RuntimeError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} holds no weights of WideResNet38: {error}") from error

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from .describe import FORMS, PLAIN, padding_of, pads_of, plain_class, why_not_convertible
 
 SCHEMES = ("zeros", "partial", "reflect", "replicate", "circular", "distribution")
+"""What :func:`set_padding` knows."""
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 

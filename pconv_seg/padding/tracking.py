@@ -191,11 +191,11 @@ class _Call(NamedTuple):
 class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch names its own)
     """Context in which ``model`` takes what lies outside the extent of each image as missing.
 
-    ::
-
-        with track_extents(model, images, [(480, 640), (512, 600)]):
-            logits = model(images)
-        extents_of(logits)
+    ```python
+    with track_extents(model, images, [(480, 640), (512, 600)]):
+        logits = model(images)
+    extents_of(logits)
+    ```
 
     Args:
         model: Any network. Compiled parts run uncompiled inside the context.

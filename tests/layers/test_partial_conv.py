@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.layers import PConv1d, PConv3d
@@ -156,20 +157,23 @@ def test_border_ratios_of_the_paper_layer():
         assert torch.equal(output, torch.full((1, 1, 4, 6), 9.0))
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("records_gradient", [False, True])
-def test_interior_is_bit_identical_to_zero_padding(records_gradient):
-    input, weight, _ = draw((8, 16, 3, 1, 2, 2, 1, 16, 16), torch.float32)
+def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias):
+    input, weight, bias = draw((8, 16, 3, 1, 2, 2, 1, 16, 16), torch.float32)
+    bias = bias if with_bias else None
     weight.requires_grad_(records_gradient)
-    ours = partial_conv2d(input, weight, None, 1, 2, 2)
+    ours = partial_conv2d(input, weight, bias, 1, 2, 2)
     assert torch.equal(
-        ours[..., 2:-2, 2:-2], F.conv2d(input, weight, None, 1, 2, 2)[..., 2:-2, 2:-2]
+        ours[..., 2:-2, 2:-2], F.conv2d(input, weight, bias, 1, 2, 2)[..., 2:-2, 2:-2]
     )
 
 
-def test_gradients():
-    layer = LAYERS[4]
+# Groups; overlapping strips, some without any valid tap; strides; no interior.
+@pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10)], ids=str)
+def test_gradients(layer):
     input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
-    mask = torch.rand(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.3
+    mask = torch.rand(input.shape, generator=torch.Generator().manual_seed(0)) > 0.3
 
     def unmasked(*tensors):
         return partial_conv2d(*tensors, *conv_args(layer))
@@ -177,7 +181,7 @@ def test_gradients():
     def masked(*tensors):
         return partial_conv2d(*tensors, *conv_args(layer), mask)[0]
 
-    assert torch.autograd.gradcheck(unmasked, (input, weight, bias))
+    assert torch.autograd.gradcheck(unmasked, (input, weight, bias), check_forward_ad=True)
     assert torch.autograd.gradcheck(masked, (input, weight, bias))
     assert torch.autograd.gradgradcheck(unmasked, (input, weight, bias))
 
@@ -378,3 +382,44 @@ def test_errors_say_what_to_do():
     for shape in ((3, 1, 5, 6), (2, 2, 5, 6), (2, 1, 5, 5)):
         with pytest.raises(ValueError, match="does not fit input"):
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
+
+
+def test_kept_ratios_do_not_depend_on_who_came_first():
+    """Inference, another dtype and fake tensors come first; training must not notice."""
+    generator = torch.Generator().manual_seed(0)
+    input, weight = torch.randn(2, 1, 2, 13, 11, generator=generator, dtype=torch.float64)
+    weight = weight[..., :3, :3].contiguous()
+    expected, _ = reference(input, weight, None, *((n, n) for n in (1, 1, 1, 1)), 1, None)
+    with torch.inference_mode():
+        partial_conv2d(input.clone(), weight.clone(), padding=1)
+        partial_conv2d(input.float(), weight.float(), padding=1)
+    with FakeTensorMode() as mode:
+        fake = partial_conv2d(mode.from_tensor(input), mode.from_tensor(weight), padding=1)
+    assert fake.shape == expected.shape
+    output = partial_conv2d(input, weight.requires_grad_(), padding=1)
+    torch.testing.assert_close(output.detach(), expected)
+    output.sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+# 3x3 with padding 1: strips on large maps, a map of ratios on small ones.
+@pytest.mark.parametrize("side", [8, 80])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_gradients_of_small_and_large_maps_equal_those_of_the_formula(side, with_bias):
+    input, weight, bias = (
+        tensor.requires_grad_() for tensor in draw((2, 3, 3, 1, 1, 1, 1, side, side))
+    )
+    ratio = 9 / F.conv2d(torch.ones_like(input[:1, :1]), torch.ones_like(weight[:1, :1]), padding=1)
+    expected = F.conv2d(input, weight, padding=1) * ratio
+    leaves = (input, weight, bias)[: 2 + with_bias]
+    if with_bias:
+        expected = expected + bias[:, None, None]
+    seed = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
+    output = partial_conv2d(input, weight, bias if with_bias else None, padding=1)
+    torch.testing.assert_close(output, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(output, leaves, seed),
+        torch.autograd.grad(expected, leaves, seed),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Conv2dAdaptivePadding, wrappers
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
@@ -105,9 +106,7 @@ def test_own_padding_modes_follow_too():
     reflected = conv(images)
     (row,) = set_padding(conv, "zeros").rows
     assert (row.before, row.after) == ("reflect", "zeros")
-    assert torch.equal(
-        conv(images), nn.functional.conv2d(images, conv.weight, conv.bias, padding=1)
-    )
+    assert torch.equal(conv(images), F.conv2d(images, conv.weight, conv.bias, padding=1))
     set_padding(conv, "reflect")
     assert torch.equal(conv(images), reflected)
 
@@ -127,6 +126,20 @@ def test_one_and_three_dimensions(scheme):
         set_padding(conv, "zeros")
         assert type(conv) is cls
         assert torch.equal(conv(input), zeros)
+
+
+def test_windows_without_any_real_tap():
+    """As in mmseg's psanet: the border ring of a 1x1 convolution with padding 1 sees no pixel."""
+    conv = nn.Conv2d(3, 2, 1, padding=1)
+    nn.init.ones_(conv.bias)
+    zeros = conv(images)
+    assert torch.equal(zeros[..., 0, :], torch.ones(2, 2, 42))
+    set_padding(conv, "partial")
+    partial = conv(images)
+    torch.testing.assert_close(partial, F.pad(zeros[..., 1:-1, 1:-1], (1, 1, 1, 1)))
+    assert not partial[..., 0, :].any()
+    set_padding(conv, "zeros")
+    assert torch.equal(conv(images), zeros)
 
 
 def test_padding_changed_after_construction_counts():
