@@ -1,7 +1,8 @@
 """Evaluate checkpoints on whole images, in tiles and near borders, all in one pass.
 
 Prints mIoU by mode (as the paper's Table 6) and by leave-out proportion (Table 7); for two
-checkpoints also their difference with a 95 % interval. See docs/border_evaluation.md.
+checkpoints also their difference with a 95 % interval. With --shift-test, compares the same pixels
+near a tile's border and in its interior, and recommends an overlap. See docs/border_evaluation.md.
 """
 
 import argparse
@@ -10,18 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from pconv_seg.engine import PreflightError, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record
-from pconv_seg.evaluation.report import Report, write_csv, write_json
+from pconv_seg.evaluation.report import Report, versions, write_csv, write_json
 from pconv_seg.evaluation.runs import latest_run
+from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
 from pconv_seg.padding import SCHEMES
-from pconv_seg.visualization import plot_leave_out, save_figure
+from pconv_seg.visualization import plot_leave_out, plot_shift, save_figure
 
+# What counts regions, or belongs to their tables.
+_NOT_SHIFTED = ("per_class", "show_dir", "save_confusion", "from_confusion")
 _WRITERS = {".json": write_json, ".csv": write_csv}
 
 
@@ -61,13 +65,44 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
 
     add_plan_arguments(parser)
+    shift = parser.add_argument_group("the shift test")
+    shift.add_argument(
+        "--shift-test",
+        action="store_true",
+        help="predict every image on two grids of tiles, half a tile apart, and compare pixels "
+        "that are near a seam in one with themselves in the other; takes --tile and --batch-size",
+    )
+    shift.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="take the images of this folder in place of the config's test data; without labels "
+        "only the agreement of the two predictions is measured",
+    )
+    shift.add_argument(
+        "--bin-width",
+        type=int,
+        metavar="PIXELS",
+        help="of the bins of distance to the seam (default: 1/64 of the tile)",
+    )
+    shift.add_argument(
+        "--tolerance",
+        nargs="+",
+        type=float,
+        metavar="P",
+        help="shares of pixels that may change with the overlap of the tiles; the smallest overlap "
+        f"for each is recommended (default: {' '.join(map(str, TOLERANCES))})",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--per-class", action="store_true", help="print IoU by class too")
     output.add_argument(
         "--out", nargs="+", default=[], type=Path, metavar="FILE", help="write .json or .csv files"
     )
     output.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot mIoU against leave-out, as .png, .svg, ..."
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="plot mIoU against leave-out, or the shift test against distance, as .png, .svg, ...",
     )
     output.add_argument(
         "--show-dir",
@@ -102,6 +137,7 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     formats = FigureCanvasBase.get_supported_filetypes()
     if args.plot and args.plot.suffix[1:] not in formats:
         error(f"--plot {args.plot}: the suffix must be one of .{', .'.join(formats)}")
+    _check_shift(args, error)
     if args.save_confusion and args.save_confusion.suffix != ".npz":
         error(f"--save-confusion {args.save_confusion}: the suffix must be .npz")
     if args.config and not args.checkpoints and not args.from_confusion:
@@ -119,8 +155,23 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
                 error(f"--from-confusion: the file has settled {name.replace('_', '-')} already")
 
 
-def _evaluate(args: argparse.Namespace) -> Record:
-    plan = EvaluationPlan(**plan_options(args))
+def _check_shift(args: argparse.Namespace, error: Callable[[str], None]) -> None:
+    if not args.shift_test:
+        for name in ("images", "bin_width", "tolerance"):
+            if getattr(args, name) is not None:
+                error(f"--{name.replace('_', '-')} belongs to --shift-test")
+        return
+    foreign = {*plan_options(args), *(name for name in _NOT_SHIFTED if getattr(args, name))}
+    for name in sorted(foreign - {"tile", "batch_size"}):
+        error(f"--shift-test does not go with {name.replace('_', '-')}")
+    if any(path.suffix != ".json" for path in args.out):
+        error("--shift-test: --out writes .json only")
+    for tolerance in args.tolerance or ():
+        if not 0 <= tolerance < 1:
+            error(f"--tolerance must lie in [0, 1), got {tolerance}")
+
+
+def _networks(args: argparse.Namespace) -> tuple[Config, list[str]]:
     config, checkpoints = args.config, args.checkpoints
     if config is None:
         run = latest_run(args.work_dirs)
@@ -128,25 +179,52 @@ def _evaluate(args: argparse.Namespace) -> Record:
         print(f"newest finished run: {run.config}, {run.checkpoint}")
     for checkpoint in checkpoints:
         cfg = build_test_config(config, checkpoint, cfg_options=args.cfg_options)
-        check_testing(cfg)
+        check_testing(cfg, data=args.images is None)
+    return cfg, checkpoints
+
+
+def _shift_test(args: argparse.Namespace) -> dict:
+    cfg, checkpoints = _networks(args)
+    records = shift_checkpoints(
+        cfg,
+        checkpoints,
+        args.tile,
+        bin_width=args.bin_width,
+        images=args.images,
+        paddings=[args.padding],
+        **({} if args.batch_size is None else {"batch_size": args.batch_size}),
+    )
+    results = [record.as_dict(args.tolerance or TOLERANCES, args.seed) for record in records]
+    print(shift_tables(results))
+    return {"config": str(cfg.filename), "versions": versions(), "shift_test": results}
+
+
+def _evaluate(args: argparse.Namespace) -> Record:
+    plan = EvaluationPlan(**plan_options(args))
+    cfg, checkpoints = _networks(args)
     return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir, paddings=[args.padding])
+
+
+def _border_eval(args: argparse.Namespace) -> dict:
+    record = Record.load(args.from_confusion) if args.from_confusion else _evaluate(args)
+    if args.save_confusion:
+        record.save(args.save_confusion)
+    report = Report(record, args.seed)
+    print(report.tables(args.per_class))
+    return report.as_dict()
 
 
 def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     try:
-        record = Record.load(args.from_confusion) if args.from_confusion else _evaluate(args)
+        result = _shift_test(args) if args.shift_test else _border_eval(args)
     except (PreflightError, ValueError, FileNotFoundError) as error:
         sys.exit(f"border_eval.py: {error}")
-    if args.save_confusion:
-        record.save(args.save_confusion)
-    report = Report(record, args.seed)
-    result = report.as_dict()
-    print(report.tables(args.per_class))
     for path in args.out:
         _WRITERS[path.suffix](result, path)
     if args.plot:
-        save_figure(plot_leave_out(result["results"]), args.plot)
+        shift = result.get("shift_test")
+        save_figure(plot_shift(shift) if shift else plot_leave_out(result["results"]), args.plot)
     for path in (*args.out, args.plot, args.save_confusion, args.show_dir):
         if path:
             print(f"wrote {path}")

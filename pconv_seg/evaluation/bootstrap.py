@@ -1,16 +1,17 @@
-"""Is a difference of mIoU larger than the choice of test images explains?"""
+"""Is a difference of scores larger than the choice of test images explains?"""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from .confusion import class_iou, mean_present
+from .confusion import mean_iou
 
 
 class Difference(NamedTuple):
-    """A difference of mIoU and its confidence interval, in the unit of mIoU (a share of 1)."""
+    """A difference of scores and its confidence interval, in the scores' unit (a share of 1)."""
 
     value: float
     low: float
@@ -22,51 +23,90 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def miou_difference(
+def miou_difference(first: np.ndarray, second: np.ndarray, **options) -> Difference:
+    """:func:`score_difference` of mIoU."""
+    return score_difference(first, second, mean_iou, **options)
+
+
+def score_difference(
     first: np.ndarray,
     second: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """mIoU of the second network minus the first's, with a paired bootstrap interval over images.
+    """Score of the second network minus the first's, with a paired bootstrap interval over images.
 
     Each resample draws as many images as there are, with replacement and the same ones for both
-    networks, adds up their counts and takes the difference of the two mIoUs. The interval is the
+    networks, adds up their counts and takes the difference of the two scores. The interval is the
     percentile interval of these differences. It covers the choice of images, not the chance in
     training: only several training runs show that.
 
     Args:
         first: Areas of each image, ``int[images, 3, C]`` (:func:`class_areas`).
         second: The same images' for the other network.
+        score: Of summed areas, ``[..., 3, C] -> [...]``.
         confidence: Of the interval.
         resamples: Their number.
         seed: Of the drawing; the same seed draws the same images for every call of this size.
 
     Returns:
         The difference. Its interval is NaN for fewer than 2 images, and where a region is so empty
-        that a resample has no mIoU.
+        that a resample has no score.
 
     Raises:
         ValueError: If the two arrays differ in shape.
     """
     if first.shape != second.shape:
         raise ValueError(f"counts of the same images needed, got {first.shape} and {second.shape}")
-    images = len(first)
-    areas = np.stack([first, second], axis=1).astype(np.float64)  # [images, networks, 3, C]
-    flat = areas.reshape(images, -1)
 
-    def difference(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+    def difference(totals: np.ndarray) -> np.ndarray:
+        scores = score(totals)
+        return scores[..., 1] - scores[..., 0]
+
+    return image_interval(
+        np.stack([first, second], axis=1),
+        difference,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def image_interval(
+    counts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """A statistic of counts added up over images, with a bootstrap interval over images.
+
+    All that the statistic compares is drawn together: the comparison is paired by image.
+
+    Args:
+        counts: Of each image, ``int[images, *shape]``.
+        statistic: ``float64[..., *shape] -> float64[...]`` of the added counts.
+        confidence, resamples, seed: As in :func:`score_difference`.
+
+    Returns:
+        Its value and interval, NaN as in :func:`score_difference`.
+    """
+    images = len(counts)
+    flat = counts.reshape(images, -1).astype(np.float64)
+
+    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         drawn = np.moveaxis(drawn, axis, -1)
         # How often each image is drawn turns adding up counts into one matrix product.
         offsets = images * np.arange(drawn.size // images).reshape(*drawn.shape[:-1], 1)
         times = np.bincount((drawn + offsets).ravel(), minlength=drawn.size)
         totals = times.reshape(drawn.shape).astype(np.float64) @ flat
-        miou = mean_present(class_iou(totals.reshape(*drawn.shape[:-1], *areas.shape[1:])))
-        return miou[..., 1] - miou[..., 0]
+        return statistic(totals.reshape(*drawn.shape[:-1], *counts.shape[1:]))
 
-    value = float(difference(np.arange(images)))
+    value = float(of_drawn(np.arange(images)))
     if images < 2 or np.isnan(value):
         return Difference(value, np.nan, np.nan)
     with warnings.catch_warnings():
@@ -74,7 +114,7 @@ def miou_difference(
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
             (np.arange(images),),
-            difference,
+            of_drawn,
             n_resamples=resamples,
             batch=500,
             vectorized=True,

@@ -1,8 +1,8 @@
 """Evaluation of checkpoints on the test data of a config."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,30 @@ from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .report import short_name
 from .runs import load_segmentor
+
+
+def load_tested(
+    config: Config,
+    checkpoints: Sequence[str],
+    classes: tuple[str, ...] | None,
+    paddings: Sequence[str | None] = (None,),
+) -> tuple[list[BaseSegmentor], list[Tested]]:
+    """Load each checkpoint once, and switch a copy of it to each padding.
+
+    Args:
+        config, checkpoints, paddings: As in :func:`evaluate_checkpoints`.
+        classes: As in :func:`load_segmentor`.
+    """
+    models, tested = [], []
+    for path in checkpoints:
+        loaded = load_segmentor(path, config, classes, get_device())
+        for padding in paddings:
+            model = copy.deepcopy(loaded)
+            if padding is not None:
+                set_padding(model, padding)
+            models.append(model)
+            tested.append(Tested(path, scheme_of(model), scheme_of(loaded)))
+    return models, tested
 
 
 def evaluate_checkpoints(
@@ -54,14 +79,7 @@ def evaluate_checkpoints(
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])
     plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
-    models, tested = [], []
-    for path, padding in product(checkpoints, paddings):
-        model = load_segmentor(path, config, classes, get_device())
-        trained = scheme_of(model)
-        if padding is not None:
-            set_padding(model, padding)
-        models.append(model)
-        tested.append(Tested(path, scheme_of(model), trained))
+    models, tested = load_tested(config, checkpoints, classes, paddings)
 
     def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:
         _draw(Path(show_dir), sample, label_maps, tested, plan, dataset.metainfo["palette"])

@@ -101,6 +101,11 @@ def mean_present(scores: np.ndarray) -> np.ndarray:
     return _divide(np.where(present, scores, 0).sum(-1), present.sum(-1))
 
 
+def mean_iou(areas: np.ndarray) -> np.ndarray:
+    """mIoU over the classes that are present, ``int[..., 3, C] -> float64[...]``."""
+    return mean_present(class_iou(areas))
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     missing = np.full(numerator.shape, np.nan)

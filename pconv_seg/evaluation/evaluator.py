@@ -39,8 +39,10 @@ class EvaluationPlan:
             side of the first image, as in the paper (1024 for images of 1024 x 2048).
         overlap: Of the tiles of ``'tile_overlap'``: a proportion in [0, 1), or pixels.
         leave_outs: Proportions of the centre that is ignored; 0 is always included.
-        proportion, region, bands: See :class:`pconv_seg.geometry.BorderRegions`. Where regions
-            follow tiles, those of ``'regular'`` are the ones of ``'tile'``.
+        proportion: See :class:`pconv_seg.geometry.BorderRegions`, also for the next two.
+        region: What has a centre. Where regions follow tiles, those of ``'regular'`` are the ones
+            of ``'tile'``.
+        bands: Distances that separate bands, in pixels.
         ignore_index: Label of the pixels that are not counted.
         batch_size: Tiles per forward.
 

@@ -1,6 +1,7 @@
 """Border and tile evaluation during training."""
 
 import traceback
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, broadcast_object_list, collect_results, is_main_process
@@ -42,7 +43,7 @@ class PaddingEvalHook(Hook):
     # we skip), before the hooks that act on the metrics.
     priority = "LOW"
 
-    def __init__(self, interval: int = 1, **plan):
+    def __init__(self, interval: int = 1, **plan: Any):
         if interval < 1:
             raise ValueError(f"interval must be at least 1, got {interval}")
         self.interval = interval

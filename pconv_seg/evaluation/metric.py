@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from PIL import Image
 
-from pconv_seg.datasets.cityscapes_labels import CITYSCAPES_LABEL_IDS
+from pconv_seg.datasets.cityscapes.labels import CITYSCAPES_LABEL_IDS
 from pconv_seg.files import atomic_path
 from pconv_seg.geometry import BorderRegions, Overlap
 
@@ -39,7 +40,10 @@ class BorderIoUMetric(IoUMetric):
 
     Args:
         leave_outs: Proportions in [0, 1); 0 is always included.
-        proportion, region, tile, overlap: See :class:`pconv_seg.geometry.BorderRegions`.
+        proportion: See :class:`pconv_seg.geometry.BorderRegions`, also for the next three.
+        region: What has a centre.
+        tile: Of the tiles that ``region='tile'`` is about.
+        overlap: Of these tiles.
         **kwargs: Options of mmseg's ``IoUMetric``: ``ignore_index``, ``iou_metrics``,
             ``nan_to_num``, ``beta``, ``collect_device``, ``output_dir``, ``format_only``,
             ``prefix``.
@@ -56,7 +60,7 @@ class BorderIoUMetric(IoUMetric):
         region: str = "image",
         tile: int | tuple[int, int] | None = None,
         overlap: Overlap = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.regions = BorderRegions(

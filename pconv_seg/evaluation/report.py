@@ -103,11 +103,11 @@ class Report:
                             **network._asdict(),
                             **self._mode(mode),
                             **self._region(region),
-                            "mIoU": _number(self.miou[cell]),
-                            "aAcc": _number(100 * pixel[cell]),
-                            "mAcc": _number(100 * mean_present(accuracy[cell])),
+                            "mIoU": json_number(self.miou[cell]),
+                            "aAcc": json_number(100 * pixel[cell]),
+                            "mAcc": json_number(100 * mean_present(accuracy[cell])),
                             "IoU": {
-                                name: _number(value)
+                                name: json_number(value)
                                 for name, value in zip(
                                     self.record.classes, self.iou[cell], strict=True
                                 )
@@ -142,8 +142,8 @@ class Report:
                 yield {
                     **self._mode(mode),
                     **self._region(region),
-                    "mIoU": _number(difference.value),
-                    "interval": [_number(difference.low), _number(difference.high)],
+                    "mIoU": json_number(difference.value),
+                    "interval": [json_number(difference.low), json_number(difference.high)],
                     "distinguishable": difference.distinguishable,
                     "confidence": CONFIDENCE,
                     "resamples": RESAMPLES,
@@ -254,6 +254,11 @@ def short_name(checkpoint: str) -> str:
     return "/".join(Path(checkpoint).parts[-2:])
 
 
+def json_number(value: float) -> float | None:
+    """A score for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     return {
@@ -268,7 +273,3 @@ def versions() -> dict[str, str]:
 
 def _overlap(overlap: int | float | Fraction | str) -> int | float:
     return overlap if isinstance(overlap, int) else float(Fraction(overlap))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
 from mmseg.models import BaseSegmentor
 
+from pconv_seg.checkpoints import load_checkpoint, state_dict_of, stored_config
 from pconv_seg.padding import apply_padding
+from pconv_seg.work_dir import checkpoints, damage
 
 
 class Run(NamedTuple):
@@ -29,11 +30,15 @@ def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
 
     Raises:
         FileNotFoundError: If there is none; the message lists the runs that are not finished.
+        ValueError: If the checkpoint is damaged.
     """
     runs = list(_runs(Path(work_dirs)))
     finished = [run for run in runs if _is_finished(run)]
     if finished:
-        return max(finished, key=lambda run: run.checkpoint.stat().st_mtime)
+        newest = max(finished, key=lambda run: run.checkpoint.stat().st_mtime)
+        if reason := damage(newest.checkpoint):
+            raise ValueError(f"{newest.checkpoint}: {reason}. Name a config and its checkpoints.")
+        return newest
     unfinished = ", ".join(str(run.checkpoint) for run in runs)
     hint = f"; runs that have not finished: {unfinished}" if runs else ""
     raise FileNotFoundError(
@@ -42,13 +47,18 @@ def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
     )
 
 
+def finished_run(work_dir: str | Path) -> Run | None:
+    """The run in this folder, if it has finished."""
+    runs = (run for run in _runs(Path(work_dir)) if run.checkpoint.parent == Path(work_dir))
+    return next((run for run in runs if _is_finished(run)), None)
+
+
 def _runs(work_dirs: Path) -> Iterator[Run]:
     for pointer in sorted(work_dirs.rglob("last_checkpoint")):
-        # The file holds the path at the time of training; the folder may have moved since.
-        checkpoint = pointer.parent / Path(pointer.read_text().strip()).name
         configs = sorted(pointer.parent.glob("*.py"), key=lambda path: path.stat().st_mtime)
-        if configs and checkpoint.is_file():
-            yield Run(configs[-1], checkpoint)
+        found = [path for path in checkpoints(pointer.parent) if path.is_file()]
+        if configs and found:
+            yield Run(configs[-1], found[0])
 
 
 def _is_finished(run: Run) -> bool:
@@ -60,7 +70,7 @@ def _is_finished(run: Run) -> bool:
 def load_segmentor(
     checkpoint: str,
     config: Config,
-    classes: tuple[str, ...],
+    classes: tuple[str, ...] | None,
     device: str | torch.device,
 ) -> BaseSegmentor:
     """Build the network of a checkpoint, padded as in training, and load its weights.
@@ -71,36 +81,36 @@ def load_segmentor(
     Args:
         checkpoint: File or URL.
         config: With a ``model``.
-        classes: Of the data.
+        classes: Of the data; None for data without labels.
         device: Where the network goes.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        ValueError: If its classes are others than the data's, or weights do not fit.
+        ValueError: If its classes are others than the data's, weights do not fit, or reading the
+            file or its config would run code from it.
         FileNotFoundError: If there is no such file.
     """
-    content = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu", logger="silent")
+    content = load_checkpoint(checkpoint)
+    weights = state_dict_of(content, checkpoint)
     meta = content.get("meta") or {}
     trained_on = (meta.get("dataset_meta") or {}).get("classes")
-    if trained_on and tuple(trained_on) != tuple(classes):
+    if classes and trained_on and tuple(trained_on) != tuple(classes):
         raise ValueError(
             f"{checkpoint} was trained for the classes {', '.join(trained_on)}, "
             f"but the data have {', '.join(classes)}"
         )
-    if isinstance(meta.get("cfg"), str):
-        config = Config.fromstring(meta["cfg"], ".py")
+    config = stored_config(meta, checkpoint) or config
     model = MODELS.build(config.model)
     if not hasattr(model, "encode_decode"):
         raise ValueError(f"{checkpoint}: {type(model).__name__} is no mmseg EncoderDecoder")
-    if model.num_classes != len(classes):
+    if classes and model.num_classes != len(classes):
         raise ValueError(
             f"{checkpoint} has {model.num_classes} classes, but the data {len(classes)}"
         )
-    weights = content.get("state_dict", content)
     try:
-        model.load_state_dict({name.removeprefix("module."): w for name, w in weights.items()})
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} does not fit its config: {error}") from error
     apply_padding(model, config)

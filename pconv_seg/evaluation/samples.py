@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pconv_seg.geometry import BorderRegions
+from pconv_seg.geometry import BorderRegions, ShiftRegions
 
 from .confusion import confusion_matrices
 
@@ -12,7 +12,7 @@ def count_sample(
     label: torch.Tensor,
     prediction: torch.Tensor,
     num_classes: int,
-    regions: BorderRegions,
+    regions: BorderRegions | ShiftRegions,
     ignore_index: int,
     file: str | None,
 ) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from .proportion import parse_fraction
 from .regions import BorderRegions, Region, RegionMap, border_width
+from .shift import Cell, ShiftedGrids, ShiftRegions, cell_seam_distance, tile_cells
 from .taps import border_runs, tap_count, transposed_border
 from .tiles import (
     Overlap,
@@ -15,16 +16,21 @@ from .tiles import (
 
 __all__ = [
     "BorderRegions",
+    "Cell",
     "Overlap",
     "Region",
     "RegionMap",
+    "ShiftRegions",
+    "ShiftedGrids",
     "TileGrid",
     "blend_weights",
     "border_runs",
     "border_width",
+    "cell_seam_distance",
     "edge_distance",
     "parse_fraction",
     "tap_count",
+    "tile_cells",
     "tile_seams",
     "tile_starts",
     "tile_stride",

@@ -16,6 +16,7 @@ import numpy as np
 from .proportion import parse_fraction
 
 Overlap = int | float | Fraction | str
+"""Of neighbouring tiles: a proportion of the tile in [0, 1), such as ``'1/3'``, or pixels."""
 
 
 def tile_stride(tile: int, overlap: Overlap) -> int:

@@ -1,6 +1,5 @@
 """Prediction of image files. TIFF streams from disk to disk, window by window."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from ..files import atomic_path
 from ..geometry import Overlap, TileGrid
-from .segmentor import tile_predictor
-from .tiled import labels, stream_tiles
+from .segmentor import image_preprocessor, predicted_labels, tile_predictor
+from .tiled import stream_tiles
 
 # GDAL would otherwise keep decoded blocks in up to 5 % of the machine's memory.
 _GDAL_CACHE_BYTES = 64 << 20
@@ -55,7 +54,11 @@ def predict_file(
         model: An mmseg ``EncoderDecoder`` with its data preprocessor, such as ``init_model`` gives.
         image: Image file.
         out: Folder for the results, created if needed.
-        tile, overlap, batch_size, window, progress: As in :func:`tiled_inference`.
+        tile: As in :func:`tiled_inference`, also for the arguments below.
+        overlap: Of neighbouring tiles.
+        batch_size: Tiles per forward.
+        window: Weights of the average.
+        progress: Show a progress bar over tiles.
 
     Returns:
         Paths of the label map (uint8; uint16 for more than 255 classes) and of the overlay (RGB,
@@ -73,16 +76,14 @@ def predict_file(
             stack.enter_context(source.writer(stack.enter_context(atomic_path(path))))
             for path in paths
         )
-        preprocess = copy.copy(model.data_preprocessor)
-        preprocess.test_cfg = None  # it would pad every tile
+        preprocess = image_preprocessor(model)
         palette = _palette(model)
 
         def read(_: int, y0: int, y1: int, x0: int, x1: int) -> Tensor:
-            tile = torch.from_numpy(source.read(y0, y1, x0, x1)).permute(2, 0, 1)
-            return preprocess({"inputs": [tile]})["inputs"][0]
+            return preprocess(torch.from_numpy(source.read(y0, y1, x0, x1)).permute(2, 0, 1))
 
         def emit(top: int, logits: Tensor) -> None:
-            rows = _decide(logits, model)[0].cpu().numpy()
+            rows = predicted_labels(logits, model)[0].cpu().numpy()
             append_labels(rows if rows.dtype == np.uint8 else rows.astype(np.uint16))
             rgb = source.read(top, top + len(rows), 0, rows.shape[1])[..., ::-1]
             append_overlay(rgb // 2 + palette[rows % len(palette)] // 2)
@@ -99,10 +100,17 @@ def predict_file(
     return paths
 
 
-def _decide(logits: Tensor, model: nn.Module) -> Tensor:
-    if logits.shape[1] == 1:
-        return (logits[:, 0].sigmoid() > model.decode_head.threshold).to(torch.uint8)
-    return labels(logits)
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Pixels of an image, ``uint8[H, W, 3]`` in the order BGR, as mmseg's pipelines load them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    pixels = mmcv.imread(path)
+    if pixels is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
+    return pixels
 
 
 def _palette(model: nn.Module) -> np.ndarray:
@@ -139,9 +147,7 @@ def _open(path: Path) -> Iterator[_Source]:
         with _open_tiff(path) as source:
             yield source
         return
-    pixels = mmcv.imread(path)
-    if pixels is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
+    pixels = read_pixels(path)
     yield _Source(pixels.shape[:2], lambda y0, y1, x0, x1: pixels[y0:y1, x0:x1], _write_png)
 
 

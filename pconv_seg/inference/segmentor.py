@@ -1,13 +1,15 @@
 """mmseg's segmentor on the tile engine."""
 
+import copy
 from collections.abc import Callable
 
+import torch
 from mmengine.registry import MODELS
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
 from ..geometry import TileGrid
-from .tiled import tiled_inference
+from .tiled import labels, tiled_inference
 
 
 def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[Tensor], Tensor]:
@@ -29,6 +31,27 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
         return model.encode_decode(tiles, [meta] * len(tiles))
 
     return predict
+
+
+def image_preprocessor(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A segmentor's data preprocessor for one image, without the padding that it adds in tests.
+
+    Returns:
+        Maps BGR pixels ``Tensor[3, H, W]`` to what the network takes, ``Tensor[3, H, W]``.
+    """
+    preprocess = copy.copy(model.data_preprocessor)
+    preprocess.test_cfg = None  # it would pad every tile
+    return lambda pixels: preprocess({"inputs": [pixels]})["inputs"][0]
+
+
+def predicted_labels(logits: Tensor, model: nn.Module) -> Tensor:
+    """Label maps ``Tensor[N, H, W]`` of a segmentor's logits ``Tensor[N, C, H, W]``.
+
+    The most likely class; of a single logit, whether it exceeds the threshold of the decode head.
+    """
+    if logits.shape[1] == 1:
+        return (logits[:, 0].sigmoid() > model.decode_head.threshold).to(torch.uint8)
+    return labels(logits)
 
 
 @MODELS.register_module()

@@ -128,7 +128,10 @@ def stream_tiles(
             what is to be kept. None keeps them all.
         grid: The tiles of one image.
         num_images: How many images of this size there are.
-        batch_size, window, out_device, progress: As in :func:`tiled_inference`.
+        batch_size: As in :func:`tiled_inference`, also for the arguments below.
+        window: Weights of the average.
+        out_device: Where logits are averaged.
+        progress: Show a progress bar over tiles.
 
     Returns:
         Without ``emit``: the averaged logits ``Tensor[num_images, C, H, W]``.

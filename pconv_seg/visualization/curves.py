@@ -19,19 +19,18 @@ def plot_leave_out(results: list[dict]) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     networks = list(dict.fromkeys(result["checkpoint"] for result in results))
-    for (checkpoint, padding, mode), line in groupby(
+    for (checkpoint, _, mode), line in groupby(
         results, key=lambda result: (result["checkpoint"], result["padding"], result["mode"])
     ):
         line = list(line)
         number = networks.index(checkpoint)
         axes.plot(
             [result["leave_out"] for result in line],
-            # None, where all classes are absent, leaves a gap.
-            [float("nan") if r["mIoU"] is None else r["mIoU"] for r in line],
+            [_or_nan(result["mIoU"]) for result in line],  # all classes may be absent
             linestyle=_MODE_STYLES[mode],
             marker=_MARKERS[number % len(_MARKERS)],
             color=f"C{number}",
-            label=f"{'/'.join(Path(checkpoint).parts[-2:])} ({padding}), {mode}",
+            label=f"{_network_name(line[0])}, {mode}",
         )
     axes.set_xlabel(
         f"ignored centre: share of the {results[0]['region']}'s {results[0]['proportion']}"
@@ -40,3 +39,48 @@ def plot_leave_out(results: list[dict]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", handlelength=4)
     return figure
+
+
+def plot_shift(results: list[dict]) -> Figure:
+    """Plot the share of pixels that change, and the padding cost, against distance to the seam.
+
+    Args:
+        results: Of :meth:`pconv_seg.evaluation.shift.ShiftRecord.as_dict`, one line each.
+    """
+    scores = [name for name in ("aAcc", "mIoU") if name in results[0]["total"]]
+    figure = Figure(figsize=(5.5 * (1 + len(scores)), 4.5), layout="constrained")
+    panels = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
+    for number, result in enumerate(results):
+        style = {
+            "marker": _MARKERS[number % len(_MARKERS)],
+            "markersize": 4,
+            "color": f"C{number}",
+            "label": _network_name(result),
+        }
+        bins = result["bins"]
+        centres = [(row["from_pixel"] + row["to_pixel"] - 1) / 2 for row in bins]
+        changed = [100 - _or_nan(row["agreement"]) for row in bins]
+        panels[0].plot(centres, changed, **style)
+        for axes, score in zip(panels[1:], scores, strict=True):
+            axes.plot(centres, [_or_nan(row[score]["cost"]) for row in bins], **style)
+            bounds = [[_or_nan(row[score]["interval"][i]) for row in bins] for i in (0, 1)]
+            axes.fill_between(centres, *bounds, color=f"C{number}", alpha=0.15, lw=0)
+    panels[0].set_ylabel("predictions differ (% of pixels)")
+    panels[0].set_ylim(bottom=0)
+    for axes, score in zip(panels[1:], scores, strict=True):
+        axes.set_ylabel(f"{score} as interior minus as border (points)")
+        axes.axhline(0, color="k", lw=0.8)
+    for axes in panels:
+        axes.set_xlabel("distance to the tile's seam (px)")
+        axes.grid(alpha=0.3)
+    panels[0].legend(fontsize="small", handlelength=4)
+    return figure
+
+
+def _network_name(result: dict) -> str:
+    return f"{'/'.join(Path(result['checkpoint']).parts[-2:])} ({result['padding']})"
+
+
+def _or_nan(value: float | None) -> float:
+    # Leaves a gap in the line.
+    return float("nan") if value is None else value

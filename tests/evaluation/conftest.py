@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from known_segmentor import CLASSES, SIZE
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -81,6 +82,20 @@ def make_segmentor():
     def make(config):
         init_default_scope("mmseg")
         return MODELS.build(config.model)
+
+    return make
+
+
+@pytest.fixture
+def make_checkpoint(make_segmentor):
+    """A function that writes the checkpoint of a network that is blind within some pixels."""
+
+    def make(config, width, path):
+        config.model.backbone.width = width
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
+        torch.save({"meta": meta, "state_dict": make_segmentor(config).state_dict()}, path)
+        return str(path)
 
     return make
 

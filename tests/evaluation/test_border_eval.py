@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from known_segmentor import CLASSES, SIZE, border_blind
 from PIL import Image
 
@@ -23,20 +22,15 @@ def main():
 
 
 @pytest.fixture
-def trained(make_config, make_segmentor, tmp_path):
+def trained(make_config, make_checkpoint, tmp_path):
     """A config file, and checkpoints of a network that is blind in 2 pixels and of one in 1."""
     config = make_config(images=4)
     file = tmp_path / "config.py"
     config.dump(file)
     checkpoints = []
     for width in (2, 1):
-        config.model.backbone.width = width
         folder = tmp_path / f"work_dirs/blind{width}"
-        folder.mkdir(parents=True)
-        checkpoints.append(str(folder / "iter_4.pth"))
-        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
-        weights = make_segmentor(config).state_dict()
-        torch.save({"meta": meta, "state_dict": weights}, checkpoints[-1])
+        checkpoints.append(make_checkpoint(config, width, folder / "iter_4.pth"))
         (folder / "last_checkpoint").write_text(checkpoints[-1])
         config.dump(folder / "config.py")
     return str(file), *checkpoints

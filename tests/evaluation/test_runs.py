@@ -16,7 +16,7 @@ def write_run(folder, step=4, max_iters=4, age=0):
     (folder / "net.py").write_text(f"train_cfg = dict(max_iters={max_iters})\n")
     (folder / "last_checkpoint").write_text(f"/elsewhere/work_dirs/x/iter_{step}.pth")
     checkpoint = folder / f"iter_{step}.pth"
-    checkpoint.touch()
+    torch.save({}, checkpoint)
     seconds = checkpoint.stat().st_mtime - age
     os.utime(checkpoint, (seconds, seconds))
     return checkpoint
@@ -34,6 +34,20 @@ def test_the_newest_finished_run_is_found(tmp_path):
         latest_run(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no finished training run below .*nowhere"):
         latest_run(tmp_path / "nowhere")
+
+
+def test_a_pointer_that_was_cut_off_does_not_hide_the_run(tmp_path):
+    checkpoint = write_run(tmp_path / "a")
+    (tmp_path / "a/last_checkpoint").write_text("")
+    assert latest_run(tmp_path).checkpoint == checkpoint
+
+
+def test_a_damaged_checkpoint_is_named_instead_of_taking_an_older_run(tmp_path):
+    write_run(tmp_path / "old", age=30)
+    checkpoint = write_run(tmp_path / "new")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{re.escape(str(checkpoint))}: it is cut off or changed"):
+        latest_run(tmp_path)
 
 
 @pytest.fixture
@@ -77,6 +91,19 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
     backbone = Config({"model": {"type": "BorderBlind"}})
     with pytest.raises(ValueError, match="BorderBlind is no mmseg EncoderDecoder"):
         load_segmentor(save({"cfg": None}), backbone, CLASSES, "cpu")
+
+
+def test_no_code_from_a_checkpoint_runs(make_config, save, tmp_path):
+    trap = tmp_path / "trap"
+    for config, named in (
+        (f"__import__('os').mkdir({str(trap)!r})", "line 1 of its stored config is refused"),
+        (f"model = dict(type='os.mkdir', path={str(trap)!r})", "builds os.mkdir, which is not"),
+    ):
+        with pytest.raises(ValueError, match=rf"iter_1\.pth: .*{named}"):
+            load_segmentor(save({"cfg": config}), make_config(images=1), CLASSES, "cpu")
+    with pytest.raises(ValueError, match=r"iter_1\.pth: refused, nothing was run\. .*Path"):
+        load_segmentor(save({"hook": tmp_path}), make_config(images=1), CLASSES, "cpu")
+    assert not trap.exists()
 
 
 def test_padding_is_what_the_network_was_trained_with(make_config, make_segmentor, tmp_path):

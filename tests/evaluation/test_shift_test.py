@@ -1,0 +1,209 @@
+"""The shift test with a network whose answer is known: see known_segmentor."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from known_segmentor import SIZE
+from PIL import Image
+
+from pconv_seg.evaluation.shift import ShiftImage, predict_grids, shift_checkpoints, shift_test
+from pconv_seg.geometry import ShiftedGrids
+
+TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
+TILE = (16, 20)  # its interior begins at 4 pixels
+IMAGES = 4
+
+
+class TakeFirst(torch.nn.Module):
+    def forward(self, x):
+        return [x]
+
+
+@pytest.fixture(scope="module")
+def main():
+    return runpy.run_path(str(TOOL))["main"]
+
+
+@pytest.fixture
+def trained(make_config, make_checkpoint, tmp_path):
+    """A config file, and checkpoints of networks that are blind within 3 pixels and within 1."""
+    config = make_config(images=IMAGES)
+    file = tmp_path / "config.py"
+    config.dump(file)
+    checkpoints = [make_checkpoint(config, w, tmp_path / f"blind{w}.pth") for w in (3, 1)]
+    return str(file), *checkpoints
+
+
+def expected(folder, width, start, stop):
+    """Pixels, changed pixels, and areas as border and as interior, counted from the truth.
+
+    The network is blind within ``width`` pixels of a seam, and of the border of the image in either
+    role; elsewhere it is right.
+    """
+    distance, _ = ShiftedGrids(SIZE, TILE).compared()
+    chosen = (distance >= start) & (distance < stop)
+    y, x = np.indices(SIZE)
+    frame = np.minimum.reduce([y, SIZE[0] - 1 - y, x, SIZE[1] - 1 - x]) < width
+    pixels, changed, areas = 0, 0, np.zeros((2, IMAGES, 3, 3), int)
+    for i in range(IMAGES):
+        truth = np.array(Image.open(folder / f"images/{i}.png"))[..., ::-1].argmax(-1)
+        label = np.array(Image.open(folder / f"labels/{i}.png"))
+        roles = [np.where(frame | (distance < width), 0, truth), np.where(frame, 0, truth)]
+        pixels += chosen.sum()
+        changed += (chosen & (roles[0] != roles[1])).sum()
+        counted = chosen & (label != 255)
+        for role, prediction in enumerate(roles):
+            for c in range(3):
+                masks = (label == c) & (prediction == c), label == c, prediction == c
+                areas[role, i, :, c] = [(mask & counted).sum() for mask in masks]
+    return pixels, changed, areas
+
+
+def scores(areas):
+    intersection, label, prediction = areas.sum(0)
+    iou = intersection / (label + prediction - intersection)
+    return 100 * intersection.sum() / label.sum(), 100 * np.nanmean(iou)
+
+
+def test_numbers_of_two_checkpoints(main, trained, tmp_path, capsys):
+    out, plot = tmp_path / "new/shift.json", tmp_path / "shift.svg"
+    arguments = ["--shift-test", "--tile", *map(str, TILE), "--bin-width", "1", "--batch-size", "3"]
+    tolerances = ["--tolerance", "0", "0.9"]
+    main([*trained, *arguments, *tolerances, "--out", str(out), "--plot", str(plot)])
+    results = json.loads(out.read_text())["shift_test"]
+    text = capsys.readouterr().out
+    assert plot.read_text().startswith("<?xml")
+    for result, checkpoint, width in zip(results, trained[1:], (3, 1), strict=True):
+        assert result["checkpoint"] == checkpoint
+        assert (result["tile"], result["interior"], result["images"]) == ([16, 20], 4, IMAGES)
+        bins = result["bins"]
+        assert [(b["from_pixel"], b["to_pixel"]) for b in bins] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+        for row in (*bins, {**result["total"], "from_pixel": 0, "to_pixel": 4}):
+            start, stop = row["from_pixel"], row["to_pixel"]
+            pixels, changed, areas = expected(tmp_path / "data", width, start, stop)
+            assert row["pixels"] == pixels
+            assert row["agreement"] == pytest.approx(100 * (1 - changed / pixels))
+            border, interior = (scores(role) for role in areas)
+            for name, low, high in zip(("aAcc", "mIoU"), border, interior, strict=True):
+                assert row[name]["border"] == pytest.approx(low)
+                assert row[name]["interior"] == pytest.approx(high)
+                assert row[name]["cost"] == pytest.approx(high - low)
+                assert row[name]["interval"][0] <= row[name]["cost"] <= row[name]["interval"][1]
+        for row in bins:
+            pixels, changed, _ = expected(tmp_path / "data", width, row["from_pixel"], 4)
+            assert row["overlap"] == 2 * row["from_pixel"]
+            assert row["changed"] == pytest.approx(100 * changed / pixels)
+        # Beyond the reach of a seam, nothing changes: an overlap of twice that reach is enough.
+        assert all(b["agreement"] == 100 for b in bins[width:])
+        assert bins[width - 1]["agreement"] < 100
+        assert result["recommended"] == [
+            {"tolerance": 0, "overlap": 2 * width, "changed": 0},
+            {"tolerance": 0.9, "overlap": 0, "changed": bins[0]["changed"]},
+        ]
+        assert f"{2 * width}: 0.00%" in text
+        assert f"{result['total']['mIoU']['cost']:+.2f}" in text
+
+
+def test_agreement_of_a_folder_without_labels(main, trained, tmp_path, capsys):
+    arguments = ["--shift-test", "--tile", *map(str, TILE), "--bin-width", "1", "--tolerance", "0"]
+    labelled = main([*trained, *arguments])
+    for path in tmp_path.glob("data/labels/*"):
+        path.unlink()
+    capsys.readouterr()
+    plot = str(tmp_path / "plot.png")
+    images = ["--images", str(tmp_path / "data"), "--plot", plot]
+    plain = main([*trained, *arguments, *images])
+    for row in labelled["shift_test"]:
+        for cell in (row["total"], *row["bins"]):
+            del cell["aAcc"], cell["mIoU"]
+    assert plain == labelled
+    assert "mIoU" not in capsys.readouterr().out
+    Image.open(plot).verify()
+
+
+def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
+    arguments = ["--shift-test", "--tile", "12", "--bin-width", "1", "--tolerance", "0"]
+    wide, narrow = main([*trained, *arguments])["shift_test"]  # the interior begins at 3 pixels
+    assert wide["recommended"] == [{"tolerance": 0, "overlap": None, "changed": None}]
+    assert narrow["recommended"] == [{"tolerance": 0, "overlap": 2, "changed": 0}]
+    assert "none: 3 px from the seam" in capsys.readouterr().out
+
+
+def test_records_keep_images_apart(make_config, trained, tmp_path):
+    records = shift_checkpoints(
+        make_config(images=IMAGES), trained[1:], TILE, bin_width=4, progress=False
+    )
+    for record, width in zip(records, (3, 1), strict=True):
+        pixels, changed, areas = expected(tmp_path / "data", width, 0, 4)
+        assert len(record.images) == IMAGES
+        assert record.pixels.tolist() == [[pixels // IMAGES]] * IMAGES
+        assert (record.pixels - record.agreeing).sum() == changed
+        assert np.array_equal(record.areas[:, :, 0], areas)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+def test_a_convolution_is_the_same_from_its_radius_on(make_config, make_segmentor, padding):
+    radius, size, tile = 3, (48, 64), (16, 16)
+    model = make_segmentor(make_config()).eval()
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 3, 2 * radius + 1, padding=radius, padding_mode=padding)
+    model.backbone = torch.nn.Sequential(conv, TakeFirst())
+    pixels = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    grids = ShiftedGrids(size, tile)
+    maps = predict_grids(model, pixels, grids, batch_size=5).numpy()
+    with torch.no_grad():
+        whole = conv(pixels[None].float())[0].argmax(0).numpy()
+    wrong = maps != whole
+    distance = grids.seam_distances()
+    assert not wrong[distance >= radius].any()
+    assert wrong[distance == radius - 1].any()
+
+    [record] = shift_test([model], [None], [ShiftImage("a.png", pixels)], tile, bin_width=1)
+    compared, _ = grids.compared()
+    changed = (maps[0] != maps[1]) & (compared >= 0)
+    expected = [changed[compared >= d].sum() / (compared >= d).sum() for d in range(4)]
+    assert record.changed() == pytest.approx(expected)
+    assert record.overlap(0) == 2 * radius
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile", "40"], "leave no pixel border in one grid .* of 24 x 40. Give smaller tiles"),
+        (["--tile", "3"], "at least 4 x 4 pixels needed"),
+        (["--bin-width", "0"], "at least 1 pixel wide"),
+        (["--batch-size", "0"], "batch_size must be at least 1"),
+        (["--images", "nowhere"], "no image .* in .*nowhere"),
+    ],
+)
+def test_bad_input_gets_one_message(main, trained, arguments, message):
+    with pytest.raises(SystemExit, match=rf"(?s)border_eval\.py: .*{message}"):
+        main([*trained, "--shift-test", *arguments])
+
+
+def test_labels_of_another_size_are_named(main, trained, tmp_path):
+    path = tmp_path / "data/labels/2.png"
+    Image.fromarray(np.zeros((24, 41), np.uint8)).save(path)
+    with pytest.raises(SystemExit, match=r"2\.png.*24 x 41 pixels, but its image 24 x 40"):
+        main([*trained, "--shift-test", "--tile", "16"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tolerance", "0.1"], "--tolerance belongs to --shift-test"),
+        (["--images", "DIR"], "--images belongs to --shift-test"),
+        (["--shift-test", "--leave-out", "1/2"], "--shift-test does not go with leave-outs"),
+        (["--shift-test", "--per-class"], "--shift-test does not go with per-class"),
+        (["--shift-test", "--out", "table.csv"], "--out writes .json only"),
+        (["--shift-test", "--tolerance", "1"], r"--tolerance must lie in [0, 1), got 1.0"),
+    ],
+)
+def test_bad_usage_is_refused_before_anything_is_read(main, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
