@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from pconv_seg.geometry import TileGrid
-from pconv_seg.visualization import draw_comparison, plot_leave_out, save_figure
+from pconv_seg.visualization import draw_comparison, plot_leave_out, plot_shift, save_figure
+from pconv_seg.visualization.activations import draw_responses, plot_profiles
 from pconv_seg.visualization.regions import draw_regions
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
@@ -71,6 +72,54 @@ def test_one_curve_per_checkpoint_and_mode():
     assert lines[1].get_ydata() == pytest.approx([70, 70.5, np.nan], nan_ok=True)
     # Told apart without colour.
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 4
+
+
+def test_curves_of_the_shift_test():
+    def network(name):
+        cost = {"cost": 1.5, "interval": [None, 2]}
+        bins = [
+            {"from_pixel": 0, "to_pixel": 4, "agreement": 90, "mIoU": cost},
+            {"from_pixel": 4, "to_pixel": 5, "agreement": None, "mIoU": {**cost, "cost": None}},
+        ]
+        return {"checkpoint": f"a/{name}.pth", "padding": name, "total": bins[0], "bins": bins}
+
+    agreement, cost = plot_shift([network("zeros"), network("partial")]).axes
+    assert [line.get_label() for line in agreement.lines] == [
+        "a/zeros.pth (zeros)",
+        "a/partial.pth (partial)",
+    ]
+    assert agreement.lines[0].get_xdata() == pytest.approx([1.5, 4])
+    assert agreement.lines[0].get_ydata() == pytest.approx([10, np.nan], nan_ok=True)
+    assert cost.lines[1].get_ydata() == pytest.approx([1.5, np.nan], nan_ok=True)
+    assert cost.get_ylabel() == "mIoU as interior minus as border (points)"
+
+
+def test_responses_and_what_is_marked_in_them():
+    response = np.array([[1.0, 2, 3], [2, 2, 8]])
+    marked = response > 5
+    networks = [("zeros", response, marked), ("partial", 10 * response, ~marked & False)]
+    panels = draw_responses(np.zeros((4, 6, 3), np.uint8), networks).axes[:3]
+    assert [panel.get_title() for panel in panels] == ["input", "zeros", "partial"]
+    for panel in panels[1:]:
+        assert np.array_equal(panel.images[0].get_array(), response / 2)
+    [outline] = panels[1].lines
+    # The last place of the second row, in pixels of the image.
+    assert set(outline.get_xdata()) == {3.5, 5.5}
+    assert set(outline.get_ydata()) == {1.5, 3.5}
+    assert not panels[2].lines
+
+
+def test_one_panel_of_profiles_per_layer():
+    names = [f"layer{i}" for i in range(7)]
+    zeros = {name: np.array([0.5, 1]) for name in names}
+    partial = {name: np.array([1.5, 1]) for name in names[1:]}
+    figure = plot_profiles([("zeros", zeros), ("partial", partial)])
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == names
+    assert [line.get_label() for line in panels[1].lines[1:]] == ["zeros", "partial"]
+    assert panels[1].lines[2].get_ydata().tolist() == [1.5, 1]
+    assert len(panels[0].lines) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["zeros", "partial"]
 
 
 def test_drawing_of_the_regions_names_them_all():

@@ -1,0 +1,107 @@
+"""Show how strongly networks respond near the border: response maps and profiles by layer.
+
+FIG holds the response of each network's last stage to the first image, as the paper's Figure 5.
+See docs/activations.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from pconv_seg.engine import PreflightError, build_test_config, check_testing
+from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
+from pconv_seg.files import atomic_path
+from pconv_seg.inference import read_pixels
+from pconv_seg.padding import SCHEMES
+from pconv_seg.visualization import save_figure
+from pconv_seg.visualization.activations import draw_responses, plot_profiles
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of networks whose checkpoint holds none")
+    parser.add_argument("checkpoints", nargs="+", metavar="checkpoint", help="checkpoint files")
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="IMG",
+        help="image files; profiles are over all of them, maps are of the first",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FIG", help="response maps (.png, .svg, .pdf)"
+    )
+    parser.add_argument("--profiles", type=Path, metavar="FIG", help="also plot profiles by layer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        default=["*"],
+        metavar="NAME",
+        help="padded convolutions to profile, with * and ? as in file names (default: all)",
+    )
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="also show each network with initial weights, the same for all",
+    )
+    parser.add_argument(
+        "--padding",
+        choices=SCHEMES,
+        help="run all checkpoints under this padding (default: what each was trained with)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the initial weights (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config values",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> list[Activations]:
+    args = parse_args(argv)
+    try:
+        for checkpoint in args.checkpoints:
+            cfg = build_test_config(args.config, checkpoint, cfg_options=args.cfg_options)
+            check_testing(cfg, data=False)
+        images = [read_pixels(path) for path in args.image]
+        networks = activations_of_checkpoints(
+            cfg,
+            args.checkpoints,
+            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
+            layers=args.layers,
+            padding=args.padding,
+            with_untrained=args.untrained,
+            seed=args.seed,
+        )
+    except (PreflightError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"visualize_activations.py: {error}")
+    shown = [
+        (f"{n.name}\n{n.marked_share:.0%} of the border marked", n.response, n.marked)
+        for n in networks
+    ]
+    save_figure(draw_responses(images[0][..., ::-1], shown), args.out)
+    if args.profiles:
+        profiles = [(n.name, {p.layer: p.relative for p in n.profiles}) for n in networks]
+        save_figure(plot_profiles(profiles), args.profiles)
+    if args.json:
+        with atomic_path(args.json) as path:
+            path.write_text(json.dumps([network.as_dict() for network in networks], indent=1))
+    for path in (args.out, args.profiles, args.json):
+        if path:
+            print(f"wrote {path}")
+    return networks
+
+
+if __name__ == "__main__":
+    main()
