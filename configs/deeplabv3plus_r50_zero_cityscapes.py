@@ -4,5 +4,5 @@ _base_ = [
     "./_base_/schedules/schedule_31k.py",
 ]
 crop_size = (896, 896)
-_base_.train_dataloader.dataset.pipeline[3].crop_size = crop_size
+_base_.train_dataloader.dataset.dataset.pipeline[2].crop_size = crop_size
 model = dict(data_preprocessor=dict(size=crop_size))

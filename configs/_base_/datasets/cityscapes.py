@@ -1,7 +1,6 @@
-# The paper's augmentation as far as stock transforms go: PhotoMetricDistortion stands for a colour
-# jitter of 0.25, and the Gaussian blur is left out. Crops reach past small images through
+# The paper's sampling and augmentation. Crops reach past small images through
 # `data_preprocessor.size`, which pads them. Leaf configs set the crop.
-dataset_type = "CityscapesDataset"
+dataset_type = "CityscapesSplitDataset"
 data_root = "{{$CITYSCAPES_DATASET:data/cityscapes}}"
 # Whole images in their own size.
 test_pipeline = [
@@ -13,26 +12,28 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    # 31K batches of 16 are 167 epochs. How many of them the last part without coarse images takes
+    # is our choice.
+    sampler=dict(type="ClassUniformSampler", fine_only_after=143),
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(img_path="leftImg8bit/train", seg_map_path="gtFine/train"),
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="LoadAnnotations"),
-            dict(
-                type="RandomResize",
-                scale=(2048, 1024),
-                ratio_range=(0.5, 2.0),
-                keep_ratio=True,
-                interpolation="bicubic",
-            ),
-            dict(type="RandomCrop", crop_size=(896, 896)),
-            dict(type="RandomFlip", prob=0.5),
-            dict(type="PhotoMetricDistortion"),
-            dict(type="PackSegInputs"),
-        ],
+        type="DrawnDataset",
+        dataset=dict(
+            type=dataset_type,
+            data_root=data_root,
+            split=0,
+            part="train",
+            pipeline=[
+                dict(type="LoadImageFromFile"),
+                dict(type="LoadAnnotations"),
+                dict(type="RandomScaleCrop", crop_size=(896, 896), scale=(0.5, 2.0)),
+                dict(type="RandomFlip", prob=0.5),
+                dict(type="ColorJitter", brightness=0.25, contrast=0.25, saturation=0.25, hue=0.25),
+                dict(type="GaussianBlur", sigma=(0.15, 1.30)),
+                dict(type="PackSegInputs"),
+            ],
+        ),
+        # The paper also takes the coarse images:
+        # --cfg-options train_dataloader.dataset.coarse.annotations=coarse
     ),
 )
 val_dataloader = dict(
@@ -43,7 +44,8 @@ val_dataloader = dict(
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
-        data_prefix=dict(img_path="leftImg8bit/val", seg_map_path="gtFine/val"),
+        split=0,
+        part="val",
         pipeline=test_pipeline,
     ),
 )

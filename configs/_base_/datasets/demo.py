@@ -4,16 +4,19 @@ data_root = "data/demo"
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
+    sampler=dict(_delete_=True, type="ResumableSampler"),
     dataset=dict(
-        data_root=data_root,
-        pipeline=[
-            dict(type="LoadImageFromFile"),
-            dict(type="LoadAnnotations"),
-            dict(type="RandomCrop", crop_size=(192, 192)),
-            dict(type="RandomFlip", prob=0.5),
-            dict(type="PhotoMetricDistortion"),
-            dict(type="PackSegInputs"),
-        ],
+        dataset=dict(
+            data_root=data_root,
+            pipeline=[
+                dict(type="LoadImageFromFile"),
+                dict(type="LoadAnnotations"),
+                dict(type="RandomCrop", crop_size=(192, 192)),
+                dict(type="RandomFlip", prob=0.5),
+                dict(type="PhotoMetricDistortion"),
+                dict(type="PackSegInputs"),
+            ],
+        ),
     ),
 )
 val_dataloader = dict(num_workers=1, dataset=dict(data_root=data_root))

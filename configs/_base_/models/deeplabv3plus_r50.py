@@ -10,7 +10,7 @@ model = dict(
         # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
         # --cfg-options model.backbone.init_cfg=None
         init_cfg=dict(
-            type="Pretrained",
+            type="PublishedWeights",
             checkpoint="https://download.pytorch.org/models/resnet50-0676ba61.pth",
         ),
     ),

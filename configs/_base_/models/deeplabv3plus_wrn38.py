@@ -5,7 +5,7 @@ model = dict(
         norm_cfg=dict(type="SyncBN"),
         # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
         # --cfg-options model.backbone.init_cfg=None
-        init_cfg=dict(type="Pretrained", checkpoint="pretrained/wider_resnet38.pth.tar"),
+        init_cfg=dict(type="PublishedWeights", checkpoint="pretrained/wider_resnet38.pth.tar"),
     ),
     decode_head=dict(in_channels=4096, c1_in_channels=128),
 )

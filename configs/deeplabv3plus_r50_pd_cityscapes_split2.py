@@ -1,0 +1,3 @@
+_base_ = "./deeplabv3plus_r50_zero_cityscapes_split2.py"
+conv_cfg = dict(type="PConv")
+model = dict(backbone=dict(conv_cfg=conv_cfg), decode_head=dict(conv_cfg=conv_cfg))

@@ -1,0 +1,426 @@
+"""What a study's report says: tables and sentences, all from the runs' files."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from pconv_seg.evaluation.report import CONFIDENCE, RESAMPLES
+from pconv_seg.evaluation.shift import TOLERANCES
+
+from .curves import reached_iteration, read_scalars, training_curves
+from .evaluation import SHIFT
+from .findings import BASELINE, findings, gap, shift_cost, shift_gap, where
+from .plan import StudyRun
+from .results import Cell, Results
+from .start import read_start
+from .statistics import Contrast, sample_sd
+from .training import read_state
+
+_KINDS = {
+    "border_distance": "pixels to the image border",
+    "seam_distance": "pixels to the nearest tile seam",
+}
+
+Table = list[list[str]]
+
+
+class Contents:
+    """Tables and sentences of one study.
+
+    Attributes:
+        context: What the template of the page takes.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._study = results.study
+        self._own = [name for name in results.records if name != "cross"]
+        self._others = [
+            padding
+            for padding in self._study.paddings
+            if padding != BASELINE and BASELINE in self._study.paddings
+        ]
+        self._states = {run: read_state(run) for run in self._study.runs}
+        self._findings = findings(results)
+        self._shown: list[tuple[str, dict[Cell, float], Contrast]] = []
+        self.context = self._context()
+
+    def _context(self) -> dict[str, Any]:
+        context = {
+            "name": self._study.file.stem,
+            "status": self._status(),
+            "findings": [{**f._asdict(), "number": difference(f.contrast)} for f in self._findings],
+            "resamples": RESAMPLES,
+            "bootstrap_seed": self._results.seed,
+            "setup": list(self._setup()),
+            "runs": self._runs(),
+            "start": self._start(),
+            "failures": [
+                {
+                    "name": run.name,
+                    "status": state["status"],
+                    "tail": "\n".join(state["log_tail"]),
+                }
+                for run, state in self._states.items()
+                if "log_tail" in state
+            ],
+            "convergence": self._convergence(),
+            "scores": self._table("padding", self._whole_columns(), self._study.paddings, False),
+            "differences": self._table("padding", self._whole_columns(), self._others, True),
+            "leave_outs": self._blocks("leave_out"),
+            "distances": self._blocks("border_distance") + self._blocks("seam_distance"),
+            "cross": self._cross(),
+            "shift": self._shift(),
+            "pattern": self._pattern(),
+            "seed_count": len(self._study.seeds),
+        }
+        differences = [contrast for kind, _, contrast in self._shown if kind == "difference"]
+        context["comparisons"] = len(differences)
+        context["expected_by_chance"] = f"{(1 - CONFIDENCE) * len(differences):.1f}"
+        return context
+
+    def as_dict(self) -> dict:
+        """Everything that the page shows, ready for JSON; scores in percent."""
+        return {
+            "study": str(self._study.file),
+            "runs": [
+                {
+                    "name": run.name,
+                    **state,
+                    "start": read_start(run.folder),
+                    "validation_mIoU": training_curves(run.folder)[1],
+                    "shift_test": self._shift_dict(run),
+                }
+                for run, state in self._states.items()
+            ],
+            "findings": [
+                {**f._asdict(), "contrast": _contrast_dict(f.contrast)} for f in self._findings
+            ],
+            "cells": [
+                {
+                    "kind": kind,
+                    "terms": [
+                        {
+                            **cell._asdict(),
+                            "region": self._results.region_names(cell.evaluation)[cell.region],
+                            "weight": weight,
+                        }
+                        for cell, weight in weights.items()
+                    ],
+                    **_contrast_dict(contrast),
+                }
+                for kind, weights, contrast in self._shown
+            ],
+        }
+
+    def _shift_dict(self, run: StudyRun) -> dict | None:
+        record = self._results.shift.get((run.padding, run.seed))
+        return None if record is None else record.as_dict()
+
+    # --- What was done --------------------------------------------------------------------------
+
+    def _status(self) -> str:
+        counts = Counter(state["status"] for state in self._states.values())
+        total = len(self._states)
+        text = f"{counts['finished']} of {total} runs finished."
+        missing = [f"{run.name} ({s['status']})" for run, s in self._states.items()]
+        missing = [name for name in missing if not name.endswith("(finished)")]
+        if missing:
+            text += f" **Not finished: {', '.join(missing)}**; no figure below includes them."
+        return text
+
+    def _setup(self) -> Iterable[str]:
+        study, config = self._study, self._study.config
+        record = next(iter(self._results.records.values()))
+        train = config.train_dataloader
+        yield (
+            f"Study file `{study.file}`: {config.model.backbone.type} with "
+            f"{config.model.decode_head.type}, every padded convolution switched to the padding "
+            "that is named."
+        )
+        yield (
+            f"Budget: {study.max_iters} iterations of {train.batch_size} images each, the same for "
+            f"all runs; {len(study.paddings)} paddings ({', '.join(study.paddings)}) x "
+            f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}). The last checkpoint "
+            "counts."
+        )
+        yield (
+            f"Data: {config.test_dataloader.dataset.type}, evaluated on {len(record.images)} "
+            f"images with {len(record.classes)} classes."
+        )
+        machines = Counter(
+            json.dumps(state["machine"], sort_keys=True)
+            for state in self._states.values()
+            if "machine" in state
+        )
+        for text, number in machines.items():
+            machine = json.loads(text)
+            versions = ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
+            yield (
+                f"Machine of {number} runs: {machine['cpu']}, {machine['cores']} cores, "
+                f"{', '.join(machine['gpus']) or 'no GPU'}; {machine['jobs']} runs at a time with "
+                f"{machine['threads']} threads each; {machine['system']}; {versions}."
+            )
+        seconds = [_seconds(state) for state in self._states.values()]
+        yield f"Training time of all runs together: {_duration(sum(seconds))} (h:mm:ss)."
+
+    def _runs(self) -> Table:
+        rows = [
+            [
+                "run",
+                "status",
+                "iterations",
+                "attempts",
+                "exit codes",
+                "time",
+                "s/iteration",
+                "last loss",
+                "last validation mIoU",
+                "start",
+            ]
+        ]
+        for run, state in self._states.items():
+            losses, scores = training_curves(run.folder)
+            times = [r["time"] for r in read_scalars(run.folder) if "loss" in r and "time" in r]
+            attempts = state["attempts"]
+            rows.append(
+                [
+                    run.name,
+                    state["status"],
+                    f"{reached_iteration(run.folder)} of {self._study.max_iters}",
+                    ", ".join(f"from {a['from_iteration']}" for a in attempts) or "-",
+                    ", ".join(
+                        "?" if a["exit_code"] is None else str(a["exit_code"]) for a in attempts
+                    )
+                    or "-",
+                    _duration(_seconds(state)),
+                    f"{median(times):.3f}" if times else "-",
+                    f"{list(losses.values())[-1]:.3f}" if losses else "-",
+                    f"{list(scores.values())[-1]:.2f}" if scores else "-",
+                    _start_name(run) or "-",
+                ]
+            )
+        return rows
+
+    def _start(self) -> str:
+        differing, known = [], 0
+        for seed in self._study.seeds:
+            starts = {_start_name(run) for run in self._study.runs if run.seed == seed} - {""}
+            known += len(starts)
+            if len(starts) > 1:
+                differing.append(str(seed))
+        if differing:
+            return f"**the runs of seed {', '.join(differing)} did not start alike.**"
+        return "within every seed it is the same for all paddings." if known else "none was kept."
+
+    def _convergence(self) -> dict[str, Any]:
+        curves = {run: training_curves(run.folder)[1] for run in self._study.runs}
+        steps = sorted(set().union(*curves.values()))
+        rows = [["validation mIoU (%) at iteration", *map(str, steps)]]
+        for padding in self._study.paddings:
+            of_padding = [curve for run, curve in curves.items() if run.padding == padding]
+            by_step = [[curve[s] for curve in of_padding if s in curve] for s in steps]
+            rows.append([padding, *(_spread(values) for values in by_step)])
+        if len(steps) < 2:
+            return {"text": "There are not yet two validations.", "table": rows}
+        before, last = steps[-2:]
+        changes = [c[last] - c[before] for c in curves.values() if before in c and last in c]
+        text = (
+            f"From iteration {before} to {last} the validation mIoU changed by "
+            f"{np.mean(changes):+.2f} percent points in the mean of {len(changes)} runs "
+            f"({min(changes):+.2f} to {max(changes):+.2f}). A flat end says that this schedule has "
+            "run out, not that a longer one would bring nothing."
+        )
+        return {"text": text, "table": rows}
+
+    # --- Scores ---------------------------------------------------------------------------------
+
+    def _whole_columns(self) -> list[tuple[str, str, str, int]]:
+        """Title, evaluation, mode and region of each column; whole images only once."""
+        columns = {}
+        for name in self._own:
+            for mode in self._results.records[name].plan.modes:
+                title = where(self._results, name, mode)
+                columns.setdefault(title, (title, name, mode, 0))
+        return list(columns.values())
+
+    def _table(
+        self,
+        corner: str,
+        columns: Sequence[tuple[str, str, str, int]],
+        paddings: Sequence[str],
+        differences: bool,
+    ) -> Table:
+        rows = [[f"{corner} minus {BASELINE}" if differences else corner, *(c[0] for c in columns)]]
+        for padding in paddings:
+            cells = []
+            for _, name, mode, region in columns:
+                if differences:
+                    cells.append(self._difference(gap(name, mode, region, padding)))
+                else:
+                    cells.append(self._score({Cell(name, padding, padding, mode, region): 1.0}))
+            rows.append([padding, *cells])
+        return rows
+
+    def _score(self, weights: dict[Cell, float]) -> str:
+        contrast = self._results.contrast(weights)
+        self._shown.append(("score", weights, contrast))
+        return _spread(contrast.values)
+
+    def _difference(self, weights: dict[Cell, float]) -> str:
+        contrast = self._results.contrast(weights)
+        self._shown.append(("difference", weights, contrast))
+        return difference(contrast)
+
+    def _blocks(self, kind: str) -> list[dict[str, Any]]:
+        """Two tables for each mode of each plan; what does not depend on tiles only once."""
+        blocks = {}
+        for name in self._own:
+            regions = self._results.regions(name)
+            numbers = [i for i, region in enumerate(regions) if region.kind == kind]
+            for mode in self._results.records[name].plan.modes:
+                title = where(self._results, name, mode)
+                if kind == "seam_distance" and mode == "regular":
+                    continue  # whole images have no seams
+                if not numbers or title in blocks:
+                    continue
+                columns = [(str(regions[i]), name, mode, i) for i in numbers]
+                corner = "padding" if kind == "leave_out" else _KINDS[kind]
+                blocks[title] = {
+                    "title": title if kind == "leave_out" else f"By {_KINDS[kind]}, {title}",
+                    "scores": self._table(corner, columns, self._study.paddings, False),
+                    "differences": self._table(corner, columns, self._others, True),
+                }
+        return list(blocks.values())
+
+    def _cross(self) -> list[dict[str, Any]]:
+        if "cross" not in self._results.records:
+            return []
+        paddings = self._study.paddings
+        blocks = []
+        for mode in self._results.records["cross"].plan.modes:
+            place = where(self._results, "cross", mode)
+            scores = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
+            changes = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
+            for trained in paddings:
+                cells = [Cell("cross", trained, tested, mode) for tested in paddings]
+                own = Cell("cross", trained, trained, mode)
+                scores.append([trained, *(self._score({cell: 1.0}) for cell in cells)])
+                changed = [
+                    "0" if cell == own else self._difference({cell: 1.0, own: -1.0})
+                    for cell in cells
+                ]
+                changes.append([trained, *changed])
+            blocks += [
+                {"title": f"mIoU (%) {place}", "table": scores},
+                {"title": f"Change by another padding in the test, {place}", "table": changes},
+            ]
+        return blocks
+
+    def _shift(self) -> dict[str, Any] | None:
+        if not self._results.shift:
+            return None
+        names = self._results.region_names(SHIFT)
+        paddings = self._study.paddings
+        tile = next(iter(self._results.shift.values())).regions.tile
+        regions = range(len(names))
+        costs = [["pixels to the seam", *names]]
+        for padding in paddings:
+            costs.append([padding, *(self._score(shift_cost(padding, i)) for i in regions)])
+        gaps = [[f"cost minus that with {BASELINE}", *names]]
+        for padding in self._others:
+            gaps.append([padding, *(self._difference(shift_gap(padding, i)) for i in regions)])
+        limits = [f"<= {100 * tolerance:g}%" for tolerance in TOLERANCES]
+        overlaps = [["padding", "predictions differ (%)", *limits]]
+        for padding in paddings:
+            records = [r for (p, _), r in self._results.shift.items() if p == padding]
+            differ = [100 * (1 - r.agreeing.sum() / r.pixels.sum()) for r in records]
+            enough = [[r.overlap(tolerance) for r in records] for tolerance in TOLERANCES]
+            overlaps.append([padding, _spread(differ), *map(_overlaps, enough)])
+        return {
+            "tile": " x ".join(map(str, tile)),
+            "costs": costs,
+            "gaps": gaps,
+            "overlaps": overlaps,
+        }
+
+    def _pattern(self) -> Table:
+        rows = [["question", "paper", "here", "what is measured", "answer"]]
+        rows += [
+            [f.question, f.paper or "-", difference(f.contrast), f.measured, f.verdict]
+            for f in self._findings
+        ]
+        return rows
+
+
+def difference(contrast: Contrast) -> str:
+    """A difference with both intervals; bold where both exclude 0."""
+    if not contrast.seeds:
+        return "-"
+    value = _signed(contrast.mean)
+    value = f"**{value}**" if contrast.settled else value
+    return " ".join([value, _interval(contrast.over_seeds), _interval(contrast.over_images)])
+
+
+def _interval(interval: Any) -> str:
+    if math.isnan(interval.low):
+        return "[none]"
+    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values or math.isnan(np.mean(values)):
+        return "-"
+    spread = f" ± {sample_sd(values):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
+def _overlaps(pixels: Sequence[int | None]) -> str:
+    return ", ".join("none" if p is None else f"{p} px" for p in pixels) or "-"
+
+
+def _start_name(run: StudyRun) -> str:
+    start = read_start(run.folder)
+    if not start:
+        return ""
+    return hashlib.sha256(json.dumps(start, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _exit_code(attempt: dict) -> str:
+    # None: the process that would have recorded it was killed itself.
+    return "unknown" if attempt["exit_code"] is None else str(attempt["exit_code"])
+
+
+def _seconds(state: dict) -> float:
+    return sum(attempt["seconds"] or 0 for attempt in state["attempts"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _contrast_dict(contrast: Contrast) -> dict:
+    return {
+        "seeds": list(contrast.seeds),
+        "values": [_number(value) for value in contrast.values],
+        "mean": _number(contrast.mean),
+        "sd": _number(contrast.sd),
+        "over_seeds": [_number(bound) for bound in contrast.over_seeds[1:]],
+        "over_images": [_number(bound) for bound in contrast.over_images[1:]],
+        "settled": contrast.settled,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,208 @@
+"""Figures of a study's report."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pconv_seg.visualization.heat_map import plot_matrices
+
+from . import paper
+from .curves import training_curves
+from .findings import BASELINE, METHOD, gap, shift_cost, where
+from .results import Cell, Results
+from .statistics import Contrast
+
+# Colour is never the only difference: grey prints differ by marker and line style.
+_MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":")
+
+
+def draw_figures(results: Results) -> dict[str, Figure]:
+    """All figures by name; those without figures to show are left out."""
+    figures = {"convergence": _convergence(results)}
+    own = [name for name in results.records if name != "cross"]
+    others = [padding for padding in results.study.paddings if padding != BASELINE]
+    compared = BASELINE in results.study.paddings and others
+    if compared and own:
+        figures["leave_out"] = _leave_out(results, own, others)
+        if any(region.kind != "leave_out" for region in results.regions(own[0])):
+            figures["border_distance"] = _border_distance(results, own, others)
+    if "cross" in results.records:
+        figures["cross_testing"] = plot_matrices(cross_matrices(results))
+    if results.shift:
+        figures["shift_test"] = _shift_test(results)
+    return figures
+
+
+def cross_matrices(results: Results) -> list[dict]:
+    """Mean mIoU over seeds by padding in training and in the test, one matrix per mode."""
+    paddings = results.study.paddings
+    return [
+        {
+            "title": f"mIoU (%), mean over seeds, {where(results, 'cross', mode)}",
+            "rows": [f"trained: {padding}" for padding in paddings],
+            "columns": list(paddings),
+            "mIoU": [
+                [results.contrast({Cell("cross", a, b, mode): 1.0}).mean for b in paddings]
+                for a in paddings
+            ],
+        }
+        for mode in results.records["cross"].plan.modes
+    ]
+
+
+def _style(results: Results, padding: str) -> dict:
+    number = results.study.paddings.index(padding)
+    return {
+        "color": f"C{number}",
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": _LINES[number % len(_LINES)],
+        "markersize": 4,
+    }
+
+
+def _convergence(results: Results) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for padding in results.study.paddings:
+        runs = [run for run in results.study.runs if run.padding == padding]
+        curves = [training_curves(run.folder) for run in runs]
+        style = _style(results, padding)
+        for axes, each, marked in zip(
+            panels, zip(*curves, strict=True), (False, True), strict=True
+        ):
+            for curve in each:
+                axes.plot(list(curve), list(curve.values()), color=style["color"], alpha=0.25)
+            # The mean where all runs that have begun have a value.
+            begun = [curve for curve in each if curve]
+            steps = sorted(set.intersection(*map(set, begun))) if begun else []
+            means = [np.mean([curve[step] for curve in begun]) for step in steps]
+            axes.plot(steps, means, **style if marked else {**style, "marker": ""}, label=padding)
+    for axes, title in zip(panels, ("training loss", "mIoU (%) in validation"), strict=True):
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("iteration")
+        axes.grid(alpha=0.3)
+    panels[0].set_yscale("log")
+    panels[1].legend(title="thin: each seed")
+    return figure
+
+
+def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
+    modes = results.records[names[0]].plan.modes
+    figure = Figure(figsize=(4 * len(modes), 3.4 * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), len(modes), squeeze=False, sharey=True)
+    for name, row in zip(names, grid, strict=True):
+        regions = results.regions(name)
+        numbers = [i for i, region in enumerate(regions) if region.kind == "leave_out"]
+        places = [float(regions[i].start) for i in numbers]
+        for mode, axes in zip(modes, row, strict=True):
+            _gaps(results, axes, places, numbers, name, mode, paddings)
+            if mode == "tile" and METHOD in paddings and len(numbers) == len(paper.LEAVE_OUT_GAPS):
+                axes.plot(
+                    places, paper.LEAVE_OUT_GAPS, color="0.5", marker="x", label="partial, paper"
+                )
+            axes.set_title(where(results, name, mode), fontsize="medium")
+            axes.set_xlabel("leave-out")
+        row[0].set_ylabel("mIoU minus that of zero padding")
+    grid[0][min(1, len(modes) - 1)].legend(fontsize="small")
+    return figure
+
+
+def _border_distance(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
+    panels = [(names[0], "regular", "border_distance")]
+    panels += [(name, "tile", "seam_distance") for name in names]
+    panels = [p for p in panels if p[1] in results.records[p[0]].plan.modes]
+    figure = Figure(figsize=(4 * len(panels), 6), layout="constrained")
+    top, bottom = figure.subplots(2, len(panels), squeeze=False)
+    for (name, mode, kind), scores, gaps in zip(panels, top, bottom, strict=True):
+        regions = results.regions(name)
+        numbers = [i for i, region in enumerate(regions) if region.kind == kind]
+        places = range(len(numbers))
+        for padding in results.study.paddings:
+            _line(
+                results,
+                scores,
+                places,
+                padding,
+                lambda i, p=padding, n=name, m=mode: {Cell(n, p, p, m, i): 1.0},
+                numbers,
+            )
+        _gaps(results, gaps, places, numbers, name, mode, paddings)
+        scores.set_title(where(results, name, mode), fontsize="medium")
+        for axes in (scores, gaps):
+            axes.set_xticks(places, [str(regions[i]) for i in numbers])
+            axes.grid(alpha=0.3)
+        edge = "image border" if kind == "border_distance" else "nearest tile seam"
+        gaps.set_xlabel(f"pixels to the {edge}")
+    top[0].set_ylabel("mIoU (%)")
+    bottom[0].set_ylabel("mIoU minus that of zero padding")
+    top[0].legend(fontsize="small")
+    return figure
+
+
+def _shift_test(results: Results) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    changed, costs = figure.subplots(1, 2)
+    edges = next(iter(results.shift.values())).regions.edges
+    centres = [(start + stop - 1) / 2 for start, stop in pairwise(edges)]
+    for padding in results.study.paddings:
+        records = [record for (p, _), record in results.shift.items() if p == padding]
+        if not records:
+            continue
+        shares = [100 * (1 - r.agreeing.sum(0) / r.pixels.sum(0)) for r in records]
+        spread = np.std(shares, axis=0, ddof=1) if len(shares) > 1 else np.zeros(len(centres))
+        _errorbar(results, changed, centres, padding, np.mean(shares, axis=0), spread)
+        bins = range(1, len(edges))
+        _line(results, costs, centres, padding, lambda i, p=padding: shift_cost(p, i), bins)
+    changed.set_ylabel("predictions differ (% of pixels)")
+    changed.set_ylim(bottom=0)
+    changed.legend(fontsize="small")
+    costs.set_ylabel("mIoU as interior minus as border")
+    costs.axhline(0, color="k", linewidth=0.8)
+    for axes in (changed, costs):
+        axes.set_xlabel("distance to the tile's seam (px)")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _gaps(
+    results: Results,
+    axes: Axes,
+    places: Sequence[float],
+    regions: Sequence[int],
+    name: str,
+    mode: str,
+    paddings: Sequence[str],
+) -> None:
+    axes.axhline(0, color="k", linewidth=0.8)
+    axes.grid(alpha=0.3)
+    for padding in paddings:
+        _line(results, axes, places, padding, lambda i, p=padding: gap(name, mode, i, p), regions)
+
+
+def _line(
+    results: Results,
+    axes: Axes,
+    places: Sequence[float],
+    padding: str,
+    weights: Callable[[int], dict[Cell, float]],
+    regions: Sequence[int],
+) -> None:
+    """Means with the standard deviation over seeds as bars."""
+    contrasts: list[Contrast] = [results.contrast(weights(region)) for region in regions]
+    means = [contrast.mean for contrast in contrasts]
+    _errorbar(results, axes, places, padding, means, np.nan_to_num([c.sd for c in contrasts]))
+
+
+def _errorbar(
+    results: Results,
+    axes: Axes,
+    places: Sequence[float],
+    padding: str,
+    means: Sequence[float],
+    spreads: Sequence[float],
+) -> None:
+    style = _style(results, padding)
+    axes.errorbar(places, means, spreads, capsize=2, linewidth=1.2, label=padding, **style)

@@ -1,0 +1,238 @@
+"""Does what was measured have the pattern of the paper? Sentences made from figures."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import paper
+from .evaluation import SHIFT
+from .results import SHIFT_ROLES, Cell, Results
+from .statistics import MAX_SEEDS, Contrast, seeds_needed
+
+BASELINE, METHOD = "zeros", "partial"
+MODE_NAMES = {
+    "regular": "on whole images",
+    "tile": "on tiles side by side",
+    "tile_overlap": "on overlapping tiles",
+}
+
+
+class Finding(NamedTuple):
+    """One question that a number above 0 answers with yes, as the paper's figures do.
+
+    Attributes:
+        question: Plain words.
+        measured: What the number is, and what it is in this study.
+        paper: What it is in the paper; None if it is not there.
+        contrast: The number.
+        verdict: Yes, no, or not settled, and why.
+        needed: What would settle it.
+    """
+
+    question: str
+    measured: str
+    paper: str | None
+    contrast: Contrast
+    verdict: str
+    needed: str
+
+
+def findings(results: Results) -> list[Finding]:
+    """The paper's pattern, question by question; empty unless zeros and partial are compared."""
+    if {BASELINE, METHOD} <= set(results.study.paddings):
+        return list(_findings(results))
+    return []
+
+
+def gap(evaluation: str, mode: str, region: int, padding: str = METHOD) -> dict[Cell, float]:
+    """Weights of a padding's mIoU minus that of zero padding, each tested as trained."""
+    return {
+        Cell(evaluation, padding, padding, mode, region): 1.0,
+        Cell(evaluation, BASELINE, BASELINE, mode, region): -1.0,
+    }
+
+
+def shift_cost(padding: str, region: int = 0) -> dict[Cell, float]:
+    """Weights of what the seam costs the same pixels: mIoU as interior minus as border."""
+    return {
+        Cell(SHIFT, padding, padding, role, region): weight
+        for role, weight in zip(SHIFT_ROLES, (-1.0, 1.0), strict=True)
+    }
+
+
+def shift_gap(padding: str, region: int = 0) -> dict[Cell, float]:
+    """Weights of the cost with a padding minus that with zero padding."""
+    baseline = shift_cost(BASELINE, region)
+    return shift_cost(padding, region) | {cell: -weight for cell, weight in baseline.items()}
+
+
+def _findings(results: Results) -> Iterator[Finding]:
+    names = [name for name in results.records if name != "cross"]
+    # Whole images do not depend on the tile size.
+    seen = set()
+    for name in names:
+        plan = results.records[name].plan
+        for mode in plan.modes:
+            if mode == "regular" and mode in seen:
+                continue
+            seen.add(mode)
+            yield _better(results, name, mode)
+    for name in names:
+        if "tile" in results.records[name].plan.modes:
+            yield from _growth(results, name)
+    for name in names:
+        if {"regular", "tile"} <= set(results.records[name].plan.modes):
+            yield _tiling(results, name)
+    if "cross" in results.records:
+        yield _across(results)
+    if results.shift:
+        contrast = results.contrast({k: -v for k, v in shift_gap(METHOD).items()})
+        costs = [results.contrast(shift_cost(p)).mean for p in (BASELINE, METHOD)]
+        yield _finding(
+            "Does a seam cost the same pixels more with zero than with partial padding?",
+            f"mIoU as interior minus as border in the shift test, with zero ({costs[0]:+.2f}) "
+            f"minus with partial padding ({costs[1]:+.2f})",
+            None,
+            contrast,
+        )
+
+
+def _better(results: Results, name: str, mode: str) -> Finding:
+    contrast = results.contrast(gap(name, mode, 0))
+    zero, partial, change = paper.BY_MODE[mode]
+    place = where(results, name, mode)
+    return _finding(
+        f"Is partial padding better than zero padding {place}?",
+        f"mIoU with partial minus with zero padding, {place}",
+        f"{change:+.3f} ({zero:.3f} to {partial:.3f})",
+        contrast,
+    )
+
+
+def _growth(results: Results, name: str) -> Iterator[Finding]:
+    regions = results.regions(name)
+    leave_outs = [i for i, region in enumerate(regions) if region.kind == "leave_out"]
+    if len(leave_outs) < 2:
+        return
+    last = leave_outs[-1]
+    first_gap, last_gap = (gap(name, "tile", region) for region in (0, last))
+    start, end = (results.contrast(weights).mean for weights in (first_gap, last_gap))
+    place = where(results, name, "tile")
+    yield _finding(
+        f"Does the gap between partial and zero padding grow with leave-out, {place}?",
+        f"the gap where {regions[last]} of each side is left out ({end:+.2f}) minus the gap where "
+        f"nothing is ({start:+.2f})",
+        f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
+        f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",
+        results.contrast(last_gap | {cell: -weight for cell, weight in first_gap.items()}),
+    )
+
+
+def _tiling(results: Results, name: str) -> Finding:
+    # Cost of tiling = regular - tile; zero's minus partial's = gap in tiles - gap on whole images.
+    tile, whole = (gap(name, mode, 0) for mode in ("tile", "regular"))
+    costs = [
+        results.contrast(
+            {
+                Cell(name, padding, padding, "regular"): 1.0,
+                Cell(name, padding, padding, "tile"): -1.0,
+            }
+        ).mean
+        for padding in (BASELINE, METHOD)
+    ]
+    zero, partial, whole_gap = paper.BY_MODE["regular"]
+    zero_tile, partial_tile, tile_gap = paper.BY_MODE["tile"]
+    return _finding(
+        f"Does tiling cost zero padding more than partial padding, {where(results, name, 'tile')}?",
+        "what zero padding loses from whole images to tiles "
+        f"({costs[0]:+.2f}) minus what partial padding loses ({costs[1]:+.2f})",
+        f"{tile_gap - whole_gap:+.3f} "
+        f"({zero - zero_tile:+.3f} and {partial - partial_tile:+.3f}: tiles gain there)",
+        results.contrast(tile | {cell: -weight for cell, weight in whole.items()}),
+    )
+
+
+def _across(results: Results) -> Finding:
+    mode = results.records["cross"].plan.modes[0]
+    kept = {p: Cell("cross", p, p, mode) for p in (BASELINE, METHOD)}
+    moved = {a: Cell("cross", a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
+    losses = [results.contrast({kept[p]: 1.0, moved[p]: -1.0}).mean for p in (BASELINE, METHOD)]
+    return _finding(
+        "Is it worse to test a network trained with zero padding under partial padding than the "
+        f"reverse, {MODE_NAMES[mode]}?",
+        f"what zero -> partial loses ({losses[0]:+.2f}) minus what partial -> zero loses "
+        f"({losses[1]:+.2f})",
+        f"{paper.ZERO_TO_PARTIAL_LOSS - paper.PARTIAL_TO_ZERO_LOSS:+.2f} in ImageNet top-1 of "
+        f"ResNet50 ({paper.ZERO_TO_PARTIAL_LOSS:+.2f} and {paper.PARTIAL_TO_ZERO_LOSS:+.2f})",
+        results.contrast(
+            {
+                kept[BASELINE]: 1.0,
+                moved[BASELINE]: -1.0,
+                kept[METHOD]: -1.0,
+                moved[METHOD]: 1.0,
+            }
+        ),
+    )
+
+
+def where(results: Results, name: str, mode: str) -> str:
+    """A mode in words, with the size of its tiles."""
+    plan = results.records[name].plan
+    if mode == "regular":
+        return MODE_NAMES[mode]
+    tile = plan.tile if isinstance(plan.tile, int) else "x".join(map(str, plan.tile))
+    overlap = f", overlap {plan.overlap}" if mode == "tile_overlap" else ""
+    return f"{MODE_NAMES[mode]} ({tile} px{overlap})"
+
+
+def _finding(question: str, measured: str, in_paper: str | None, contrast: Contrast) -> Finding:
+    answer = verdict(contrast, in_paper is not None)
+    return Finding(question, measured, in_paper, contrast, answer, needed(contrast))
+
+
+def verdict(contrast: Contrast, in_paper: bool = True) -> str:
+    """Is the number above 0?
+
+    Args:
+        contrast: The number.
+        in_paper: Whether the paper has it, above 0.
+    """
+    same, other = (", as in the paper", ", unlike the paper") if in_paper else ("", "")
+    if not contrast.seeds:
+        return "No answer: no seed has all the runs that it takes."
+    seeds, images = contrast.over_seeds, contrast.over_images
+    if contrast.settled and seeds.low > 0:
+        return f"Yes{same}: both intervals lie above 0."
+    if contrast.settled:
+        return "No, the opposite: both intervals lie below 0."
+    side = f"above 0{same}" if contrast.mean > 0 else f"below 0{other}"
+    if len(contrast.seeds) == 1:
+        reason = "one seed says nothing about the chance in training"
+    elif seeds.distinguishable:
+        reason = "the interval over seeds excludes 0, that over images does not"
+    elif images.distinguishable:
+        reason = "the interval over images excludes 0, that over seeds does not"
+    else:
+        reason = "neither interval excludes 0"
+    return f"Not settled: the figure is {side}; {reason}."
+
+
+def needed(contrast: Contrast) -> str:
+    """What would settle it, from the spread that was seen."""
+    if contrast.settled:
+        return "Settled for this network, data and budget."
+    if len(contrast.seeds) < 2:
+        return "At least two seeds of all the runs that it takes."
+    parts = []
+    if not contrast.over_seeds.distinguishable:
+        number = seeds_needed(contrast.sd, contrast.mean)
+        count = f"about {number}" if number else f"more than {MAX_SEEDS}"
+        parts.append(f"{count} seeds")
+    if not contrast.over_images.distinguishable:
+        low, high = contrast.over_images.low, contrast.over_images.high
+        ratio = ((high - low) / 2 / abs(contrast.mean)) ** 2 if contrast.mean else float("inf")
+        parts.append(f"about {ratio:.1f} times the images" if ratio < 1e3 else "far more images")
+    return (
+        f"If the effect and the spread are as seen (seeds: standard deviation {contrast.sd:.2f}): "
+        + " and ".join(parts)
+        + "."
+    )

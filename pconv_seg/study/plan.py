@@ -1,0 +1,128 @@
+"""What a study consists of: its file, its runs, and where each leaves what."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from pconv_seg.engine import PreflightError, build_training_config
+from pconv_seg.evaluation import EvaluationPlan
+from pconv_seg.padding import SCHEMES
+
+_KEYS = {"paddings", "seeds", "evaluation"}
+_SHIFT_KEYS = {"tile", "bin_width"}
+
+
+class StudyRun(NamedTuple):
+    """One training of a study: a padding, a seed and a folder of its own."""
+
+    padding: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Such as ``partial_seed0``."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read.
+
+    The file is an mmseg config that trains one network, with one more key::
+
+        study = dict(
+            paddings=("zeros", "partial"),           # see set_padding
+            seeds=(0, 1, 2),
+            evaluation=(dict(tile=180), dict(tile=240)),   # an EvaluationPlan each
+            shift=dict(tile=192, bin_width=8),       # a shift test; may be left out
+        )
+
+    Attributes:
+        file: The study file.
+        folder: Where everything goes.
+        config: The training config.
+        paddings: Schemes, each trained and tested.
+        seeds: Each with every padding.
+        plans: What to evaluate; their tile sizes differ.
+        shift: Options of :func:`pconv_seg.evaluation.shift.shift_checkpoints`; None for no shift
+            test.
+    """
+
+    file: Path
+    folder: Path
+    config: Config
+    paddings: tuple[str, ...]
+    seeds: tuple[int, ...]
+    plans: tuple[EvaluationPlan, ...]
+    shift: dict[str, Any] | None = None
+
+    @classmethod
+    def load(cls, file: str | Path, folder: str | Path) -> "Study":
+        """Read a study file.
+
+        Raises:
+            PreflightError: If there is no such file, or it is not a study's.
+        """
+        config = build_training_config(str(file), work_dir=str(folder))
+        options = config.get("study")
+        if not isinstance(options, dict) or set(options) - {"shift"} != _KEYS:
+            raise PreflightError(
+                f"{file}: a study file is a config with study=dict({', '.join(sorted(_KEYS))} and "
+                f"maybe shift), but this has study={options!r}"
+            )
+        paddings, seeds = (_several(file, options, key) for key in ("paddings", "seeds"))
+        unknown = set(paddings) - set(SCHEMES)
+        if unknown:
+            raise PreflightError(
+                f"{file}: study.paddings names {', '.join(map(repr, sorted(unknown)))}, but the "
+                f"schemes are {', '.join(SCHEMES)}"
+            )
+        try:
+            plans = tuple(EvaluationPlan(**plan) for plan in options["evaluation"])
+        except (TypeError, ValueError) as error:
+            raise PreflightError(f"{file}: study.evaluation: {error}") from error
+        tiles = [plan.tile for plan in plans]
+        if not tiles or None in tiles or len(set(tiles)) != len(tiles):
+            raise PreflightError(
+                f"{file}: study.evaluation needs at least one entry, each with another `tile`, "
+                f"but has tiles {tiles}"
+            )
+        shift = options.get("shift")
+        if shift is not None and (set(shift) - _SHIFT_KEYS or "tile" not in shift):
+            raise PreflightError(
+                f"{file}: study.shift takes tile and maybe bin_width, but has {', '.join(shift)}"
+            )
+        if "checkpoint" not in config.get("default_hooks", {}):
+            raise PreflightError(f"{file}: default_hooks.checkpoint is needed to resume runs")
+        if "max_iters" not in config.train_cfg:
+            raise PreflightError(
+                f"{file}: the budget is train_cfg.max_iters, but train_cfg is {config.train_cfg}"
+            )
+        shift = None if shift is None else dict(shift)
+        return cls(Path(file), Path(folder), config, paddings, seeds, plans, shift)
+
+    @property
+    def runs(self) -> list[StudyRun]:
+        """All trainings, seed by seed, so that an unfinished study still compares paddings."""
+        return list(self._runs())
+
+    def _runs(self) -> Iterator[StudyRun]:
+        for seed, padding in product(self.seeds, self.paddings):
+            yield StudyRun(padding, seed, self.folder / "runs" / f"{padding}_seed{seed}")
+
+    @property
+    def max_iters(self) -> int:
+        """The budget of each training."""
+        return self.config.train_cfg.max_iters
+
+
+def _several(file: str | Path, options: dict, key: str) -> tuple[Any, ...]:
+    values = options[key]
+    if not isinstance(values, (list, tuple)) or not values or len(set(values)) != len(values):
+        raise PreflightError(f"{file}: study.{key} must list different values, got {values!r}")
+    return tuple(values)

@@ -1,0 +1,59 @@
+"""The report of a study: Markdown, HTML, figures and JSON."""
+
+from pathlib import Path
+
+from pconv_seg.evaluation.report import write_json
+from pconv_seg.files import atomic_path
+from pconv_seg.visualization import save_figure
+
+from .contents import Contents
+from .figures import draw_figures
+from .plan import Study
+from .results import Results
+
+try:
+    import jinja2
+    import markdown
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"a study's report needs {error.name}, which is not installed: "
+        "pip install 'pconv-seg[study]'"
+    ) from error
+
+
+def write_report(study: Study, command: str) -> Path:
+    """Write ``report/report.md``, ``.html``, ``.json`` and ``figures/`` below the study's folder.
+
+    Args:
+        study: With at least one evaluated run; the others are listed.
+        command: How the study was called, for its last section.
+
+    Returns:
+        The Markdown file.
+
+    Raises:
+        PreflightError: As from :class:`Results`.
+    """
+    results = Results(study)
+    folder = study.folder / "report"
+    figures = draw_figures(results)
+    for name, figure in figures.items():
+        save_figure(figure, folder / "figures" / f"{name}.svg")
+    contents = Contents(results)
+    write_json(contents.as_dict(), folder / "report.json")
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    text = templates.get_template("report.md.j2").render(
+        **contents.context, figures=figures, command=command
+    )
+    page = templates.get_template("report.html.j2").render(
+        title=f"Study {study.file.stem}",
+        body=markdown.markdown(text, extensions=["tables", "fenced_code"]),
+    )
+    for path, content in ((folder / "report.md", text), (folder / "report.html", page)):
+        with atomic_path(path) as temporary:
+            temporary.write_text(content)
+    return folder / "report.md"

@@ -1,0 +1,141 @@
+"""All counts of a study in one place, and comparisons between them."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from pconv_seg.engine import PreflightError
+from pconv_seg.evaluation.bootstrap import Difference
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.geometry import Region
+
+from .evaluation import SHIFT, evaluations, read_record, read_shift, same_plan
+from .plan import Study, StudyRun
+from .statistics import Contrast, miou_contrast
+
+SHIFT_ROLES = ("border", "interior")
+_NOTHING = Contrast((), (), *[Difference(float("nan"), float("nan"), float("nan"))] * 2)
+
+
+class Cell(NamedTuple):
+    """One mIoU of every seed.
+
+    Attributes:
+        evaluation: Its name, see :func:`evaluations`.
+        padding: In training.
+        tested: In the test.
+        mode: Of the evaluation's plan.
+        region: Its place among the plan's regions; 0 is the whole image, nothing left out.
+
+    In the shift test the modes are ``'border'`` and ``'interior'``, region 0 is all compared
+    pixels, and region i is bin i - 1.
+    """
+
+    evaluation: str
+    padding: str
+    tested: str
+    mode: str
+    region: int = 0
+
+
+class Results:
+    """The counts of a study's runs.
+
+    Args:
+        study: Its runs may be unfinished.
+        seed: Of the bootstrap.
+
+    Raises:
+        PreflightError: If nothing is evaluated, or by another plan, or on different images.
+    """
+
+    def __init__(self, study: Study, seed: int = 0) -> None:
+        self.study = study
+        self.seed = seed
+        self._areas: dict[tuple[str, str, int], tuple[Record, np.ndarray]] = {}
+        self._cache: dict[tuple, Contrast] = {}
+        self.records: dict[str, Record] = {}  # one of each evaluation
+        self.shift: dict[tuple[str, int], ShiftRecord] = {}  # by padding and seed
+        images = None
+        for run in study.runs:
+            for name, plan, _ in evaluations(study):
+                record = read_record(run, name)
+                if record is not None and not same_plan(record.plan, plan):
+                    raise PreflightError(
+                        f"{run.folder}: {name} was evaluated by another plan than that of "
+                        f"{study.file}; first --only evaluate"
+                    )
+                if record is not None:
+                    self.records.setdefault(name, record)
+                    self._areas[name, run.padding, run.seed] = record, record.areas()
+                    images = _same_images(run, images, record.images)
+            shift = read_shift(run) if study.shift is not None else None
+            if shift is not None:
+                self.shift[run.padding, run.seed] = shift
+                images = _same_images(run, images, shift.images)
+        if not self._areas:
+            raise PreflightError(
+                f"{study.folder}: no run is evaluated yet; first --only train, then --only evaluate"
+            )
+
+    def region_names(self, evaluation: str) -> list[str]:
+        """Of an evaluation, in the order of the counts."""
+        if evaluation == SHIFT:
+            edges = next(iter(self.shift.values())).regions.edges
+            return ["all", *(f"{start}-{stop - 1}" for start, stop in pairwise(edges))]
+        return [f"{region.kind} {region}" for region in self.regions(evaluation)]
+
+    def regions(self, evaluation: str) -> tuple[Region, ...]:
+        """Of an evaluation other than the shift test."""
+        return self.records[evaluation].plan.regions("regular").names
+
+    def contrast(self, weights: Mapping[Cell, float]) -> Contrast:
+        """A weighted sum of cells, over the seeds that have all of them."""
+        key = tuple(weights.items())
+        if key not in self._cache:
+            self._cache[key] = self._contrast(weights)
+        return self._cache[key]
+
+    def _contrast(self, weights: Mapping[Cell, float]) -> Contrast:
+        columns, seeds = [], []
+        for seed in self.study.seeds:
+            terms = [self._cell_areas(cell, seed) for cell in weights]
+            if all(term is not None for term in terms):
+                columns.append(np.stack(terms, axis=1))
+                seeds.append(seed)
+        if not seeds:
+            return _NOTHING
+        return miou_contrast(
+            np.stack(columns, axis=1), list(weights.values()), seeds, bootstrap_seed=self.seed
+        )
+
+    def _cell_areas(self, cell: Cell, seed: int) -> np.ndarray | None:
+        if cell.evaluation == SHIFT:
+            return self._shift_areas(cell, seed)
+        found = self._areas.get((cell.evaluation, cell.padding, seed))
+        if found is None:
+            return None
+        record, areas = found
+        network = [tested.padding for tested in record.tested].index(cell.tested)
+        return areas[:, network, record.plan.modes.index(cell.mode), cell.region]
+
+    def _shift_areas(self, cell: Cell, seed: int) -> np.ndarray | None:
+        record = self.shift.get((cell.padding, seed))
+        if record is None:
+            return None
+        areas = record.areas[SHIFT_ROLES.index(cell.mode)]  # [images, bins, 3, C]
+        return areas[:, cell.region - 1] if cell.region else areas.sum(1)
+
+
+def _same_images(
+    run: StudyRun, expected: tuple[str, ...] | None, found: tuple[str, ...]
+) -> tuple[str, ...]:
+    if expected not in (None, found):
+        raise PreflightError(
+            f"{run.folder}: evaluated on other images than other runs; delete the evaluation "
+            "folders of all runs and evaluate again"
+        )
+    return found

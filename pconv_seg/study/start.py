@@ -1,0 +1,72 @@
+"""Do two runs start from the same weights and see the same batches?"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+_FILE = "start.json"
+
+
+@HOOKS.register_module()
+class StartDigestHook(Hook):
+    """Write digests of the initial weights and of the first batches into the work dir.
+
+    The file ``start.json`` holds SHA-256 sums: ``weights`` of the initialised network, ``batches``
+    of images and labels of the first iterations, before normalisation. Runs with equal sums
+    started alike. A resumed run leaves the file as it is.
+
+    Args:
+        batches: How many batches.
+    """
+
+    def __init__(self, batches: int = 10) -> None:
+        self.batches = batches
+        self._weights = ""
+        self._seen = hashlib.sha256()
+
+    def before_train(self, runner: Runner) -> None:
+        """Digest the weights."""
+        if runner.iter == 0:
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            digest = hashlib.sha256()
+            for name, value in sorted(model.state_dict().items()):
+                digest.update(name.encode())
+                _add(digest, value)
+            self._weights = digest.hexdigest()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Digest a batch, and write after the last one that counts."""
+        if not self._weights or runner.iter >= self.batches:
+            return
+        for image, sample in zip(data_batch["inputs"], data_batch["data_samples"], strict=True):
+            _add(self._seen, image)
+            _add(self._seen, sample.gt_sem_seg.data)
+        if runner.iter == min(self.batches, runner.max_iters) - 1:
+            self._write(Path(runner.work_dir) / _FILE, runner.iter + 1)
+
+    @master_only
+    def _write(self, path: Path, number: int) -> None:
+        content = {
+            "weights": self._weights,
+            "batches": self._seen.hexdigest(),
+            "number_of_batches": number,
+        }
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _add(digest: Any, value: torch.Tensor) -> None:
+    digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+
+
+def read_start(work_dir: Path) -> dict:
+    """What the hook wrote; empty if it wrote nothing."""
+    path = work_dir / _FILE
+    return json.loads(path.read_text()) if path.is_file() else {}

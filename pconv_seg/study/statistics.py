@@ -1,0 +1,101 @@
+"""How far do seeds and images agree about a comparison?"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from pconv_seg.evaluation.bootstrap import Difference, image_interval
+from pconv_seg.evaluation.confusion import mean_iou
+
+MAX_SEEDS = 1000
+
+
+class Contrast(NamedTuple):
+    """A weighted sum of mIoUs, in percent points.
+
+    Attributes:
+        seeds: Those with all the runs that it takes.
+        values: Of each seed.
+        over_seeds: Mean and Student's t interval; NaN where fewer than two seeds give no interval.
+        over_images: The same mean, with a bootstrap interval over images; the same images are
+            drawn for all networks and seeds.
+    """
+
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    over_seeds: Difference
+    over_images: Difference
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return self.over_seeds.value
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds (n - 1); NaN for fewer than two."""
+        return sample_sd(self.values)
+
+    @property
+    def settled(self) -> bool:
+        """Whether both intervals exclude 0."""
+        return self.over_seeds.distinguishable and self.over_images.distinguishable
+
+
+def sample_sd(values: Sequence[float]) -> float:
+    """Standard deviation of a sample (n - 1); NaN for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Mean of one value per seed, with Student's t interval.
+
+    It takes the values for a sample from a normal distribution. Values that are differences of
+    runs with the same seed make it the interval of a paired t test.
+    """
+    if not values:
+        return Difference(np.nan, np.nan, np.nan)
+    mean, count = float(np.mean(values)), len(values)
+    half = stats.t.ppf((1 + confidence) / 2, count - 1) * sample_sd(values) / np.sqrt(count)
+    return Difference(mean, float(mean - half), float(mean + half))
+
+
+def seeds_needed(sd: float, effect: float, confidence: float = 0.95) -> int | None:
+    """The fewest seeds whose t interval would be narrower than an effect.
+
+    That is when an effect of this size, seen with this spread, excludes 0. As a plan for a new
+    study it gives an even chance, and the spread of few seeds is itself uncertain.
+
+    Returns:
+        The number, at least 2; None if more than ``MAX_SEEDS`` or without a spread or an effect.
+    """
+    count = np.arange(2, MAX_SEEDS + 1)
+    half = stats.t.ppf((1 + confidence) / 2, count - 1) * sd / np.sqrt(count)
+    enough = count[half < abs(effect)]
+    return int(enough[0]) if len(enough) else None
+
+
+def miou_contrast(
+    areas: np.ndarray, weights: Sequence[float], seeds: Sequence[int], bootstrap_seed: int = 0
+) -> Contrast:
+    """A weighted sum of mIoUs with its intervals over seeds and over images.
+
+    Args:
+        areas: ``int[images, seeds, terms, 3, C]`` (:func:`class_areas`).
+        weights: One per term.
+        seeds: What the seeds are called.
+        bootstrap_seed: Of the drawing of images.
+    """
+
+    def by_seed(totals: np.ndarray) -> np.ndarray:
+        return 100 * mean_iou(totals) @ np.asarray(weights, float)
+
+    values = by_seed(areas.sum(0))
+    return Contrast(
+        tuple(seeds),
+        tuple(values.tolist()),
+        seed_interval(values.tolist()),
+        image_interval(areas, lambda totals: by_seed(totals).mean(-1), seed=bootstrap_seed),
+    )

@@ -1,0 +1,251 @@
+"""Train all runs of a study, each in a process of its own."""
+
+import difflib
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+
+from mmengine.config import Config
+from tqdm import tqdm
+
+from pconv_seg.engine import PreflightError, check_training
+from pconv_seg.evaluation.runs import finished_run
+from pconv_seg.files import atomic_path
+
+from .curves import reached_iteration
+from .machine import cores, describe_machine
+from .plan import Study, StudyRun
+
+_PACKAGE_PARENT = Path(__file__).parents[2]
+_LOG, _STATE = "train.log", "run.json"
+_LOG_TAIL = 20  # lines
+_OPTIONS = (
+    "default_hooks.start.type=StartDigestHook",
+    # mmengine's own hook removes the oldest before it writes a new one: a kill in between must
+    # leave one.
+    "default_hooks.checkpoint.max_keep_ckpts=2",
+)
+_POLL = 1  # seconds
+_STOP_PATIENCE = 30  # seconds
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the study; what it had begun can be resumed.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.signal = number
+
+
+def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
+    """Train what is not finished yet, ``jobs`` runs at a time.
+
+    Every run is ``tools/train.py STUDY --padding P --seed S --resume`` in its own folder below
+    ``DIR/runs``, with its output in ``train.log`` and its state in ``run.json``. Finished runs are
+    left alone, interrupted ones go on from their last checkpoint, and so do failed ones. A run that
+    fails is recorded with its exit code and its last lines of output, and the others go on.
+
+    Each process gets an equal share of the cores (``OMP_NUM_THREADS``).
+
+    Args:
+        study: What to train.
+        train_tool: ``tools/train.py``.
+        jobs: Runs at a time.
+
+    Raises:
+        PreflightError: Data or weights are missing, the folder holds a study with another
+            training config, or another process is at work in it.
+        Interrupted: By SIGINT or SIGTERM, when all processes have ended.
+    """
+    check_training(study.config)
+    with _lock(study.folder / ".lock") as lock, _signals_raise():
+        _claim(study)
+        unfinished = [run for run in study.runs if finished_run(run.folder) is None]
+        waiting, done = list(unfinished), len(study.runs) - len(unfinished)
+        print(f"{len(study.runs)} runs, {done} of them finished; logs in {study.folder}/runs/*/")
+        machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
+        total = study.max_iters * len(waiting)
+        running: list[_Process] = []
+        with tqdm(total=total, unit="iter", disable=not total, mininterval=5) as bar:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < jobs:
+                        run = waiting.pop(0)
+                        running.append(_Process(study, run, train_tool, machine, lock))
+                        tqdm.write(f"{run.name}: started")
+                    time.sleep(_POLL)
+                    for process in [p for p in running if p.ended()]:
+                        running.remove(process)
+                        tqdm.write(f"{process.run.name}: {process.record()}")
+                    reached = (reached_iteration(run.folder) for run in unfinished)
+                    bar.update(sum(reached) - bar.n)
+            finally:
+                for process in running:
+                    process.stop()
+                    process.record(interrupted=True)
+
+
+def read_state(run: StudyRun) -> dict:
+    """``run.json`` of a run; one that says "not started" if there is none.
+
+    Keys: ``padding``, ``seed``, ``status`` (``finished``, ``failed``, ``interrupted``, ``running``
+    or ``not started``), ``machine``, ``attempts`` (each with ``started``, ``seconds``,
+    ``from_iteration``, ``exit_code``) and, for a failed run, ``log_tail``.
+    """
+    path = run.folder / _STATE
+    if path.is_file():
+        return json.loads(path.read_text())
+    return {"padding": run.padding, "seed": run.seed, "status": "not started", "attempts": []}
+
+
+class _Process:
+    """One attempt to train a run."""
+
+    def __init__(
+        self, study: Study, run: StudyRun, train_tool: Path, machine: dict, lock: int
+    ) -> None:
+        self.run = run
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self._attempt = {
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "from_iteration": _resume_point(run.folder),
+            "seconds": None,
+            "exit_code": None,
+        }
+        state = read_state(run)
+        state.pop("log_tail", None)
+        self._state = {**state, "machine": machine, "status": "running"}
+        self._state["attempts"] = [*state["attempts"], self._attempt]
+        self._write()
+        command = [
+            *(sys.executable, str(train_tool), str(study.file)),
+            *("--work-dir", str(run.folder), "--padding", run.padding, "--seed", str(run.seed)),
+            *("--resume", "--cfg-options", *_OPTIONS),
+        ]
+        path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": str(machine["threads"]),
+        }
+        self._begin = time.monotonic()
+        with open(run.folder / _LOG, "ab") as log:
+            # A child holds the lock too: if this process is killed, nobody trains the same run.
+            self._child = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock],
+            )
+
+    def ended(self) -> bool:
+        return self._child.poll() is not None
+
+    def stop(self) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(_STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
+    def record(self, interrupted: bool = False) -> str:
+        """Write how the attempt ended; returns that in words."""
+        code = self._child.returncode
+        self._attempt.update(seconds=round(time.monotonic() - self._begin, 2), exit_code=code)
+        if finished_run(self.run.folder) and code == 0:
+            status = "finished"
+        else:
+            status = "interrupted" if interrupted else "failed"
+        self._state["status"] = status
+        if status == "failed":
+            lines = (self.run.folder / _LOG).read_text(errors="replace").splitlines()
+            self._state["log_tail"] = lines[-_LOG_TAIL:]
+            status = f"failed with exit code {code}, see {self.run.folder / _LOG}"
+        self._write()
+        return status
+
+    def _write(self) -> None:
+        with atomic_path(self.run.folder / _STATE) as path:
+            path.write_text(json.dumps(self._state, indent=2) + "\n")
+
+
+def _resume_point(folder: Path) -> int:
+    """Iteration of the checkpoint to go on from; 0 if there is none.
+
+    A process that was killed while it wrote may leave a pointer to nothing, from which mmengine
+    would refuse to go on: it is removed.
+    """
+    pointer = folder / "last_checkpoint"
+    if pointer.is_file():
+        checkpoint = Path(pointer.read_text().strip())
+        match = re.fullmatch(r"iter_(\d+)", checkpoint.stem)
+        if match and checkpoint.is_file():
+            return int(match[1])
+        pointer.unlink()
+    return 0
+
+
+def _claim(study: Study) -> None:
+    """Make sure that all runs of the folder were trained with the same config."""
+    path = study.folder / "config.py"
+    config = {k: v for k, v in study.config.items() if k not in ("study", "work_dir", "resume")}
+    text = Config(config).pretty_text
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    elif (found := path.read_text()) != text:
+        lines = list(difflib.unified_diff(found.splitlines(), text.splitlines(), n=0))[2:]
+        changed = "\n".join(line for line in lines if not line.startswith("@@"))
+        raise PreflightError(
+            f"{study.folder} holds runs that were trained with another config than {study.file}; "
+            f"choose another --work-dir or delete that folder. The change:\n{changed}"
+        )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PreflightError(
+                f"{path.parent}: another process trains this study; wait for it, or end it"
+            ) from error
+        yield file.fileno()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise :class:`Interrupted`, once; further ones are ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

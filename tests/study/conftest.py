@@ -1,0 +1,83 @@
+"""Study files on noise, and counts that no network made."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from noise_study import CLASSES, CONFIG, STUDY
+from PIL import Image
+
+from pconv_seg.evaluation.record import Record, Tested
+from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.geometry import ShiftRegions
+from pconv_seg.study.evaluation import evaluations, save_shift
+from pconv_seg.study.plan import Study
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    """A function that writes images, labels and a study file, and reads the latter."""
+
+    def make(
+        paddings: tuple[str, ...] = ("zeros", "partial"),
+        seeds: tuple[int, ...] = (0, 1),
+        config: str = CONFIG,
+        study: str = STUDY,
+    ) -> Study:
+        rng = np.random.default_rng(0)
+        for folder, high in (("images", 256), ("labels", 2)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            for i in range(3):
+                size = (32, 48, 3) if folder == "images" else (32, 48)
+                pixels = rng.integers(high, size=size, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{i}.png")
+        text = config.replace("@DATA@", str(tmp_path / "data"))
+        text += study.replace("@PADDINGS@", repr(paddings)).replace("@SEEDS@", repr(seeds))
+        file = tmp_path / "noise.py"
+        file.write_text(text)
+        return Study.load(file, tmp_path / "work")
+
+    return make
+
+
+@pytest.fixture
+def evaluate_at_random() -> Callable[..., None]:
+    """A function that leaves random counts of five images as the evaluation of a study's runs."""
+
+    def evaluate(study: Study, skip: tuple[str, ...] = ()) -> None:
+        rng = np.random.default_rng(0)
+        for name, plan, paddings in evaluations(study):
+            regions = len(plan.regions("regular").names)
+            for run in study.runs:
+                if run.name in skip:
+                    continue
+                tested = [run.padding if p is None else p for p in paddings]
+                counts = rng.integers(50, size=(5, len(tested), len(plan.modes), regions, 2, 2))
+                # Nested regions hold less and less; a matrix of zeros would have no mIoU.
+                counts += 10 * np.eye(2, dtype=int)
+                record = Record(
+                    config="noise.py",
+                    classes=CLASSES,
+                    tested=tuple(Tested(f"{run.name}/iter_2.pth", p, run.padding) for p in tested),
+                    plan=plan,
+                    images=tuple(f"{i}.png" for i in range(5)),
+                    counts=counts.astype(np.int32),
+                )
+                record.save(run.folder / "evaluation" / f"{name}.npz")
+        for run in study.runs:
+            if run.name in skip:
+                continue
+            areas = np.sort(rng.integers(1, 50, size=(2, 5, 2, 3, 2)), axis=3)  # two bins
+            pixels = rng.integers(50, 100, size=(5, 2))
+            record = ShiftRecord(
+                Tested(f"{run.name}/iter_2.pth", run.padding, run.padding),
+                ShiftRegions((16, 16), 2),
+                tuple(f"{i}.png" for i in range(5)),
+                pixels,
+                pixels - rng.integers(0, 50, size=(5, 2)),
+                areas,
+            )
+            save_shift(record, study.shift, run.folder / "evaluation" / "shift.npz")
+
+    return evaluate

@@ -1,0 +1,74 @@
+"""Reading study files."""
+
+from pathlib import Path
+
+import pytest
+from noise_study import CONFIG
+
+from pconv_seg.engine import PreflightError
+from pconv_seg.study.plan import Study
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
+
+
+def test_runs_go_seed_by_seed(make_study):
+    study = make_study(("zeros", "reflect"), (3, 5))
+    assert [(run.padding, run.seed) for run in study.runs] == [
+        ("zeros", 3),
+        ("reflect", 3),
+        ("zeros", 5),
+        ("reflect", 5),
+    ]
+    assert study.runs[1].folder == study.folder / "runs" / "reflect_seed3"
+    assert study.max_iters == 2
+    assert [plan.tile for plan in study.plans] == [16, 24]
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("", "study=None"),
+        ("study = dict(paddings=('zeros',), seeds=(0,))", r"paddings.*seeds"),
+        ("study = dict(paddings=('zero',), seeds=(0,), evaluation=())", "'zero'.*zeros, partial"),
+        ("study = dict(paddings=('zeros',), seeds=(0, 0), evaluation=())", "different values"),
+        ("study = dict(paddings=('zeros',), seeds=3, evaluation=())", r"study\.seeds"),
+        ("study = dict(paddings=('zeros',), seeds=(0,), evaluation=())", "at least one entry"),
+        ("study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(),))", "tiles"),
+        (
+            "study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(tile=8, mode=1),))",
+            "mode",
+        ),
+        (
+            "study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(tile=8),), "
+            "shift=dict(size=8))",
+            "tile and maybe bin_width",
+        ),
+    ],
+)
+def test_a_bad_study_file_is_named_with_what_is_wrong(make_study, study, message):
+    with pytest.raises(PreflightError, match=f"noise.py.*{message}"):
+        make_study(study=study)
+
+
+def test_budget_in_epochs_is_refused(make_study):
+    config = CONFIG.replace("max_iters=2, val_interval=1", "max_epochs=2")
+    with pytest.raises(PreflightError, match="max_iters"):
+        make_study(config=config)
+
+
+def test_runs_that_could_not_resume_are_refused(make_study):
+    config = CONFIG.replace(
+        "checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)", ""
+    )
+    with pytest.raises(PreflightError, match=r"default_hooks\.checkpoint"):
+        make_study(config=config)
+
+
+@pytest.mark.parametrize("name", ["camvid", "demo"])
+def test_schedules_of_the_studies_end_with_the_budget(name, monkeypatch):
+    monkeypatch.setenv("CAMVID_DATASET", "/elsewhere")
+    study = Study.load(CONFIGS / f"{name}.py", "work")
+    assert study.config.param_scheduler[-1].end == study.max_iters
+    assert study.max_iters % study.config.train_cfg.val_interval == 0
+    assert study.paddings == ("zeros", "partial", "reflect", "replicate")
+    assert len(study.seeds) == 3

@@ -1,0 +1,187 @@
+"""What the report says about counts that are known."""
+
+import json
+
+import numpy as np
+import pytest
+from noise_study import STUDY
+from scipy import stats
+
+from pconv_seg.engine import PreflightError
+from pconv_seg.evaluation.bootstrap import Difference
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.report import Report
+from pconv_seg.study.evaluation import read_shift
+from pconv_seg.study.findings import needed, shift_cost, shift_gap, verdict
+from pconv_seg.study.report import write_report
+from pconv_seg.study.results import Cell, Results
+from pconv_seg.study.statistics import Contrast
+
+NONE = (float("nan"), float("nan"))
+
+
+def contrast(mean, seeds, images, count=3):
+    return Contrast(
+        tuple(range(count)),
+        (mean,) * count,
+        Difference(mean, *seeds),
+        Difference(mean, *images),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (contrast(1, (0.5, 1.5), (0.2, 1.8)), "Yes, as in the paper"),
+        (contrast(-1, (-1.5, -0.5), (-1.8, -0.2)), "No, the opposite"),
+        (contrast(1, (-0.5, 2.5), (0.2, 1.8)), "over images excludes 0, that over seeds does not"),
+        (contrast(1, (0.5, 1.5), (-0.2, 2.2)), "over seeds excludes 0, that over images does not"),
+        (contrast(-1, (-3, 1), (-3, 1)), "below 0, unlike the paper; neither"),
+        (contrast(1, NONE, (0.2, 1.8), count=1), "one seed says nothing"),
+        (contrast(np.nan, NONE, NONE, count=0), "No answer"),
+    ],
+)
+def test_verdicts(given, words):
+    assert words in verdict(given)
+
+
+def test_verdicts_name_the_paper_only_where_it_has_the_number():
+    for given in (contrast(1, (0.5, 1.5), (0.2, 1.8)), contrast(-1, (-3, 1), (-3, 1))):
+        assert "paper" in verdict(given)
+        assert "paper" not in verdict(given, in_paper=False)
+
+
+def test_what_is_needed_is_computed_from_the_spread():
+    values = (0.2, 1.0, 1.5)
+    mean = float(np.mean(values))
+    given = Contrast((0, 1, 2), values, Difference(mean, -0.7, 2.5), Difference(mean, -0.9, 2.7))
+    count = next(
+        n
+        for n in range(2, 100)
+        if stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 < mean
+    )
+    assert f"about {count} seeds and about {(1.8 / mean) ** 2:.1f} times the images" in needed(
+        given
+    )
+    assert "two seeds" in needed(contrast(1, NONE, (0.2, 1.8), count=1))
+    assert "Settled" in needed(contrast(1, (0.5, 1.5), (0.2, 1.8)))
+
+
+def test_contrasts_agree_with_the_report_of_each_run(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    results = Results(study)
+    for evaluation, mode, number in (("tile16", "regular", 0), ("tile24", "tile_overlap", 2)):
+        expected = [
+            Report(Record.load(run.folder / "evaluation" / f"{evaluation}.npz")).miou[0]
+            for run in study.runs
+            if run.padding == "partial"
+        ]
+        plan_mode = ("regular", "tile", "tile_overlap").index(mode)
+        cell = Cell(evaluation, "partial", "partial", mode, number)
+        assert results.contrast({cell: 1.0}).values == pytest.approx(
+            [miou[plan_mode, number] for miou in expected]
+        )
+    crossed = Report(Record.load(study.runs[0].folder / "evaluation" / "cross.npz"))
+    cell = Cell("cross", "zeros", "partial", "tile")
+    assert results.contrast({cell: 1.0}).values[0] == pytest.approx(crossed.miou[1, 1, 0])
+
+
+def test_costs_of_the_shift_test_agree_with_its_records(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    results = Results(study)
+    records = [read_shift(run).as_dict() for run in study.runs if run.padding == "partial"]
+    totals = [record["total"]["mIoU"]["cost"] for record in records]
+    assert results.contrast(shift_cost("partial")).values == pytest.approx(totals)
+    second = [record["bins"][1]["mIoU"]["cost"] for record in records]
+    assert results.contrast(shift_cost("partial", 2)).values == pytest.approx(second)
+    gap = results.contrast(shift_gap("partial"))
+    zero = results.contrast(shift_cost("zeros"))
+    assert gap.values == pytest.approx(np.subtract(totals, zero.values))
+
+
+def test_only_seeds_with_all_runs_count(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1, 2))
+    evaluate_at_random(study, skip=("partial_seed1",))
+    zero, partial = (Cell("tile16", p, p, "tile") for p in ("zeros", "partial"))
+    results = Results(study)
+    assert results.contrast({zero: 1.0}).seeds == (0, 1, 2)
+    both = results.contrast({partial: 1.0, zero: -1.0})
+    assert both.seeds == (0, 2)
+    single = [results.contrast({cell: 1.0}) for cell in (zero, partial)]
+    assert both.values[1] == pytest.approx(single[1].values[1] - single[0].values[2])
+
+
+def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study, skip=("partial_seed1", "zeros_seed1"))
+    failed = study.runs[-1]
+    state = {
+        "padding": failed.padding,
+        "seed": failed.seed,
+        "status": "failed",
+        "attempts": [{"started": "", "from_iteration": 0, "seconds": 3661.0, "exit_code": 3}],
+        "log_tail": ["Traceback", "ValueError: no such <thing>"],
+    }
+    failed.folder.mkdir(parents=True, exist_ok=True)
+    (failed.folder / "run.json").write_text(json.dumps(state))
+
+    path = write_report(study, "python tools/study.py noise.py --work-dir work")
+
+    text = path.read_text()
+    assert "partial_seed1 (failed)" in text
+    assert "zeros_seed1 (not started)" in text
+    assert "| partial_seed1 | failed | 0 of 2 | from 0 | 3 | 1:01:01 |" in text
+    assert "ValueError: no such <thing>" in text
+    page = path.with_suffix(".html").read_text()
+    assert "ValueError: no such &lt;thing&gt;" in page
+    assert page.count("<table>") == text.count("\n|---|")
+    # Every figure that the page shows is there.
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (path.parent / line.partition("(")[2].rstrip(")")).is_file()
+    assert text.count("](figures/") == 5
+
+
+def test_report_holds_every_cell(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
+    evaluate_at_random(study)
+
+    path = write_report(study, "command")
+
+    content = json.loads(path.with_suffix(".json").read_text())
+    scores = [cell for cell in content["cells"] if cell["kind"] == "score"]
+    columns = 1 + 2 * 2  # whole images; two kinds of tiles of two sizes
+    leave_outs = 2 * columns
+    border, seam = 2 * columns, 2 * 2 * 2
+    cross = 3 * 2  # three paddings in the test; whole images and tiles
+    shift = 1 + 2  # all pixels, and two bins
+    assert len(scores) == 3 * (columns + leave_outs + border + seam + cross + shift)
+    assert all(len(cell["values"]) == 3 for cell in content["cells"])
+    assert len(content["findings"]) == columns + 2 + 2 + 1 + 1
+    text = path.read_text()
+    cell = next(c for c in scores if c["terms"][0]["mode"] == "tile")
+    assert f"{cell['mean']:.2f} ± {cell['sd']:.2f}" in text
+
+
+def test_without_evaluated_runs_it_says_what_to_do(make_study):
+    with pytest.raises(PreflightError, match="--only evaluate"):
+        Results(make_study())
+
+
+def test_counts_of_another_plan_are_refused(make_study, evaluate_at_random):
+    evaluate_at_random(make_study(("zeros", "partial"), (0,)))
+    changed = make_study(("zeros", "partial"), (0,), study=STUDY.replace("'1/2'", "'2/3'"))
+    with pytest.raises(PreflightError, match=r"zeros_seed0: tile16.*--only evaluate"):
+        Results(changed)
+
+
+def test_runs_of_other_images_are_refused(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    path = study.runs[1].folder / "evaluation" / "tile16.npz"
+    record = Record.load(path)
+    Record(**{**vars(record), "images": ("other.png", *record.images[1:])}).save(path)
+    with pytest.raises(PreflightError, match=r"partial_seed0.*other images"):
+        Results(study)

@@ -1,0 +1,76 @@
+"""Runs of one seed start alike, whatever their padding; and the whole way of a study."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from mmengine.registry import RUNNERS
+
+from pconv_seg.engine import build_training_config
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.report import Report
+from pconv_seg.study.start import read_start
+from pconv_seg.study.training import read_state
+
+TOOL = Path(__file__).parents[2] / "tools" / "study.py"
+
+
+def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
+    study = make_study()
+
+    def start(padding: str, seed: int) -> dict:
+        folder = tmp_path / f"{padding}{seed}"
+        cfg = build_training_config(
+            str(study.file),
+            work_dir=str(folder),
+            padding=padding,
+            seed=seed,
+            cfg_options={"default_hooks.start.type": "StartDigestHook"},
+        )
+        # mmengine keeps one logger per experiment.
+        cfg.experiment_name = folder.name
+        RUNNERS.build(cfg).train()
+        return read_start(folder)
+
+    expected = start("zeros", 0)
+    assert set(expected) == {"weights", "batches", "number_of_batches"}
+    assert expected["number_of_batches"] == 2
+    for scheme in ("partial", "reflect", "distribution"):
+        assert start(scheme, 0) == expected
+    other = start("zeros", 1)
+    assert other["weights"] != expected["weights"]
+    assert other["batches"] != expected["batches"]
+
+
+@pytest.mark.slow
+def test_one_command_trains_evaluates_and_reports_and_does_nothing_twice(
+    make_study, capsys, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study = make_study(("zeros", "partial"), (0, 1))
+    main = runpy.run_path(str(TOOL))["main"]
+    arguments = [str(study.file), "--work-dir", str(study.folder), "--jobs", "2"]
+
+    main(arguments)
+
+    assert {read_state(run)["status"] for run in study.runs} == {"finished"}
+    starts = {run.seed: read_start(run.folder) for run in study.runs}
+    for run in study.runs:
+        assert read_start(run.folder) == starts[run.seed]
+        for name in ("tile16", "tile24", "cross"):
+            path = run.folder / "evaluation" / f"{name}.npz"
+            scores = json.loads(path.with_suffix(".json").read_text())
+            assert scores == Report(Record.load(path)).as_dict()
+    text = (study.folder / "report" / "report.md").read_text()
+    assert "4 of 4 runs finished." in text
+    assert "within every seed it is the same for all paddings" in text
+
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in study.folder.rglob("*")
+        if path.is_file() and "report" not in path.parts and path.name != ".lock"
+    }
+    main(arguments)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert (study.folder / "report" / "report.md").read_text() == text

@@ -1,0 +1,154 @@
+"""Processes of a study: what is started, skipped, resumed, recorded and stopped."""
+
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from noise_study import CONFIG
+
+from pconv_seg.engine import PreflightError
+from pconv_seg.study import training
+from pconv_seg.study.machine import cores
+from pconv_seg.study.training import Interrupted, read_state, train_runs
+
+STUB = Path(__file__).with_name("train_stub.py")
+
+
+@pytest.fixture(autouse=True)
+def _poll_fast(monkeypatch):
+    monkeypatch.setattr(training, "_POLL", 0.02)
+
+
+def calls(run):
+    path = run.folder / "calls.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def statuses(study):
+    return {run.name: read_state(run)["status"] for run in study.runs}
+
+
+def test_each_run_gets_its_padding_seed_folder_and_share_of_cores(make_study):
+    study = make_study(("zeros", "partial"), (0, 7))
+    train_runs(study, STUB, jobs=2)
+    for run in study.runs:
+        (call,) = calls(run)
+        assert call["arguments"] == [
+            str(study.file),
+            *("--work-dir", str(run.folder), "--padding", run.padding, "--seed", str(run.seed)),
+            *("--resume", "--cfg-options", "default_hooks.start.type=StartDigestHook"),
+            "default_hooks.checkpoint.max_keep_ckpts=2",
+        ]
+        assert call["threads"] == str(max(1, cores() // 2))
+        state = read_state(run)
+        assert state["status"] == "finished"
+        (attempt,) = state["attempts"]
+        assert attempt["exit_code"] == 0
+        assert attempt["from_iteration"] == 0
+        assert attempt["seconds"] > 0
+        assert state["machine"]["jobs"] == 2
+        assert state["machine"]["cpu"]
+        assert "torch" in state["machine"]["versions"]
+
+
+def test_finished_runs_are_left_alone(make_study):
+    study = make_study(("zeros", "partial"), (0,))
+    train_runs(study, STUB)
+    train_runs(make_study(("zeros", "partial"), (0, 1)), STUB)
+    assert [len(calls(run)) for run in study.runs] == [1, 1]
+    assert statuses(make_study(("zeros", "partial"), (0, 1))) == {
+        "zeros_seed0": "finished",
+        "partial_seed0": "finished",
+        "zeros_seed1": "finished",
+        "partial_seed1": "finished",
+    }
+
+
+def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
+    study = make_study(("reflect", "zeros"), (0, 1))
+    train_runs(study, STUB)
+    assert statuses(study) == {
+        "reflect_seed0": "failed",
+        "zeros_seed0": "finished",
+        "reflect_seed1": "failed",
+        "zeros_seed1": "finished",
+    }
+    first, second = (read_state(run) for run in study.runs if run.padding == "reflect")
+    assert first["attempts"][0]["exit_code"] == 3
+    assert first["log_tail"] == ["about to fail"]
+    assert second["log_tail"] == ["about to fail", "no such thing"]
+    # The next call tries again, and keeps the first attempt.
+    train_runs(study, STUB)
+    assert len(read_state(study.runs[0])["attempts"]) == 2
+
+
+def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
+    study = make_study(("zeros", "replicate"), (0,))
+    waiting = study.runs[1].folder / "last_checkpoint"
+
+    def end_when_begun() -> None:
+        while not waiting.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=end_when_begun)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM") as error:
+        train_runs(study, STUB)
+    thread.join()
+
+    assert error.value.signal == signal.SIGTERM
+    assert time.monotonic() - start < 50  # the stub would have slept on
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert statuses(study) == {"zeros_seed0": "finished", "replicate_seed0": "interrupted"}
+    assert read_state(study.runs[1])["attempts"][0]["exit_code"] == -signal.SIGTERM
+
+    train_runs(study, STUB)
+
+    assert statuses(study)["replicate_seed0"] == "finished"
+    assert [a["from_iteration"] for a in read_state(study.runs[1])["attempts"]] == [0, 1]
+    assert len(calls(study.runs[0])) == 1
+
+
+@pytest.mark.parametrize("content", ["", "iter_1.pth"])
+def test_a_pointer_to_no_checkpoint_starts_the_run_anew(make_study, content):
+    study = make_study(("zeros",), (0,))
+    (run,) = study.runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "last_checkpoint").write_text(content and str(run.folder / content))
+    train_runs(study, STUB)
+    (attempt,) = read_state(run)["attempts"]
+    assert (attempt["from_iteration"], attempt["exit_code"]) == (0, 0)
+
+
+def test_another_training_config_is_refused_and_another_plan_is_not(make_study):
+    train_runs(make_study(("zeros",), (0,)), STUB)
+    changed = make_study(("zeros",), (0,), config=CONFIG.replace("lr=0.01", "lr=0.02"))
+    with pytest.raises(PreflightError, match=r"(?s)noise.py.*lr=0\.01.*lr=0\.02"):
+        train_runs(changed, STUB)
+    plan = "study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(tile=8),))"
+    train_runs(make_study(study=plan), STUB)
+
+
+def test_two_studies_in_one_folder_are_refused(make_study):
+    study = make_study(("zeros",), (0,))
+    study.folder.mkdir()
+    with open(study.folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PreflightError, match="another process"):
+            train_runs(study, STUB)
+    assert calls(study.runs[0]) == []
+
+
+def test_missing_data_stop_the_study_before_its_first_run(make_study):
+    study = make_study(config=CONFIG.replace("img_path='images'", "img_path='nothing'"))
+    with pytest.raises(PreflightError, match="nothing"):
+        train_runs(study, STUB)
+    assert not study.folder.exists()

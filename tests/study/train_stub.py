@@ -1,0 +1,37 @@
+"""Stands in for tools/train.py: leaves what a training leaves, in no time.
+
+Fails with exit code 3 for reflect padding, and waits to be ended for replicate padding, the first
+time.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+arguments = sys.argv[2:]
+options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+folder = Path(options["--work-dir"])
+calls = folder / "calls.json"
+earlier = json.loads(calls.read_text()) if calls.exists() else []
+call = {"arguments": sys.argv[1:], "threads": os.environ["OMP_NUM_THREADS"]}
+calls.write_text(json.dumps([*earlier, call]))
+
+if options["--padding"] == "reflect":
+    print("about to fail")
+    sys.exit("no such thing") if "seed1" in folder.name else sys.exit(3)
+
+
+def save(iteration: int) -> None:
+    (folder / f"iter_{iteration}.pth").touch()
+    pointer = folder / "last_checkpoint.tmp"
+    pointer.write_text(str(folder / f"iter_{iteration}.pth"))
+    pointer.rename(folder / "last_checkpoint")
+
+
+(folder / "config.py").write_text("train_cfg = dict(max_iters=2)")
+save(1)
+if options["--padding"] == "replicate" and not earlier:
+    time.sleep(60)
+save(2)

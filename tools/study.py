@@ -1,0 +1,60 @@
+"""Train, evaluate and report a controlled comparison of paddings.
+
+Can be stopped at any time: called again it goes on where it stopped. See docs/study.md.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from pconv_seg.engine import PreflightError
+from pconv_seg.study.evaluation import evaluate_runs
+from pconv_seg.study.plan import Study
+from pconv_seg.study.report import write_report
+from pconv_seg.study.training import train_runs
+
+STEPS = ("train", "evaluate", "report")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    description, epilog = __doc__.split("\n\n", 1)
+    parser = argparse.ArgumentParser(description=description, epilog=epilog)
+    parser.add_argument("study", help="study file, e.g. configs/studies/camvid.py")
+    parser.add_argument(
+        "--work-dir", required=True, metavar="DIR", help="where runs, counts and the report go"
+    )
+    parser.add_argument("--only", choices=STEPS, help="do this step (default: all)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings at a time, which share the cores (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs {args.jobs}: at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        study = Study.load(args.study, args.work_dir)
+        if args.only in (None, "train"):
+            train_runs(study, Path(__file__).with_name("train.py"), args.jobs)
+        if args.only in (None, "evaluate"):
+            evaluate_runs(study)
+        if args.only in (None, "report"):
+            command = f"python tools/study.py {args.study} --work-dir {args.work_dir}"
+            print(f"wrote {write_report(study, command)}")
+    except (PreflightError, ValueError) as error:
+        sys.exit(f"study.py: {error}")
+    except KeyboardInterrupt as error:
+        print("study.py: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+
+
+if __name__ == "__main__":
+    main()
