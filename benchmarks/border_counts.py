@@ -1,87 +1,79 @@
-"""Time of counting every leave-out in one pass beside one call of mmseg's IoUMetric.
+"""Counting every leave-out of an image beside mmseg's and MONAI's IoU of the whole image.
 
-Both get the same label map and prediction of one image and take turns in one process; the counts of
-leave-out 0 are compared first.
-
-    python benchmarks/border_counts.py --size 1024x2048
+All get the same label map and prediction, with 19 classes and a tenth of the pixels unlabelled.
+pconv_seg counts all leave-outs in one pass, the others one whole image. MONAI's IoU takes one-hot
+maps; making them is part of its time. Ratios are to pconv_seg. An empty cell is a call that would
+take longer than ten minutes or more memory than there is, judged by the size before.
 """
 
 import argparse
-import statistics
-import time
+from collections.abc import Iterator
 
 import numpy as np
-import torch
-from mmseg.evaluation import IoUMetric
-from prettytable import PrettyTable
+from growth import grow, plot  # noqa: F401  (the runner calls it)
 
-from pconv_seg.evaluation.confusion import class_areas, confusion_matrices
-from pconv_seg.evaluation.evaluator import LEAVE_OUTS
-from pconv_seg.geometry import BorderRegions
-
+TITLE = "Border metric"
+OURS = "pconv_seg, all leave-outs"
 CLASSES = 19
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", default="1024x2048", help="HEIGHTxWIDTH (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="runs of each (default: 20)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    size = tuple(map(int, args.size.split("x")))
-
+def maps(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A label map of coarse blocks and a prediction that is right on most of it, ``int64``."""
     rng = np.random.default_rng(0)
-    label = np.kron(
-        rng.integers(CLASSES, size=(-(-size[0] // 32), -(-size[1] // 32))), np.ones((32, 32))
+    label = rng.integers(CLASSES, size=(size // 32,) * 2).repeat(32, axis=0).repeat(32, axis=1)
+    wrong = rng.integers(CLASSES, size=label.shape)
+    prediction = np.where(rng.random(label.shape) < 0.8, label, wrong)
+    label[rng.random(label.shape) < 0.1] = 255
+    return label, prediction
+
+
+def ours(size):
+    from pconv_seg.evaluation.confusion import class_areas, class_iou, confusion_matrices
+    from pconv_seg.evaluation.evaluator import LEAVE_OUTS
+    from pconv_seg.geometry import BorderRegions
+
+    label, prediction = maps(size)
+    regions = BorderRegions(LEAVE_OUTS).map((size, size))
+    return (
+        lambda: confusion_matrices(label, prediction, CLASSES, regions),
+        lambda result: class_iou(class_areas(result[0])),
     )
-    label = label[: size[0], : size[1]].astype(np.uint8)
-    label[rng.random(size) < 0.1] = 255
-    prediction = np.where(rng.random(size) < 0.8, label % CLASSES, rng.integers(CLASSES, size=size))
-    tensors = (
-        torch.from_numpy(prediction.astype(np.int64)),
-        torch.from_numpy(label.astype(np.int64)),
+
+
+def mmseg(size):
+    import torch
+    from mmseg.evaluation import IoUMetric
+
+    label, prediction = map(torch.from_numpy, maps(size))
+    return (
+        lambda: IoUMetric.intersect_and_union(prediction, label, CLASSES, 255),
+        lambda result: (result[0] / result[1]).numpy(),
     )
-    regions = BorderRegions(LEAVE_OUTS).map(size)
-
-    def ours():
-        return confusion_matrices(tensors[1].numpy(), tensors[0].numpy(), CLASSES, regions)
-
-    def mmseg():
-        return IoUMetric.intersect_and_union(*tensors, CLASSES, 255)
-
-    intersection, union, *_ = (areas.numpy() for areas in mmseg())
-    matrix = ours()[0]
-    if not (
-        np.array_equal(np.diag(matrix), intersection)
-        and np.array_equal(matrix.sum(0) + matrix.sum(1) - np.diag(matrix), union)
-    ):
-        raise SystemExit(f"the counts differ: {class_areas(matrix)} and {intersection}, {union}")
-
-    times = {"pconv_seg, all leave-outs": [], "mmseg, intersect_and_union": []}
-    for _ in range(args.rounds):
-        for name, run in zip(times, (ours, mmseg), strict=True):
-            began = time.perf_counter()
-            run()
-            times[name].append(1000 * (time.perf_counter() - began))
-    base = times["mmseg, intersect_and_union"]
-    table = PrettyTable(
-        ["", "min ms", "median ms", "max ms", "ratio to mmseg (min-max)"], align="r"
-    )
-    for name, runs in times.items():
-        ratios = [run / other for run, other in zip(runs, base, strict=True)]
-        table.add_row(
-            [
-                name,
-                *(f"{f(runs):.1f}" for f in (min, statistics.median, max)),
-                f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-            ]
-        )
-    print(f"{args.size} pixels, {CLASSES} classes, leave-outs {' '.join(LEAVE_OUTS)}")
-    print(table)
 
 
-if __name__ == "__main__":
-    main()
+def monai(size):
+    import torch
+    from monai.metrics import compute_iou
+    from monai.networks.utils import one_hot
+
+    label, prediction = (torch.from_numpy(array)[None, None] for array in maps(size))
+
+    def run():
+        valid = label != 255
+        hot = [one_hot(array * valid, CLASSES) * valid for array in (prediction, label)]
+        return compute_iou(*hot)
+
+    return run, lambda result: result[0].numpy()
+
+
+CONTENDERS = {OURS: ours, "mmseg, intersect_and_union": mmseg, "MONAI, compute_iou": monai}
+
+
+def check(name: str, sample: np.ndarray, reference: np.ndarray) -> None:
+    # MONAI counts in float32.
+    if not np.allclose(sample, reference, rtol=1e-4):
+        raise SystemExit(f"{name}: {sample} differs from {reference} of {OURS}")
+
+
+def run(options: argparse.Namespace) -> Iterator[dict]:
+    return grow("border_counts", OURS, check, options)

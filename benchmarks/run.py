@@ -1,0 +1,147 @@
+"""All benchmarks, or the named ones; writes results.json, results.md and figures.
+
+    python benchmarks/run.py                     # everything
+    python benchmarks/run.py layers networks     # these
+    python benchmarks/run.py --quick             # fewer cases and rounds
+
+Each benchmark is a module beside this file with a ``TITLE``, a description as its docstring, a
+``run(options)`` that yields records as measure.py makes them, and, if it draws a figure,
+``plot(records)``. Every record is written as soon as it is there.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from prettytable import PrettyTable, TableStyle
+
+from pconv_seg.files import atomic_path
+from pconv_seg.visualization.files import save_figure
+
+BENCHMARKS = ("layers", "networks", "tiled_inference", "border_counts", "training_pipeline")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "benchmarks", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    parser.add_argument(
+        "--seconds", type=float, help="time for the rounds of one figure (default: 10; quick: 2)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(default: cuda if there is one)",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmarks"), help="folder")
+    options = parser.parse_args()
+    for name in set(options.benchmarks) - set(BENCHMARKS):
+        parser.error(f"no benchmark {name!r}: choose from {', '.join(BENCHMARKS)}")
+    options.seconds = options.seconds or (2 if options.quick else 10)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+    report = {"machine": machine(options.device), "command": sys.argv, "benchmarks": {}}
+    for name in options.benchmarks or BENCHMARKS:
+        module = importlib.import_module(name)
+        section = {"title": module.TITLE, "text": module.__doc__, "records": []}
+        report["benchmarks"][name] = section
+        for record in module.run(options):
+            section["records"].append(record)
+            write(report, options.out)
+        if hasattr(module, "plot"):
+            section["figure"] = f"{name}.svg"
+            save_figure(module.plot(section["records"]), options.out / section["figure"])
+            write(report, options.out)
+    print((options.out / "results.md").read_text())
+
+
+def machine(device: str) -> dict[str, str | int]:
+    """What the figures depend on, for the head of a report."""
+    found = {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cudnn"] = torch.backends.cudnn.version()
+    return found
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
+
+
+def write(report: dict, folder: Path) -> None:
+    for name, text in (
+        ("results.json", json.dumps(report, indent=1)),
+        ("results.md", markdown(report)),
+    ):
+        with atomic_path(folder / name) as path:
+            path.write_text(text)
+
+
+def markdown(report: dict) -> str:
+    """The report as Markdown: per benchmark and quantity one table, one row per case."""
+    parts = ["# Benchmarks", ", ".join(f"{k}: {v}" for k, v in report["machine"].items())]
+    for section in report["benchmarks"].values():
+        parts += [f"## {section['title']}", section["text"].strip()]
+        if "figure" in section:
+            parts.append(f"![{section['title']}]({section['figure']})")
+        quantities = dict.fromkeys(record["quantity"] for record in section["records"])
+        for quantity in quantities:
+            records = [r for r in section["records"] if r["quantity"] == quantity]
+            for _, group in groupby(records, key=lambda r: tuple(r["case"])):
+                parts += [f"### {quantity}", str(_table(list(group)))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(records: list[dict]) -> PrettyTable:
+    contenders = list(dict.fromkeys(record["contender"] for record in records))
+    rows = {}
+    for record in records:
+        rows.setdefault(tuple(record["case"].values()), {})[record["contender"]] = record
+    baseline = records[0]["baseline"]
+    others = [name for name in contenders if name != baseline]
+    table = PrettyTable([*records[0]["case"], baseline, *others])
+    table.set_style(TableStyle.MARKDOWN)
+    for case, row in rows.items():
+        cells = (_ratio(row[name]) if name in row else "" for name in others)
+        table.add_row([*case, _amount(row[baseline]), *cells])
+    return table
+
+
+def _amount(record: dict) -> str:
+    if record["quantity"] == "peak memory":
+        return f"{record['min'] / 2**20:.1f} MiB"
+    return f"{1000 * record['median']:.3g} ms (min {1000 * record['min']:.3g})"
+
+
+def _ratio(record: dict) -> str:
+    text = f"{record['ratio']:.3f}"
+    if "ratio_quartiles" in record:
+        low, high = record["ratio_quartiles"]
+        text += f" ({low:.3f}-{high:.3f}; min {record['ratio_of_minima']:.3f})"
+    if "goal" in record:
+        text += f", **{record['verdict']}** {record['goal']}"
+    return text
+
+
+if __name__ == "__main__":
+    main()
