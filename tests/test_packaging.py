@@ -40,8 +40,10 @@ def test_model_index_leads_to_configs_and_marks_the_papers_figures(site: Path) -
     index = yaml.safe_load((mim / metafile).read_text())
     (collection,) = index["Collections"]
     assert collection["Paper"]["URL"].endswith("1811.11718")
+    assert sorted(model["Config"] for model in index["Models"]) == sorted(
+        f"configs/{path.name}" for path in (mim / "configs").glob("*.py")
+    )
     for model in index["Models"]:
-        assert (mim / model["Config"]).is_file()
         assert Path(model["Config"]).stem == model["Name"]
         assert model["In Collection"] == collection["Name"]
         assert "Weights" not in model
