@@ -19,22 +19,37 @@ except ModuleNotFoundError as error:
         "one environment: they install the same files."
     ) from error
 
-from .datasets import CamVidDataset
+from .checkpoints import PublishedWeightsInit
+from .datasets import CamVidDataset, CityscapesSplitDataset
+from .engine import (
+    FiniteLossHook,
+    ResumableCheckpointHook,
+    ResumableTrainLoop,
+    StopOnSignalHook,
+)
 from .evaluation import BorderIoUMetric, PaddingEvalHook
 from .inference import tiled_inference
 from .layers import PConv2d, partial_conv2d
 from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
 from .padding import PaddedBatchHook, padding_report, set_padding
+from .study import StartDigestHook
 from .version import __version__
 
 __all__ = [
     "BorderIoUMetric",
     "CamVidDataset",
+    "CityscapesSplitDataset",
     "DeepLabV3PlusHead",
+    "FiniteLossHook",
     "PConv2d",
     "PaddedBatchHook",
     "PaddingAwareDepthwiseSeparableASPPHead",
     "PaddingEvalHook",
+    "PublishedWeightsInit",
+    "ResumableCheckpointHook",
+    "ResumableTrainLoop",
+    "StartDigestHook",
+    "StopOnSignalHook",
     "WideResNet38",
     "__version__",
     "padding_report",

@@ -19,7 +19,16 @@ class _Node(_root.Registry):
         return super().get(key.removeprefix(f"{self.scope}."))
 
 
-for _kind in ("MODELS", "DATASETS", "DATA_SAMPLERS", "TRANSFORMS", "HOOKS", "METRICS"):
+for _kind in (
+    "MODELS",
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "TRANSFORMS",
+    "HOOKS",
+    "LOOPS",
+    "METRICS",
+    "WEIGHT_INITIALIZERS",
+):
     _parent = getattr(_root, _kind)
     globals()[_kind] = _Node(
         _parent.name, parent=_parent, scope="pconv_seg", locations=["pconv_seg"]

@@ -1,6 +1,7 @@
 """Every config in configs/: builds, loads data, trains one step, predicts; and the pairs."""
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 import mmcv
@@ -11,7 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATA_SAMPLERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.registry import DATASETS, MODELS
@@ -19,6 +20,9 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from pconv_seg import PConv2d
+from pconv_seg.datasets import Draw
+from pconv_seg.datasets.cityscapes.cities import COARSE_CITIES, split_cities
+from pconv_seg.engine.preflight import leaf_datasets
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 PAIRS = [
@@ -26,7 +30,11 @@ PAIRS = [
     for path in CONFIGS
     if "_zero_" in path.name
 ]
+SPLIT2 = [path for path in CONFIGS if path.stem.endswith("_split2")]
 by_name = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+by_network = pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path not in SPLIT2], ids=lambda path: path.stem
+)
 by_pair = pytest.mark.parametrize(("zero", "pd"), PAIRS, ids=lambda path: path.stem)
 
 
@@ -43,30 +51,46 @@ def load(path: Path, *options: str) -> Config:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """One image each for training and validation, in the layout and size of every data set."""
+    """One image each for training and validation, or per city, as every data set lays them out."""
     rng = np.random.default_rng(0)
 
     def write(size: tuple[int, int], classes: int, image: str, labels: str) -> None:
         mmcv.imwrite(rng.integers(256, size=(*size, 3), dtype=np.uint8), str(tmp_path / image))
         mmcv.imwrite(rng.integers(classes, size=size, dtype=np.uint8), str(tmp_path / labels))
 
+    write((256, 512), 19, "image.png", "labels.png")
+    coarse = [("train_extra", city) for city in COARSE_CITIES]
+    for split, city in split_cities(0, "train") + split_cities(0, "val") + coarse:
+        labels = "gtCoarse" if split == "train_extra" else "gtFine"
+        for source, kind, suffix in (
+            ("image.png", "leftImg8bit", "leftImg8bit"),
+            ("labels.png", labels, f"{labels}_labelTrainIds"),
+        ):
+            path = tmp_path / "demo" / kind / split / city / f"{city}_000000_000000_{suffix}.png"
+            path.parent.mkdir(parents=True)
+            path.hardlink_to(tmp_path / source)
     for split in ("train", "val"):
-        scene = f"{split}/city/city_000000_000000"
-        image, labels = "leftImg8bit.png", "gtFine_labelTrainIds.png"
-        write((256, 512), 19, f"demo/leftImg8bit/{scene}_{image}", f"demo/gtFine/{scene}_{labels}")
         write((360, 480), 12, f"camvid/{split}/0.png", f"camvid/{split}annot/0.png")
     monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path / "demo"))
     monkeypatch.setenv("CAMVID_DATASET", str(tmp_path / "camvid"))
     return tmp_path
 
 
+def data_name(path: Path) -> str:
+    return path.stem.removesuffix("_split2").rpartition("_")[2]
+
+
 def data_roots(path: Path) -> set[str]:
     cfg = load(path)
-    return {cfg[f"{split}_dataloader"].dataset.data_root for split in ("train", "val", "test")}
+    return {
+        dataset["data_root"]
+        for split in ("train", "val", "test")
+        for _, dataset in leaf_datasets(cfg[f"{split}_dataloader"].dataset, "")
+    }
 
 
 def test_there_are_pairs_and_nothing_else():
-    assert len(PAIRS) == 4
+    assert len(PAIRS) == 6
     assert sorted(path for pair in PAIRS for path in pair) == CONFIGS
 
 
@@ -78,6 +102,17 @@ def test_pairs_differ_by_conv_cfg_alone(zero, pd):
     for part in ("backbone", "decode_head"):
         assert pd_cfg["model"][part].pop("conv_cfg") == conv_cfg
     assert zero_cfg == pd_cfg
+
+
+@pytest.mark.parametrize("path", SPLIT2, ids=lambda path: path.stem)
+def test_split2_differs_by_its_cities_alone(path):
+    cfg = load(path).to_dict()
+    for split in ("train", "val", "test"):
+        dataset = cfg[f"{split}_dataloader"]["dataset"]
+        dataset = dataset.get("dataset", dataset)
+        assert dataset["split"] == 2
+        dataset["split"] = 0
+    assert cfg == load(path.with_name(f"{path.stem.removesuffix('_split2')}.py")).to_dict()
 
 
 @by_pair
@@ -129,7 +164,7 @@ def test_resnet50_has_output_stride_8_and_the_plain_stem():
     assert dilations == [(2, 2), (4, 4)]
 
 
-@by_name
+@by_network
 def test_one_training_step_and_a_prediction(path):
     # Pretrained weights are not at hand here: this is the documented way to go without.
     cfg = load(path, "model.backbone.init_cfg=None", "model.data_preprocessor.size=(49,65)")
@@ -170,13 +205,16 @@ def test_pipelines(path, data, monkeypatch):
     monkeypatch.chdir(data)
     (data / "data").symlink_to(data)
     cfg = load(path)
-    np.random.seed(0)
     train, val = (DATASETS.build(cfg[f"{split}_dataloader"].dataset) for split in ("train", "val"))
-    assert len(train) == len(val) == 1
+    images = {"camvid": (1, 1), "demo": (18, 3), "cityscapes": (18, 3)}
+    assert (len(train), len(val)) == images[data_name(path)]
     assert len(train.metainfo["classes"]) == cfg.model.decode_head.num_classes
 
     preprocess = MODELS.build(cfg.model.data_preprocessor)
-    batch = preprocess(pseudo_collate([train[0] for _ in range(2)]), training=True)
+    draws = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler, default_args=dict(dataset=train, seed=0)
+    )
+    batch = preprocess(pseudo_collate([train[draw] for draw in islice(draws, 2)]), training=True)
     crops = {"r50": (896, 896), "wrn38": (736, 736), "camvid": (192, 192), "demo": (192, 192)}
     expected = next(crop for name, crop in crops.items() if f"_{name}" in path.stem)
     assert batch["inputs"].shape == (2, 3, *expected)
@@ -190,11 +228,34 @@ def test_pipelines(path, data, monkeypatch):
     assert len(augmented["inputs"]) == 12
 
 
+def sampled_data(path: Path, *options: str):
+    """The training data of a config and how many draws of each epoch are coarse images."""
+    cfg = load(path, *options)
+    data = DATASETS.build(cfg.train_dataloader.dataset)
+    sampler = DATA_SAMPLERS.build(
+        cfg.train_dataloader.sampler, default_args=dict(dataset=data, seed=0)
+    )
+    return data, [(sampler.plan(epoch)[:, 0] >= len(sampler)).sum() for epoch in range(160)]
+
+
+def test_coarse_images_come_up_for_rare_classes_until_the_last_epochs(data):
+    path = next(path for path in CONFIGS if "wrn38" in path.name)
+    train, coarse = sampled_data(path)
+    assert len(train) == 18
+    assert not any(coarse)
+    # The documented way to take them.
+    train, coarse = sampled_data(path, "train_dataloader.dataset.coarse.annotations=coarse")
+    assert 0 < sum(coarse[:143]) < 143 * 9 * 7 / 19
+    assert not any(coarse[143:])
+    sample = train[Draw(18, 0, (100, 100))]["data_samples"]
+    assert sample.seg_map_path.endswith("_gtCoarse_labelTrainIds.png")
+
+
 def test_one_variable_moves_a_data_set(monkeypatch):
     monkeypatch.setenv("CITYSCAPES_DATASET", "/elsewhere/cityscapes")
     monkeypatch.setenv("CAMVID_DATASET", "/elsewhere/camvid")
     for path in CONFIGS:
-        name = path.stem.rpartition("_")[2]
+        name = data_name(path)
         expected = "data/demo" if name == "demo" else f"/elsewhere/{name}"
         assert data_roots(path) == {expected}, path.stem
 
@@ -203,7 +264,7 @@ def test_default_data_roots(monkeypatch):
     monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
     monkeypatch.delenv("CAMVID_DATASET", raising=False)
     for path in CONFIGS:
-        assert data_roots(path) == {f"data/{path.stem.rpartition('_')[2]}"}, path.stem
+        assert data_roots(path) == {f"data/{data_name(path)}"}, path.stem
 
 
 def test_the_demo_runs_under_mmengine(data, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import DictAction
 from mmseg.apis import init_model
 
+from pconv_seg.checkpoints import use_safe_loading
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding
@@ -102,6 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         check(args)
+        use_safe_loading()
         model = init_model(args.config, args.checkpoint, args.device, args.cfg_options)
         add_padding(model.cfg, args.padding)
         apply_padding(model, model.cfg)

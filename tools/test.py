@@ -5,7 +5,13 @@ import sys
 
 from mmengine.registry import RUNNERS
 
-from pconv_seg.engine import PreflightError, add_run_arguments, build_test_config, check_testing
+from pconv_seg.engine import (
+    PreflightError,
+    add_run_arguments,
+    build_test_config,
+    check_testing,
+    join_processes,
+)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -20,7 +26,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="write files for the Cityscapes server into --out (label ids instead of training "
         "ids) and compute no score; labels are not read, so the test split works: --cfg-options "
-        "test_dataloader.dataset.data_prefix.img_path=leftImg8bit/test",
+        "test_dataloader.dataset.part=test",
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument(
@@ -45,6 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         cfg = build_test_config(**vars(parse_args(argv)))
         check_testing(cfg)
+        join_processes(cfg)
     except PreflightError as error:
         sys.exit(f"test.py: {error}")
     return RUNNERS.build(cfg).test()

@@ -10,6 +10,7 @@ from pconv_seg.engine import (
     add_run_arguments,
     build_training_config,
     check_training,
+    join_processes,
 )
 
 
@@ -19,7 +20,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the newest checkpoint in the work dir; start anew if it has none",
+        help="continue from the newest whole checkpoint in the work dir; start anew if it has none",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs a GPU")
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
@@ -30,9 +31,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         cfg = build_training_config(**vars(parse_args(argv)))
         check_training(cfg)
+        join_processes(cfg)
+        RUNNERS.build(cfg).train()
     except PreflightError as error:
         sys.exit(f"train.py: {error}")
-    RUNNERS.build(cfg).train()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ INTRODUCTION = """\
 # Which convolutions a switch of padding reaches
 
 One small network per architecture family of mmsegmentation, built from the configs in
-[families.py](../tests/architectures/families.py), without auxiliary heads. Widths and depths are
+`tests/architectures/families.py`, without auxiliary heads. Widths and depths are
 cut down, so the counts are smaller than in the published networks; which layers take `conv_cfg` is
 the same.
 

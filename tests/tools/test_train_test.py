@@ -12,6 +12,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from pconv_seg.checkpoints import load_file
+
 TOOLS = Path(__file__).parents[2] / "tools"
 TRAIN_ID_TO_ID = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 
@@ -53,7 +55,8 @@ model = dict(
         norm_cfg=norm_cfg, conv_cfg=dict(type='PConv'),
         loss_decode=dict(type='CrossEntropyLoss')),
     test_cfg=dict(mode='whole'))
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+param_scheduler = [dict(type='PolyLR', end=9, by_epoch=False)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -125,6 +128,18 @@ def test_train_writes_checkpoints_config_and_scores(trained: Path) -> None:
     assert Config.fromfile(trained / "micro_config.py").randomness.seed == 7
     (log,) = trained.glob("*/vis_data/scalars.json")
     assert "mIoU" in json.loads(log.read_text().splitlines()[-1])
+
+
+def test_all_of_a_checkpoint_is_read_without_running_code(trained: Path) -> None:
+    trusted = torch.load(trained / "iter_2.pth", weights_only=False)
+    loaded = load_file(trained / "iter_2.pth")
+    assert loaded.keys() == trusted.keys() > {"optimizer", "param_schedulers", "message_hub"}
+    histories = loaded["message_hub"].pop("log_scalars")
+    for name, history in trusted["message_hub"].pop("log_scalars").items():
+        np.testing.assert_array_equal(histories[name].data, history.data)
+    for name in ("state_dict", "optimizer"):
+        torch.testing.assert_close(loaded.pop(name), trusted.pop(name), rtol=0, atol=0)
+    assert loaded == trusted
 
 
 def test_seed_decides_the_weights(config: str, main: dict, trained: Path, tmp_path: Path) -> None:
