@@ -1,5 +1,6 @@
 """Several processes of one run, on machines with and without GPUs."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -51,6 +52,8 @@ def join_processes(cfg: Config) -> None:
         # As the runner does: this sets how many threads each process has.
         set_multi_processing(**cfg.get("env_cfg", {}).get("mp_cfg", {}), distributed=True)
         torch.distributed.init_process_group("gloo")
+        # The runner never does; gloo's threads may abort a process that ends beside them.
+        atexit.register(torch.distributed.destroy_process_group)
     if synchronized and is_main_process():
         print_log(
             f"No GPU: {len(synchronized)} SyncBN of the config became BN, so each of the "

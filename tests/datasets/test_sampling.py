@@ -12,6 +12,7 @@ import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
+from two_processes import in_two_processes
 
 from pconv_seg.datasets.sampling import ClassUniformSampler, Draw, DrawnDataset, SampleError
 from pconv_seg.datasets.sampling.draw import seeded
@@ -242,16 +243,12 @@ def test_crops_that_cannot_be_placed_are_refused(data):
 
 
 def draw_in_process(rank, data):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{data}/rendezvous", rank=rank, world_size=2
-    )
     draws = take(uniform(drawn(data), seed=None), 20)
     (data / f"{rank}.pickle").write_bytes(pickle.dumps(draws))
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_share_one_seed_and_one_index(data):
-    torch.multiprocessing.start_processes(draw_in_process, (data,), nprocs=2, start_method="fork")
+    in_two_processes(draw_in_process, data, method="fork")
     shares = [pickle.loads((data / f"{rank}.pickle").read_bytes()) for rank in range(2)]
     (file,) = (data / "fine").glob("centroids_*.npz")
     written = file.stat().st_mtime_ns

@@ -1,7 +1,6 @@
 import json
 import logging
 import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import torch
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from two_processes import in_two_processes
 
 from pconv_seg.evaluation import EvaluationPlan, PaddingEvalHook, evaluate
 from pconv_seg.evaluation.confusion import class_areas, class_iou, mean_present, pixel_accuracy
@@ -116,10 +116,8 @@ def test_a_failing_evaluation_does_not_stop_training(make_runner, caplog):
     assert "tile/mIoU" not in curves(runner)
 
 
-def _validate_share(rank, port, config, folder):
+def _validate_share(rank, folder, config):
     os.chdir(folder)  # where mmengine's processes exchange results
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
     init_default_scope("mmseg")
     model = MODELS.build(config.model)
     loader = Runner.build_dataloader(config.val_dataloader)
@@ -147,10 +145,7 @@ def test_processes_share_images_and_errors(make_config, tmp_path):
             val_dataloader=Runner.build_dataloader(config.val_dataloader),
         )
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_validate_share, (port, config, tmp_path), nprocs=2)
+    in_two_processes(_validate_share, tmp_path, config)
     for rank in range(2):
         scores, failed = json.loads((tmp_path / f"{rank}.json").read_text())
         assert {name: scores[name] for name in expected} == pytest.approx(expected)

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from mmengine.registry import METRICS
 from mmseg.datasets import CityscapesDataset
 from mmseg.evaluation import IoUMetric
 from PIL import Image
+from two_processes import in_two_processes
 
 from pconv_seg.evaluation import BorderIoUMetric
 from pconv_seg.geometry import BorderRegions
@@ -124,11 +124,9 @@ def test_format_only_needs_a_place():
         BorderIoUMetric(format_only=True)
 
 
-def _evaluate_share(rank, port, size, folder):
+def _evaluate_share(rank, folder, size):
     # Where mmengine collects results of several processes: a folder below the current one.
     os.chdir(folder)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
     data = samples(size)
     share = DefaultSampler(data, shuffle=False, round_up=True)
     result = evaluate(BorderIoUMetric(), [data[i] for i in share], size)
@@ -137,10 +135,7 @@ def _evaluate_share(rank, port, size, folder):
 
 def test_images_repeated_to_fill_up_a_process_are_not_counted(tmp_path):
     size = 3
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_evaluate_share, (port, size, tmp_path), nprocs=2)
+    in_two_processes(_evaluate_share, tmp_path, size)
     expected = {"images": 2, **evaluate(BorderIoUMetric(), samples(size))}
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
