@@ -4,7 +4,6 @@ import difflib
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path
+from pconv_seg.work_dir import newest_checkpoint
 
 from .curves import reached_iteration
 from .machine import cores, describe_machine
@@ -31,9 +31,8 @@ _LOG, _STATE = "train.log", "run.json"
 _LOG_TAIL = 20  # lines
 _OPTIONS = (
     "default_hooks.start.type=StartDigestHook",
-    # mmengine's own hook removes the oldest before it writes a new one: a kill in between must
-    # leave one.
-    "default_hooks.checkpoint.max_keep_ckpts=2",
+    # In a study every run must survive being killed, whatever hook its config has.
+    "default_hooks.checkpoint.type=ResumableCheckpointHook",
 )
 _POLL = 1  # seconds
 _STOP_PATIENCE = 30  # seconds
@@ -187,19 +186,12 @@ class _Process:
 
 
 def _resume_point(folder: Path) -> int:
-    """Iteration of the checkpoint to go on from; 0 if there is none.
-
-    A process that was killed while it wrote may leave a pointer to nothing, from which mmengine
-    would refuse to go on: it is removed.
-    """
-    pointer = folder / "last_checkpoint"
-    if pointer.is_file():
-        checkpoint = Path(pointer.read_text().strip())
-        match = re.fullmatch(r"iter_(\d+)", checkpoint.stem)
-        if match and checkpoint.is_file():
-            return int(match[1])
-        pointer.unlink()
-    return 0
+    """Iteration of the checkpoint that ``--resume`` goes on from; 0 if there is none."""
+    try:
+        checkpoint, _ = newest_checkpoint(folder)
+    except ValueError:
+        return 0  # train.py refuses to start, and its reason is recorded with the failed run
+    return int(checkpoint.stem.removeprefix("iter_")) if checkpoint else 0
 
 
 def _claim(study: Study) -> None:

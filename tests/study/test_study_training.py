@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_each_run_gets_its_padding_seed_folder_and_share_of_cores(make_study):
             str(study.file),
             *("--work-dir", str(run.folder), "--padding", run.padding, "--seed", str(run.seed)),
             *("--resume", "--cfg-options", "default_hooks.start.type=StartDigestHook"),
-            "default_hooks.checkpoint.max_keep_ckpts=2",
+            "default_hooks.checkpoint.type=ResumableCheckpointHook",
         ]
         assert call["threads"] == str(max(1, cores() // 2))
         state = read_state(run)
@@ -117,15 +118,16 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
     assert len(calls(study.runs[0])) == 1
 
 
-@pytest.mark.parametrize("content", ["", "iter_1.pth"])
-def test_a_pointer_to_no_checkpoint_starts_the_run_anew(make_study, content):
+def test_a_damaged_checkpoint_does_not_count(make_study):
     study = make_study(("zeros",), (0,))
     (run,) = study.runs
     run.folder.mkdir(parents=True)
-    (run.folder / "last_checkpoint").write_text(content and str(run.folder / content))
+    zipfile.ZipFile(run.folder / "iter_1.pth", "w").close()
+    (run.folder / "iter_2.pth").touch()
+    (run.folder / "last_checkpoint").write_text(str(run.folder / "iter_2.pth"))
     train_runs(study, STUB)
     (attempt,) = read_state(run)["attempts"]
-    assert (attempt["from_iteration"], attempt["exit_code"]) == (0, 0)
+    assert (attempt["from_iteration"], attempt["exit_code"]) == (1, 0)
 
 
 def test_another_training_config_is_refused_and_another_plan_is_not(make_study):

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 arguments = sys.argv[2:]
@@ -24,7 +25,7 @@ if options["--padding"] == "reflect":
 
 
 def save(iteration: int) -> None:
-    (folder / f"iter_{iteration}.pth").touch()
+    zipfile.ZipFile(folder / f"iter_{iteration}.pth", "w").close()  # a whole one, without weights
     pointer = folder / "last_checkpoint.tmp"
     pointer.write_text(str(folder / f"iter_{iteration}.pth"))
     pointer.rename(folder / "last_checkpoint")
