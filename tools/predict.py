@@ -14,10 +14,10 @@ import torch
 from mmengine.config import DictAction
 from mmseg.apis import init_model
 
-from pconv_seg.checkpoints import use_safe_loading
+from pconv_seg.checkpoints import load_checkpoint, use_safe_loading
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
-from pconv_seg.padding import SCHEMES, add_padding, apply_padding
+from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--padding",
         choices=SCHEMES,
-        help="padding of all convolutions (default: what the config says)",
+        help="padding of all convolutions (default: what the checkpoint says, else the config)",
     )
     parser.add_argument(
         "--cfg-options",
@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
         check(args)
         use_safe_loading()
         model = init_model(args.config, args.checkpoint, args.device, args.cfg_options)
-        add_padding(model.cfg, args.padding)
+        padding = args.padding or trained_padding(load_checkpoint(args.checkpoint))
+        add_padding(model.cfg, padding)
         apply_padding(model, model.cfg)
         for image in args.images:
             written = predict_file(

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor
 
 from pconv_seg.checkpoints import load_checkpoint, state_dict_of, stored_config
-from pconv_seg.padding import apply_padding
+from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
 from pconv_seg.work_dir import checkpoints, damage
 
 
@@ -76,7 +76,8 @@ def load_segmentor(
     """Build the network of a checkpoint, padded as in training, and load its weights.
 
     The model is the one of the config that mmengine stored in the checkpoint, so that networks with
-    different padding can be compared under one data config; without a stored one, ``config``'s.
+    different padding can be compared under one data config; without a stored one, ``config``'s,
+    with the padding that the checkpoint says, if it does.
 
     Args:
         checkpoint: File or URL.
@@ -114,4 +115,6 @@ def load_segmentor(
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} does not fit its config: {error}") from error
     apply_padding(model, config)
+    if (trained := trained_padding(content)) not in (None, scheme_of(model)):
+        set_padding(model, trained)
     return model.to(device).eval()

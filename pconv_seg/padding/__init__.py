@@ -2,7 +2,7 @@
 
 from .batch import PaddedBatchHook
 from .describe import scheme_of
-from .hook import PaddingHook, add_padding, apply_padding
+from .hook import PaddingHook, add_padding, apply_padding, trained_padding
 from .switch import SCHEMES, PaddingReport, set_padding
 from .trace import PaddedOperation, PaddingTrace, padding_report
 from .tracking import extents_of, track_extents
@@ -21,4 +21,5 @@ __all__ = [
     "scheme_of",
     "set_padding",
     "track_extents",
+    "trained_padding",
 ]

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from .describe import scheme_of
-from .switch import Where, set_padding
+from .switch import SCHEMES, Where, set_padding
 
 
 @HOOKS.register_module()
@@ -112,6 +112,20 @@ def apply_padding(model: nn.Module, cfg: Config) -> None:
     for hook in cfg.get("custom_hooks") or []:
         if _is_padding_hook(hook) and hook.get("scheme") is not None:
             set_padding(model, hook["scheme"], where=hook.get("where"))
+
+
+def trained_padding(checkpoint: dict[str, Any]) -> str | None:
+    """What :class:`PaddingHook` wrote into a checkpoint, for ``set_padding``.
+
+    Args:
+        checkpoint: Content of the file.
+
+    Returns:
+        The scheme that all convolutions were trained with; None if it is not known, or if they had
+        several.
+    """
+    scheme = (checkpoint.get("meta") or {}).get("padding")
+    return scheme if scheme in SCHEMES else None
 
 
 def _is_padding_hook(hook: dict | Hook) -> bool:

@@ -15,7 +15,8 @@ INTRODUCTION = """\
 One small network per architecture family of mmsegmentation, built from the configs in
 `tests/architectures/families.py`, without auxiliary heads. Widths and depths are
 cut down, so the counts are smaller than in the published networks; which layers take `conv_cfg` is
-the same.
+the same. The heads are mmsegmentation's own; `conv_cfg` reaches all of this package's
+`DeepLabV3PlusHead`. This page is written by `python tests/architectures/families_table.py`.
 
 - **padded**: convolutions that see zeros beyond the border.
 - **conv_cfg**: how many of them `conv_cfg=dict(type='PConv')` turns, set in every dict of the model
@@ -35,8 +36,7 @@ mmsegmentation takes the real backbone from mmpretrain. `mobilenetv3` has a dept
 head in place of LR-ASPP, which pads nothing. Dilations and kernel sizes are smaller than usual
 where a small image could not be reflected otherwise.
 
-Not built here, because the environment these tests are made for has neither the compiled mmcv
-operations nor mmsegmentation's optional packages:
+Not built here, because they need compiled mmcv operations or mmsegmentation's optional packages:
 """
 
 

@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from itertools import product
 from pathlib import Path
 
-import mmengine.registry
+import mmseg.registry
 import pytest
 from mmengine.registry import Registry
 
@@ -145,9 +145,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def _is_registered(name: str) -> bool:
-    registries = [
-        value for value in vars(mmengine.registry).values() if isinstance(value, Registry)
-    ]
+    registries = [value for value in vars(mmseg.registry).values() if isinstance(value, Registry)]
     return any(registry.get(name) for registry in registries)
 
 

@@ -114,3 +114,8 @@ def test_padding_is_what_the_network_was_trained_with(make_config, make_segmento
     path = str(tmp_path / "iter_1.pth")
     torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": weights}, path)
     assert scheme_of(load_segmentor(path, make_config(images=1), CLASSES, "cpu")) == "partial"
+    # Imported checkpoints have no config.
+    config.custom_hooks = []
+    for said, expected in (("reflect", "reflect"), ("partial+zeros", "zeros"), (None, "zeros")):
+        torch.save({"meta": {"padding": said}, "state_dict": weights}, path)
+        assert scheme_of(load_segmentor(path, config, CLASSES, "cpu")) == expected

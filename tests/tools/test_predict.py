@@ -77,6 +77,25 @@ def test_label_maps_are_the_models(predict, trained, tmp_path, capsys):
     assert "6/6" in printed.err  # 2 x 3 tiles of the first image
 
 
+def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path, capsys):
+    content = torch.load(trained[1], weights_only=True)
+    content["meta"]["padding"] = "reflect"
+    checkpoint, image = tmp_path / "reflect.pth", tmp_path / "image.png"
+    torch.save(content, checkpoint)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(image)
+
+    def labels(name, *options):
+        out = tmp_path / name
+        arguments = [str(image), "--config", trained[0], "--checkpoint", str(checkpoint)]
+        predict.main([*arguments, "--device", "cpu", "--out", str(out), *options])
+        return np.asarray(Image.open(out / "image_labels.png"))
+
+    reflect = labels("reflect")
+    assert (reflect == labels("named", "--padding", "reflect")).all()
+    assert (reflect != labels("zeros", "--padding", "zeros")).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

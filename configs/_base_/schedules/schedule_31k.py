@@ -1,6 +1,6 @@
 _base_ = "../default_runtime.py"
 # 31K iterations, SGD and polynomial decay are the paper's. The learning rate and the power are
-# our choice: the paper's did not survive in the copies we know.
+# our choice: the paper's are not known to us.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4),
