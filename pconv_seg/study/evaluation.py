@@ -30,7 +30,8 @@ def evaluate_runs(study: Study) -> None:
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
     under every padding of the study on whole images and in tiles of the first plan; a shift test
     follows if the study has one. Counts by image go to ``evaluation/NAME.npz`` in the run's folder,
-    scores to ``NAME.json``. A later checkpoint, or another plan in the study file, evaluates again.
+    scores to ``NAME.json``. A later checkpoint, or another plan or a new padding in the study file,
+    evaluates again.
 
     Args:
         study: What to evaluate.
@@ -41,7 +42,9 @@ def evaluate_runs(study: Study) -> None:
     """
     for name, plan, paddings in evaluations(study):
         waiting = _waiting(
-            study, name, lambda path, plan=plan: same_plan(Record.load(path).plan, plan)
+            study,
+            name,
+            lambda path, plan=plan, paddings=paddings: has_all(Record.load(path), plan, paddings),
         )
         if waiting:
             config = _test_config(study, waiting)
@@ -141,9 +144,10 @@ def _of_checkpoint(record: Record, checkpoint: str) -> Record:
     return replace(record, tested=tuple(tested), counts=record.counts[:, mine])
 
 
-def same_plan(first: EvaluationPlan, second: EvaluationPlan) -> bool:
-    """Whether two plans count the same."""
-    return _identity(first) == _identity(second)
+def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]) -> bool:
+    """Whether a record counts what the plan does, under all these paddings; others may be there."""
+    tested = {network.padding for network in record.tested}
+    return _identity(record.plan) == _identity(plan) and set(paddings) - {None} <= tested
 
 
 def _identity(plan: EvaluationPlan) -> str:

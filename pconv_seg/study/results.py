@@ -12,7 +12,7 @@ from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import Region
 
-from .evaluation import SHIFT, evaluations, read_record, read_shift, same_plan
+from .evaluation import SHIFT, evaluations, has_all, read_record, read_shift
 from .plan import Study, StudyRun
 from .statistics import Contrast, miou_contrast
 
@@ -49,7 +49,8 @@ class Results:
         seed: Of the bootstrap.
 
     Raises:
-        PreflightError: If nothing is evaluated, or by another plan, or on different images.
+        PreflightError: If nothing is evaluated, or by another plan, under fewer
+            paddings, or on different images.
     """
 
     def __init__(self, study: Study, seed: int = 0) -> None:
@@ -61,12 +62,12 @@ class Results:
         self.shift: dict[tuple[str, int], ShiftRecord] = {}  # by padding and seed
         images = None
         for run in study.runs:
-            for name, plan, _ in evaluations(study):
+            for name, plan, paddings in evaluations(study):
                 record = read_record(run, name)
-                if record is not None and not same_plan(record.plan, plan):
+                if record is not None and not has_all(record, plan, paddings):
                     raise PreflightError(
-                        f"{run.folder}: {name} was evaluated by another plan than that of "
-                        f"{study.file}; first --only evaluate"
+                        f"{run.folder}: {name} was evaluated by another plan, or under fewer "
+                        f"paddings, than {study.file} says; first --only evaluate"
                     )
                 if record is not None:
                     self.records.setdefault(name, record)

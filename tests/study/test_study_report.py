@@ -177,6 +177,15 @@ def test_counts_of_another_plan_are_refused(make_study, evaluate_at_random):
         Results(changed)
 
 
+def test_counts_without_a_padding_that_was_added_are_refused(make_study, evaluate_at_random):
+    evaluate_at_random(make_study(("zeros", "partial"), (0,)))
+    added = make_study(("zeros", "partial", "reflect"), (0,))
+    with pytest.raises(PreflightError, match=r"zeros_seed0: cross.*fewer paddings.*evaluate"):
+        Results(added)
+    # One padding less is no reason to evaluate again.
+    assert Results(make_study(("zeros",), (0,))).records["cross"].tested[1].padding == "partial"
+
+
 def test_runs_of_other_images_are_refused(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)

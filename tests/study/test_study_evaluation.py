@@ -1,0 +1,78 @@
+"""What is evaluated, when again, and what a run that cannot be evaluated leaves of the others."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from noise_study import CLASSES
+
+from pconv_seg.evaluation.record import Record, Tested
+from pconv_seg.study import evaluation
+from pconv_seg.study.evaluation import evaluate_runs
+
+
+def finish(study):
+    """Leave what a training leaves, without weights."""
+    for run in study.runs:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.py").write_text("train_cfg = dict(max_iters=2)")
+        (run.folder / "last_checkpoint").write_text(str(run.folder / "iter_2.pth"))
+        if not (run.folder / "iter_2.pth").exists():
+            torch.save({}, run.folder / "iter_2.pth")
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Names of the runs whose evaluation was asked for, with the first tile and the paddings."""
+    calls = []
+
+    def evaluate(config, checkpoints, plan, paddings):
+        names = [path.split("/")[-2] for path in checkpoints]
+        calls.append((names, plan.tile, paddings))
+        tested = [
+            Tested(path, padding or name.split("_")[0], name.split("_")[0])
+            for path, name in zip(checkpoints, names, strict=True)
+            for padding in paddings
+        ]
+        regions = len(plan.regions("regular").names)
+        counts = np.ones((1, len(tested), len(plan.modes), regions, 2, 2), np.int32)
+        return Record("noise.py", CLASSES, tuple(tested), plan, ("0.png",), counts)
+
+    monkeypatch.setattr(evaluation, "evaluate_checkpoints", evaluate)
+    return calls
+
+
+@pytest.fixture
+def make(make_study):
+    """Make a study of finished runs without a shift test."""
+
+    def make(paddings=("zeros", "partial"), seeds=(0,)):
+        study = replace(make_study(paddings, seeds), shift=None)
+        finish(study)
+        return study
+
+    return make
+
+
+def test_a_padding_that_was_added_is_tested_on_all_networks(make, evaluated):
+    evaluate_runs(make())
+    evaluated.clear()
+
+    evaluate_runs(make(("zeros", "partial", "reflect")))
+
+    runs = {}
+    for names, tile, paddings in evaluated:
+        runs.setdefault((tile, paddings), []).extend(names)
+    assert runs == {
+        (16, (None,)): ["reflect_seed0"],
+        (24, (None,)): ["reflect_seed0"],
+        (16, ("zeros", "partial", "reflect")): ["zeros_seed0", "partial_seed0", "reflect_seed0"],
+    }
+
+
+def test_one_padding_less_evaluates_nothing_again(make, evaluated):
+    evaluate_runs(make())
+    evaluated.clear()
+    evaluate_runs(make(("partial",)))
+    assert evaluated == []
