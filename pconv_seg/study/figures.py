@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pconv_seg.evaluation.evaluator import MODES
 from pconv_seg.visualization.heat_map import plot_matrices
 
 from . import paper
@@ -27,8 +28,8 @@ def draw_figures(results: Results) -> dict[str, Figure]:
     compared = BASELINE in results.study.paddings and others
     if compared and own:
         figures["leave_out"] = _leave_out(results, own, others)
-        if any(region.kind != "leave_out" for region in results.regions(own[0])):
-            figures["border_distance"] = _border_distance(results, own, others)
+        if panels := _distance_panels(results, own):
+            figures["border_distance"] = _border_distance(results, panels, others)
     if "cross" in results.records:
         figures["cross_testing"] = plot_matrices(cross_matrices(results))
     if results.shift:
@@ -90,14 +91,20 @@ def _convergence(results: Results) -> Figure:
 
 
 def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
-    modes = results.records[names[0]].plan.modes
+    """One row per evaluation, one column per mode of any of them."""
+    used = {mode for name in names for mode in results.records[name].plan.modes}
+    modes = [mode for mode in MODES if mode in used]
     figure = Figure(figsize=(4 * len(modes), 3.4 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), len(modes), squeeze=False, sharey=True)
+    drawn = []
     for name, row in zip(names, grid, strict=True):
         regions = results.regions(name)
         numbers = [i for i, region in enumerate(regions) if region.kind == "leave_out"]
         places = [float(regions[i].start) for i in numbers]
-        for mode, axes in zip(modes, row, strict=True):
+        panels = dict(zip(modes, row, strict=True))
+        for mode in set(modes) - set(results.records[name].plan.modes):
+            panels.pop(mode).set_visible(False)
+        for mode, axes in panels.items():
             _gaps(results, axes, places, numbers, name, mode, paddings)
             if mode == "tile" and METHOD in paddings and len(numbers) == len(paper.LEAVE_OUT_GAPS):
                 axes.plot(
@@ -105,15 +112,32 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
                 )
             axes.set_title(where(results, name, mode), fontsize="medium")
             axes.set_xlabel("leave-out")
-        row[0].set_ylabel("mIoU minus that of zero padding")
-    grid[0][min(1, len(modes) - 1)].legend(fontsize="small")
+            drawn.append(axes)
+        leftmost = next(iter(panels.values()))
+        leftmost.set_ylabel("mIoU minus that of zero padding")
+        leftmost.tick_params(labelleft=True)
+    # The axes with the most lines: where the paper's is, if it is anywhere.
+    max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(fontsize="small")
     return figure
 
 
-def _border_distance(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
-    panels = [(names[0], "regular", "border_distance")]
-    panels += [(name, "tile", "seam_distance") for name in names]
-    panels = [p for p in panels if p[1] in results.records[p[0]].plan.modes]
+def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Evaluation, mode and kind of region of each panel; whole images only once."""
+    panels = []
+    for mode, kind in (("regular", "border_distance"), ("tile", "seam_distance")):
+        found = [
+            (name, mode, kind)
+            for name in names
+            if mode in results.records[name].plan.modes
+            and any(region.kind == kind for region in results.regions(name))
+        ]
+        panels += found[:1] if mode == "regular" else found
+    return panels
+
+
+def _border_distance(
+    results: Results, panels: Sequence[tuple[str, str, str]], paddings: Sequence[str]
+) -> Figure:
     figure = Figure(figsize=(4 * len(panels), 6), layout="constrained")
     top, bottom = figure.subplots(2, len(panels), squeeze=False)
     for (name, mode, kind), scores, gaps in zip(panels, top, bottom, strict=True):

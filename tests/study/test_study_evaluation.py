@@ -7,7 +7,7 @@ import pytest
 import torch
 from noise_study import CLASSES
 
-from pconv_seg.evaluation.record import Record, Tested
+from pconv_seg.evaluation import record
 from pconv_seg.study import evaluation
 from pconv_seg.study.evaluation import evaluate_runs
 
@@ -31,13 +31,13 @@ def evaluated(monkeypatch):
         names = [path.split("/")[-2] for path in checkpoints]
         calls.append((names, plan.tile, paddings))
         tested = [
-            Tested(path, padding or name.split("_")[0], name.split("_")[0])
+            record.Tested(path, padding or name.split("_")[0], name.split("_")[0])
             for path, name in zip(checkpoints, names, strict=True)
             for padding in paddings
         ]
         regions = len(plan.regions("regular").names)
         counts = np.ones((1, len(tested), len(plan.modes), regions, 2, 2), np.int32)
-        return Record("noise.py", CLASSES, tuple(tested), plan, ("0.png",), counts)
+        return record.Record("noise.py", CLASSES, tuple(tested), plan, ("0.png",), counts)
 
     monkeypatch.setattr(evaluation, "evaluate_checkpoints", evaluate)
     return calls
