@@ -299,7 +299,7 @@ def shift_test(
     for image in images:
         size = tuple(image.pixels.shape[-2:])
         if regions is None:
-            regions = _regions(tile or min(size), bin_width)
+            regions = shift_regions(tile or min(size), bin_width)
         names.append(image.name)
         pixels.append(_bincount(regions.map(size).cells, len(regions.edges) - 1))
         counts.append(
@@ -337,7 +337,12 @@ def shift_test(
     ]
 
 
-def _regions(tile: int | tuple[int, int], bin_width: int | None) -> ShiftRegions:
+def shift_regions(tile: int | Sequence[int], bin_width: int | None = None) -> ShiftRegions:
+    """Tiles and bins of :func:`shift_test`, with its arguments.
+
+    Raises:
+        ValueError: If a bin has no pixel, or a tile fewer than 4 on a side.
+    """
     tile = (tile, tile) if isinstance(tile, int) else tuple(tile)
     return ShiftRegions(tile, max(1, min(tile) // 64) if bin_width is None else bin_width)
 

@@ -67,9 +67,15 @@ def evaluate_runs(study: Study) -> None:
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
-    """Name, plan and tested paddings of each evaluation (None is the padding of the training)."""
+    """Name, plan and tested paddings of each evaluation (None is the padding of the training).
+
+    The last one tests under every padding, without ``'tile_overlap'``; it is left out where the
+    first plan has no other mode.
+    """
     own = [(f"tile{_text(plan.tile)}", plan, (None,)) for plan in study.plans]
     modes = [mode for mode in study.plans[0].modes if mode != "tile_overlap"]
+    if not modes:
+        return own
     cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
     return [*own, ("cross", cross, study.paddings)]
 

@@ -1,7 +1,7 @@
 """What a study consists of: its file, its runs, and where each leaves what."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from pconv_seg.engine import PreflightError, build_training_config
 from pconv_seg.evaluation import EvaluationPlan
+from pconv_seg.evaluation.shift import shift_regions
 from pconv_seg.padding import SCHEMES
 
 _KEYS = {"paddings", "seeds", "evaluation"}
@@ -83,7 +84,7 @@ class Study:
                 f"schemes are {', '.join(SCHEMES)}"
             )
         try:
-            plans = tuple(EvaluationPlan(**plan) for plan in options["evaluation"])
+            plans = tuple(_plan(plan) for plan in options["evaluation"])
         except (TypeError, ValueError) as error:
             raise PreflightError(f"{file}: study.evaluation: {error}") from error
         tiles = [plan.tile for plan in plans]
@@ -92,18 +93,13 @@ class Study:
                 f"{file}: study.evaluation needs at least one entry, each with another `tile`, "
                 f"but has tiles {tiles}"
             )
-        shift = options.get("shift")
-        if shift is not None and (set(shift) - _SHIFT_KEYS or "tile" not in shift):
-            raise PreflightError(
-                f"{file}: study.shift takes tile and maybe bin_width, but has {', '.join(shift)}"
-            )
+        shift = _shift(file, options.get("shift"))
         if "checkpoint" not in config.get("default_hooks", {}):
             raise PreflightError(f"{file}: default_hooks.checkpoint is needed to resume runs")
         if "max_iters" not in config.train_cfg:
             raise PreflightError(
                 f"{file}: the budget is train_cfg.max_iters, but train_cfg is {config.train_cfg}"
             )
-        shift = None if shift is None else dict(shift)
         return cls(Path(file), Path(folder), config, paddings, seeds, plans, shift)
 
     @property
@@ -119,6 +115,26 @@ class Study:
     def max_iters(self) -> int:
         """The budget of each training."""
         return self.config.train_cfg.max_iters
+
+
+def _plan(options: dict) -> EvaluationPlan:
+    plan = EvaluationPlan(**options)
+    return replace(plan, tile=tuple(plan.tile)) if isinstance(plan.tile, list) else plan
+
+
+def _shift(file: str | Path, options: Any) -> dict[str, Any] | None:
+    if options is None:
+        return None
+    if not isinstance(options, dict) or set(options) - _SHIFT_KEYS or "tile" not in options:
+        raise PreflightError(
+            f"{file}: study.shift is dict(tile=...), maybe with bin_width, but is {options!r}"
+        )
+    try:
+        if options["tile"] is not None:
+            shift_regions(**options)
+    except (TypeError, ValueError) as error:
+        raise PreflightError(f"{file}: study.shift: {error}") from error
+    return dict(options)
 
 
 def _several(file: str | Path, options: dict, key: str) -> tuple[Any, ...]:

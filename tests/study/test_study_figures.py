@@ -40,3 +40,13 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
     labelled = [axes for axes in figures["leave_out"].axes if axes.get_ylabel()]
     assert len(labelled) == 2
     assert all(axes.get_visible() for axes in labelled)
+
+
+def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
+    figures = draw(
+        "(dict(tile=16, modes=('tile_overlap',), bands=(4,)), dict(tile=24, bands=(4,)), "
+        "dict(tile=32))"
+    )
+    expected = ["on whole images", "on tiles side by side (24 px)"]
+    assert [axes.get_title() for axes in figures["border_distance"].axes[:2]] == expected
+    assert "border_distance" not in draw("(dict(tile=16, modes=('tile_overlap',), bands=(4,)),)")

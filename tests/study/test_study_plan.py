@@ -6,6 +6,7 @@ import pytest
 from noise_study import CONFIG
 
 from pconv_seg.engine import PreflightError
+from pconv_seg.study.evaluation import evaluations
 from pconv_seg.study.plan import Study
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
@@ -41,13 +42,48 @@ def test_runs_go_seed_by_seed(make_study):
         (
             "study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(tile=8),), "
             "shift=dict(size=8))",
-            "tile and maybe bin_width",
+            r"tile=\.\.\..*bin_width.*'size': 8",
+        ),
+        *(
+            (
+                "study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(tile=8),), "
+                f"shift={shift})",
+                message,
+            )
+            for shift, message in (
+                ("192", r"study\.shift is dict.*192"),
+                ("dict(tile=2)", r"study\.shift: .*at least 4"),
+                ("dict(tile=(16, 'a'))", r"study\.shift: "),
+                ("dict(tile=16, bin_width=0)", r"study\.shift: bins must be at least 1"),
+            )
         ),
     ],
 )
 def test_a_bad_study_file_is_named_with_what_is_wrong(make_study, study, message):
     with pytest.raises(PreflightError, match=f"noise.py.*{message}"):
         make_study(study=study)
+
+
+def test_tiles_may_be_lists_and_the_shift_test_may_go_without_bin_width(make_study):
+    study = make_study(
+        study="study = dict(paddings=('zeros',), seeds=(0,), "
+        "evaluation=(dict(tile=[16, 24]), dict(tile=[24, 16])), shift=dict(tile=[16, 24]))"
+    )
+    assert [plan.tile for plan in study.plans] == [(16, 24), (24, 16)]
+    assert study.shift == {"tile": [16, 24]}
+    with pytest.raises(PreflightError, match=r"another `tile`"):
+        make_study(
+            study="study = dict(paddings=('zeros',), seeds=(0,), "
+            "evaluation=(dict(tile=[16, 24]), dict(tile=(16, 24))))"
+        )
+
+
+def test_without_a_mode_to_test_under_other_paddings_the_rest_is_evaluated(make_study):
+    study = make_study(
+        study="study = dict(paddings=('zeros',), seeds=(0,), "
+        "evaluation=(dict(tile=16, modes=('tile_overlap',)), dict(tile=24)))"
+    )
+    assert [name for name, _, _ in evaluations(study)] == ["tile16", "tile24"]
 
 
 def test_budget_in_epochs_is_refused(make_study):
