@@ -129,10 +129,19 @@ class Contents:
         counts = Counter(state["status"] for state in self._states.values())
         total = len(self._states)
         text = f"{counts['finished']} of {total} runs finished."
-        missing = [f"{run.name} ({s['status']})" for run, s in self._states.items()]
-        missing = [name for name in missing if not name.endswith("(finished)")]
+        unfinished = [
+            f"{run.name} ({state['status']})"
+            for run, state in self._states.items()
+            if state["status"] != "finished"
+        ]
+        if unfinished:
+            text += f" **Not finished: {', '.join(unfinished)}.**"
+        missing = [run.name for run in self._states if not self._results.is_complete(run)]
         if missing:
-            text += f" **Not finished: {', '.join(missing)}**; no figure below includes them."
+            text += (
+                f" **Not fully evaluated: {', '.join(missing)}**; no score below includes what is "
+                "missing."
+            )
         return text
 
     def _setup(self) -> Iterable[str]:

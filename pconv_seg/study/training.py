@@ -55,8 +55,10 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
 
     Every run is ``tools/train.py STUDY --padding P --seed S --resume`` in its own folder below
     ``DIR/runs``, with its output in ``train.log`` and its state in ``run.json``. Finished runs are
-    left alone, interrupted ones go on from their last checkpoint, and so do failed ones. A run that
-    fails is recorded with its exit code and its last lines of output, and the others go on.
+    left alone, interrupted ones go on from their last checkpoint, and so do failed ones. A run with
+    its last checkpoint whose process did not end well, or ended when nobody was there to record it,
+    is started once more, to repeat a validation that is missing. A run that fails is recorded with
+    its exit code and its last lines of output, and the others go on.
 
     Each process gets an equal share of the cores (``OMP_NUM_THREADS``).
 
@@ -73,7 +75,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
     check_training(study.config)
     with _lock(study.folder / ".lock") as lock, _signals_raise():
         _claim(study)
-        unfinished = [run for run in study.runs if finished_run(run.folder) is None]
+        unfinished = [run for run in study.runs if not _is_finished(run)]
         waiting, done = list(unfinished), len(study.runs) - len(unfinished)
         print(f"{len(study.runs)} runs, {done} of them finished; logs in {study.folder}/runs/*/")
         machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
@@ -183,6 +185,11 @@ class _Process:
     def _write(self) -> None:
         with atomic_path(self.run.folder / _STATE) as path:
             path.write_text(json.dumps(self._state, indent=2) + "\n")
+
+
+def _is_finished(run: StudyRun) -> bool:
+    # The last checkpoint is written before the last validation, and does not say how that went.
+    return finished_run(run.folder) is not None and read_state(run)["status"] == "finished"
 
 
 def _resume_point(folder: Path) -> int:

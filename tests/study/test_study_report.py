@@ -132,6 +132,7 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     text = path.read_text()
     assert "partial_seed1 (failed)" in text
     assert "zeros_seed1 (not started)" in text
+    assert "**Not fully evaluated: zeros_seed1, partial_seed1**" in text
     assert "| partial_seed1 | failed | 0 of 2 | from 0 | 3 | 1:01:01 |" in text
     assert "ValueError: no such <thing>" in text
     page = path.with_suffix(".html").read_text()
@@ -163,6 +164,18 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     text = path.read_text()
     cell = next(c for c in scores if c["terms"][0]["mode"] == "tile")
     assert f"{cell['mean']:.2f} ± {cell['sd']:.2f}" in text
+
+
+def test_the_page_says_what_is_evaluated_from_the_counts(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    (study.runs[0].folder / "run.json").write_text(
+        json.dumps({"padding": "zeros", "seed": 0, "status": "running", "attempts": []})
+    )
+    (study.runs[1].folder / "evaluation" / "shift.npz").unlink()
+    text = write_report(study, "command").read_text()
+    assert "**Not finished: zeros_seed0 (running), partial_seed0 (not started).**" in text
+    assert "**Not fully evaluated: partial_seed0**" in text
 
 
 def test_without_evaluated_runs_it_says_what_to_do(make_study):

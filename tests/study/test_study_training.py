@@ -88,6 +88,34 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
     assert len(read_state(study.runs[0])["attempts"]) == 2
 
 
+def test_a_run_that_failed_after_its_last_checkpoint_is_tried_again(make_study):
+    study = make_study(("distribution",), (0,))
+    train_runs(study, STUB)
+    assert statuses(study) == {"distribution_seed0": "failed"}
+    train_runs(study, STUB)
+    assert statuses(study) == {"distribution_seed0": "finished"}
+    (run,) = study.runs
+    attempts = [(a["from_iteration"], a["exit_code"]) for a in read_state(run)["attempts"]]
+    assert attempts == [(0, 1), (2, 0)]
+    train_runs(study, STUB)
+    assert len(calls(run)) == 2
+
+
+def test_a_run_whose_end_nobody_recorded_is_started_once_more(make_study):
+    study = make_study(("zeros",), (0,))
+    train_runs(study, STUB)
+    (run,) = study.runs
+    # As if the study had been killed, and the training had gone on without it.
+    state = read_state(run)
+    state["status"] = "running"
+    state["attempts"][0].update(seconds=None, exit_code=None)
+    (run.folder / "run.json").write_text(json.dumps(state))
+    train_runs(study, STUB)
+    state = read_state(run)
+    assert state["status"] == "finished"
+    assert [a["exit_code"] for a in state["attempts"]] == [None, 0]
+
+
 def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
     study = make_study(("zeros", "replicate"), (0,))
     waiting = study.runs[1].folder / "last_checkpoint"
