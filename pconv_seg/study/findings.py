@@ -1,7 +1,10 @@
 """Does what was measured have the pattern of the paper? Sentences made from figures."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from pconv_seg.evaluation.bootstrap import Difference
 
 from . import paper
 from .evaluation import SHIFT
@@ -199,6 +202,8 @@ def verdict(contrast: Contrast, in_paper: bool = True) -> str:
     same, other = (", as in the paper", ", unlike the paper") if in_paper else ("", "")
     if not contrast.seeds:
         return "No answer: no seed has all the runs that it takes."
+    if math.isnan(contrast.mean):
+        return "No answer: a score is missing, since no class occurs there."
     seeds, images = contrast.over_seeds, contrast.over_images
     if contrast.settled and seeds.low > 0:
         return f"Yes{same}: both intervals lie above 0."
@@ -222,17 +227,27 @@ def needed(contrast: Contrast) -> str:
         return "Settled for this network, data and budget."
     if len(contrast.seeds) < 2:
         return "At least two seeds of all the runs that it takes."
+    if math.isnan(contrast.mean):
+        return "Images with classes there."
     parts = []
     if not contrast.over_seeds.distinguishable:
         number = seeds_needed(contrast.sd, contrast.mean)
         count = f"about {number}" if number else f"more than {MAX_SEEDS}"
         parts.append(f"{count} seeds")
     if not contrast.over_images.distinguishable:
-        low, high = contrast.over_images.low, contrast.over_images.high
-        ratio = ((high - low) / 2 / abs(contrast.mean)) ** 2 if contrast.mean else float("inf")
-        parts.append(f"about {ratio:.1f} times the images" if ratio < 1e3 else "far more images")
+        parts.append(_images_needed(contrast.over_images))
     return (
         f"If the effect and the spread are as seen (seeds: standard deviation {contrast.sd:.2f}): "
         + " and ".join(parts)
         + "."
     )
+
+
+def _images_needed(interval: Difference) -> str:
+    mean, low, high = interval
+    if math.isnan(low):
+        return "images enough for an interval, which these do not give"
+    # Only the side towards 0 counts: percentile intervals are not symmetric.
+    bound = low if mean > 0 else high
+    ratio = ((mean - bound) / mean) ** 2 if mean else math.inf
+    return f"about {ratio:.1f} times the images" if ratio < 1e3 else "far more images"

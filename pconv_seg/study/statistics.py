@@ -63,10 +63,10 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Differen
 
 
 def seeds_needed(sd: float, effect: float, confidence: float = 0.95) -> int | None:
-    """The fewest seeds whose t interval would be narrower than an effect.
+    """The fewest seeds whose t interval around an effect would exclude 0.
 
-    That is when an effect of this size, seen with this spread, excludes 0. As a plan for a new
-    study it gives an even chance, and the spread of few seeds is itself uncertain.
+    That is when half its width is smaller than the effect, seen with this spread. As a plan for a
+    new study it gives an even chance, and the spread of few seeds is itself uncertain.
 
     Returns:
         The number, at least 2; None if more than ``MAX_SEEDS`` or without a spread or an effect.

@@ -67,6 +67,26 @@ def test_what_is_needed_is_computed_from_the_spread():
     assert "Settled" in needed(contrast(1, (0.5, 1.5), (0.2, 1.8)))
 
 
+@pytest.mark.parametrize(
+    ("mean", "images", "words"),
+    [
+        (0.3, (-0.02, 0.5), f"and about {(0.32 / 0.3) ** 2:.1f} times the images."),
+        (-0.3, (-0.5, 0.15), f"and about {(0.45 / 0.3) ** 2:.1f} times the images."),
+        (0.3, (-30, 0.5), "and far more images."),
+        (0.0, (-1, 1), "and far more images."),
+        (0.3, NONE, "and images enough for an interval, which these do not give."),
+    ],
+)
+def test_images_needed_are_those_that_move_the_bound_towards_0_past_it(mean, images, words):
+    assert needed(contrast(mean, (-9, 9), images)).endswith(words)
+
+
+def test_a_score_that_is_missing_is_no_answer():
+    given = contrast(np.nan, NONE, NONE)
+    assert "no class occurs" in verdict(given)
+    assert needed(given) == "Images with classes there."
+
+
 def test_contrasts_agree_with_the_report_of_each_run(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study)
