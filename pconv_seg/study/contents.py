@@ -78,7 +78,7 @@ class Contents:
             "cross": self._cross(),
             "shift": self._shift(),
             "pattern": self._pattern(),
-            "seed_count": len(self._study.seeds),
+            "fewest_seeds": self._fewest_seeds(),
         }
         differences = [contrast for kind, _, contrast in self._shown if kind == "difference"]
         context["comparisons"] = len(differences)
@@ -366,6 +366,11 @@ class Contents:
             for f in self._findings
         ]
         return rows
+
+    def _fewest_seeds(self) -> int | None:
+        """Of the findings that have a standard deviation over seeds; None if none has."""
+        counts = [len(f.contrast.seeds) for f in self._findings]
+        return min((count for count in counts if count > 1), default=None)
 
 
 def difference(contrast: Contrast) -> str:

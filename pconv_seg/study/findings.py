@@ -89,7 +89,7 @@ def _findings(results: Results) -> Iterator[Finding]:
         yield _across(results)
     if results.shift:
         contrast = results.contrast({k: -v for k, v in shift_gap(METHOD).items()})
-        costs = [results.contrast(shift_cost(p)).mean for p in (BASELINE, METHOD)]
+        costs = [results.contrast(shift_cost(p), contrast.seeds).mean for p in (BASELINE, METHOD)]
         yield _finding(
             "Does a seam cost the same pixels more with zero than with partial padding?",
             f"mIoU as interior minus as border in the shift test, with zero ({costs[0]:+.2f}) "
@@ -118,7 +118,8 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
         return
     last = leave_outs[-1]
     first_gap, last_gap = (gap(name, "tile", region) for region in (0, last))
-    start, end = (results.contrast(weights).mean for weights in (first_gap, last_gap))
+    contrast = results.contrast(last_gap | {cell: -weight for cell, weight in first_gap.items()})
+    start, end = (results.contrast(part, contrast.seeds).mean for part in (first_gap, last_gap))
     place = where(results, name, "tile")
     yield _finding(
         f"Does the gap between partial and zero padding grow with leave-out, {place}?",
@@ -126,19 +127,21 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
         f"nothing is ({start:+.2f})",
         f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
         f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",
-        results.contrast(last_gap | {cell: -weight for cell, weight in first_gap.items()}),
+        contrast,
     )
 
 
 def _tiling(results: Results, name: str) -> Finding:
     # Cost of tiling = regular - tile; zero's minus partial's = gap in tiles - gap on whole images.
     tile, whole = (gap(name, mode, 0) for mode in ("tile", "regular"))
+    contrast = results.contrast(tile | {cell: -weight for cell, weight in whole.items()})
     costs = [
         results.contrast(
             {
                 Cell(name, padding, padding, "regular"): 1.0,
                 Cell(name, padding, padding, "tile"): -1.0,
-            }
+            },
+            contrast.seeds,
         ).mean
         for padding in (BASELINE, METHOD)
     ]
@@ -150,7 +153,7 @@ def _tiling(results: Results, name: str) -> Finding:
         f"({costs[0]:+.2f}) minus what partial padding loses ({costs[1]:+.2f})",
         f"{tile_gap - whole_gap:+.3f} "
         f"({zero - zero_tile:+.3f} and {partial - partial_tile:+.3f}: tiles gain there)",
-        results.contrast(tile | {cell: -weight for cell, weight in whole.items()}),
+        contrast,
     )
 
 
@@ -158,7 +161,9 @@ def _across(results: Results) -> Finding:
     mode = results.records["cross"].plan.modes[0]
     kept = {p: Cell("cross", p, p, mode) for p in (BASELINE, METHOD)}
     moved = {a: Cell("cross", a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
-    losses = [results.contrast({kept[p]: 1.0, moved[p]: -1.0}).mean for p in (BASELINE, METHOD)]
+    parts = [{kept[p]: 1.0, moved[p]: -1.0} for p in (BASELINE, METHOD)]
+    contrast = results.contrast(parts[0] | {cell: -weight for cell, weight in parts[1].items()})
+    losses = [results.contrast(part, contrast.seeds).mean for part in parts]
     return _finding(
         "Is it worse to test a network trained with zero padding under partial padding than the "
         f"reverse, {MODE_NAMES[mode]}?",
@@ -166,14 +171,7 @@ def _across(results: Results) -> Finding:
         f"({losses[1]:+.2f})",
         f"{paper.ZERO_TO_PARTIAL_LOSS - paper.PARTIAL_TO_ZERO_LOSS:+.2f} in ImageNet top-1 of "
         f"ResNet50 ({paper.ZERO_TO_PARTIAL_LOSS:+.2f} and {paper.PARTIAL_TO_ZERO_LOSS:+.2f})",
-        results.contrast(
-            {
-                kept[BASELINE]: 1.0,
-                moved[BASELINE]: -1.0,
-                kept[METHOD]: -1.0,
-                moved[METHOD]: 1.0,
-            }
-        ),
+        contrast,
     )
 
 

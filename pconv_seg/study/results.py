@@ -1,6 +1,6 @@
 """All counts of a study in one place, and comparisons between them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -99,16 +99,24 @@ class Results:
         """Of an evaluation other than the shift test."""
         return self.records[evaluation].plan.regions("regular").names
 
-    def contrast(self, weights: Mapping[Cell, float]) -> Contrast:
-        """A weighted sum of cells, over the seeds that have all of them."""
-        key = tuple(weights.items())
+    def contrast(
+        self, weights: Mapping[Cell, float], seeds: Sequence[int] | None = None
+    ) -> Contrast:
+        """A weighted sum of cells, over the seeds that have all of them.
+
+        Args:
+            weights: Of the cells.
+            seeds: Only of these, such as those of a sum of which this is a part.
+        """
+        chosen = tuple(self.study.seeds if seeds is None else seeds)
+        key = (*weights.items(), chosen)
         if key not in self._cache:
-            self._cache[key] = self._contrast(weights)
+            self._cache[key] = self._contrast(weights, chosen)
         return self._cache[key]
 
-    def _contrast(self, weights: Mapping[Cell, float]) -> Contrast:
+    def _contrast(self, weights: Mapping[Cell, float], chosen: Sequence[int]) -> Contrast:
         columns, seeds = [], []
-        for seed in self.study.seeds:
+        for seed in chosen:
             terms = [self._cell_areas(cell, seed) for cell in weights]
             if all(term is not None for term in terms):
                 columns.append(np.stack(terms, axis=1))

@@ -1,6 +1,7 @@
 """What the report says about counts that are known."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.study.evaluation import read_shift
-from pconv_seg.study.findings import needed, shift_cost, shift_gap, verdict
+from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
 from pconv_seg.study.report import write_report
 from pconv_seg.study.results import Cell, Results
 from pconv_seg.study.statistics import Contrast
@@ -131,6 +132,20 @@ def test_only_seeds_with_all_runs_count(make_study, evaluate_at_random):
     assert both.seeds == (0, 2)
     single = [results.contrast({cell: 1.0}) for cell in (zero, partial)]
     assert both.values[1] == pytest.approx(single[1].values[1] - single[0].values[2])
+
+
+def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1, 2))
+    evaluate_at_random(study, skip=("partial_seed1",))
+    parts = re.compile(r"\(([+-][0-9.]+)\).* minus .*\(([+-][0-9.]+)\)")
+    found = [(f.contrast, parts.search(f.measured)) for f in findings(Results(study))]
+    found = [(contrast, match) for contrast, match in found if match]
+    assert len(found) == 2 + 2 + 1 + 1
+    for contrast, match in found:
+        assert contrast.seeds == (0, 2)
+        assert float(match[1]) - float(match[2]) == pytest.approx(contrast.mean, abs=0.011)
+    text = write_report(study, "command").read_text()
+    assert "a standard deviation of\n2 seeds is itself" in text
 
 
 def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
