@@ -136,7 +136,9 @@ class Contents:
         ]
         if unfinished:
             text += f" **Not finished: {', '.join(unfinished)}.**"
-        missing = [run.name for run in self._states if not self._results.is_complete(run)]
+        missing = [
+            run.name for run in self._states if not self._results.is_evaluated(run, fully=True)
+        ]
         if missing:
             text += (
                 f" **Not fully evaluated: {', '.join(missing)}**; no score below includes what is "
@@ -218,15 +220,21 @@ class Contents:
         return rows
 
     def _start(self) -> str:
-        differing, known = [], 0
-        for seed in self._study.seeds:
-            starts = {_start_name(run) for run in self._study.runs if run.seed == seed} - {""}
-            known += len(starts)
-            if len(starts) > 1:
-                differing.append(str(seed))
+        differing = [
+            str(seed)
+            for seed in self._study.seeds
+            if len({_start_name(run) for run in self._study.runs if run.seed == seed} - {""}) > 1
+        ]
         if differing:
             return f"**the runs of seed {', '.join(differing)} did not start alike.**"
-        return "within every seed it is the same for all paddings." if known else "none was kept."
+        evaluated = [run for run in self._study.runs if self._results.is_evaluated(run)]
+        known = sum(bool(_start_name(run)) for run in evaluated)
+        if not known:
+            return "none was kept."
+        same = "within every seed it is the same for all paddings."
+        if known == len(evaluated):
+            return same
+        return f"it is known for {known} of {len(evaluated)} evaluated runs, and there {same}"
 
     def _convergence(self) -> dict[str, Any]:
         curves = {run: training_curves(run.folder)[1] for run in self._study.runs}

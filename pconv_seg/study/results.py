@@ -82,11 +82,14 @@ class Results:
                 f"{study.folder}: no run is evaluated yet; first --only train, then --only evaluate"
             )
 
-    def is_complete(self, run: StudyRun) -> bool:
-        """Whether a run has all evaluations of the study."""
-        names = [name for name, _, _ in evaluations(self.study)]
-        evaluated = all((name, run.padding, run.seed) in self._areas for name in names)
-        return evaluated and (self.study.shift is None or (run.padding, run.seed) in self.shift)
+    def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
+        """Whether a run has one of the study's evaluations; with ``fully``, all."""
+        found = [
+            (name, run.padding, run.seed) in self._areas for name, _, _ in evaluations(self.study)
+        ]
+        if self.study.shift is not None:
+            found.append((run.padding, run.seed) in self.shift)
+        return all(found) if fully else any(found)
 
     def region_names(self, evaluation: str) -> list[str]:
         """Of an evaluation, in the order of the counts."""

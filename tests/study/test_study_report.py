@@ -12,6 +12,7 @@ from pconv_seg.engine import PreflightError
 from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
+from pconv_seg.study.contents import Contents
 from pconv_seg.study.evaluation import read_shift
 from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
 from pconv_seg.study.report import write_report
@@ -146,6 +147,31 @@ def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(make_study, 
         assert float(match[1]) - float(match[2]) == pytest.approx(contrast.mean, abs=0.011)
     text = write_report(study, "command").read_text()
     assert "a standard deviation of\n2 seeds is itself" in text
+
+
+@pytest.mark.parametrize(
+    ("digests", "words"),
+    [
+        ("aaaa", "within every seed it is the same for all paddings."),
+        ("aabb", "within every seed it is the same for all paddings."),
+        (
+            "aaa-",
+            "it is known for 3 of 4 evaluated runs, and there within every seed it is the same "
+            "for all paddings.",
+        ),
+        ("----", "none was kept."),
+        ("abaa", "**the runs of seed 0 did not start alike.**"),
+    ],
+)
+def test_how_the_runs_started_is_said_as_far_as_it_is_known(
+    make_study, evaluate_at_random, digests, words
+):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    for run, digest in zip(study.runs, digests, strict=True):
+        if digest != "-":
+            (run.folder / "start.json").write_text(json.dumps({"weights": digest}))
+    assert Contents(Results(study)).context["start"] == words
 
 
 def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
