@@ -1,7 +1,7 @@
-"""Evaluate all finished runs of a study, reading each image once for all of them."""
+"""Evaluate all finished runs of a study, one after the other."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,37 +33,42 @@ def evaluate_runs(study: Study) -> None:
     scores to ``NAME.json``. A later checkpoint, or another plan or a new padding in the study file,
     evaluates again.
 
+    Runs are evaluated and saved one by one: stopped, this loses what one run has counted. A run
+    that cannot be evaluated does not keep the others from it.
+
     Args:
         study: What to evaluate.
 
     Raises:
-        PreflightError: If data or a checkpoint is missing.
-        ValueError: If networks, data and plan do not fit together.
+        PreflightError: If data are missing.
+        ValueError: At the end, if a checkpoint cannot be read, naming it, or networks, data and
+            plan do not fit together.
     """
+    errors = []
     for name, plan, paddings in evaluations(study):
-        waiting = _waiting(
-            study,
-            name,
-            lambda path, plan=plan, paddings=paddings: has_all(Record.load(path), plan, paddings),
-        )
-        if waiting:
-            config = _test_config(study, waiting)
-            record = evaluate_checkpoints(config, list(waiting), plan, paddings=paddings)
-            for checkpoint, run in waiting.items():
-                of_run = _of_checkpoint(record, checkpoint)
-                path = _path(run, name)
-                write_json(Report(of_run).as_dict(), path.with_suffix(".json"))
-                of_run.save(path)  # last: it says that both are there
+
+        def count(
+            config: Config, checkpoint: str, path: Path, plan=plan, paddings=paddings
+        ) -> None:
+            record = evaluate_checkpoints(config, [checkpoint], plan, paddings=paddings)
+            write_json(Report(record).as_dict(), path.with_suffix(".json"))
+            record.save(path)  # last: it says that both are there
+
+        def is_current(path: Path, plan=plan, paddings=paddings) -> bool:
+            return has_all(Record.load(path), plan, paddings)
+
+        errors += _evaluate_each(study, name, is_current, count)
     if study.shift is not None:
         options = json.loads(json.dumps(study.shift))
-        waiting = _waiting(study, SHIFT, lambda path: load_shift(path)[1] == options)
-        if waiting:
-            config = _test_config(study, waiting)
-            records = shift_checkpoints(config, list(waiting), **study.shift)
-            for record, run in zip(records, waiting.values(), strict=True):
-                path = _path(run, SHIFT)
-                write_json(record.as_dict(), path.with_suffix(".json"))
-                save_shift(record, study.shift, path)
+
+        def shift(config: Config, checkpoint: str, path: Path) -> None:
+            (record,) = shift_checkpoints(config, [checkpoint], **study.shift)
+            write_json(record.as_dict(), path.with_suffix(".json"))
+            save_shift(record, study.shift, path)
+
+        errors += _evaluate_each(study, SHIFT, lambda path: load_shift(path)[1] == options, shift)
+    if errors:
+        raise ValueError("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
@@ -123,31 +128,39 @@ def _path(run: StudyRun, name: str) -> Path:
     return run.folder / "evaluation" / f"{name}.npz"
 
 
-def _waiting(study: Study, name: str, is_same: Callable[[Path], bool]) -> dict[str, StudyRun]:
-    """Checkpoints of finished runs that are not evaluated, or were when something else held."""
-    waiting = {}
+def _evaluate_each(
+    study: Study,
+    name: str,
+    is_current: Callable[[Path], bool],
+    evaluate: Callable[[Config, str, Path], None],
+) -> list[ValueError]:
+    """Evaluate what is waiting; returns the errors of the runs that could not be."""
+    waiting = list(_waiting(study, name, is_current))
+    if not waiting:
+        return []
+    config = build_test_config(str(study.file), waiting[0][1])
+    check_testing(config)
+    errors = []
+    for number, (run, checkpoint) in enumerate(waiting, 1):
+        print(f"{name}: {run.name}, {number} of {len(waiting)}")
+        try:
+            evaluate(config, checkpoint, _path(run, name))
+        except ValueError as error:
+            errors.append(error)
+    return errors
+
+
+def _waiting(
+    study: Study, name: str, is_current: Callable[[Path], bool]
+) -> Iterator[tuple[StudyRun, str]]:
+    """Finished runs, and their checkpoints, that are not evaluated, or when something else held."""
     for run in study.runs:
         finished, path = finished_run(run.folder), _path(run, name)
         if finished is None:
             continue
         newest = finished.checkpoint.stat().st_mtime
-        if not path.is_file() or path.stat().st_mtime < newest or not is_same(path):
-            waiting[str(finished.checkpoint)] = run
-    if waiting:
-        print(f"{name}: {len(waiting)} runs")
-    return waiting
-
-
-def _test_config(study: Study, waiting: dict[str, StudyRun]) -> Config:
-    config = build_test_config(str(study.file), next(iter(waiting)))
-    check_testing(config)
-    return config
-
-
-def _of_checkpoint(record: Record, checkpoint: str) -> Record:
-    mine = [network.checkpoint == checkpoint for network in record.tested]
-    tested = (network for network in record.tested if network.checkpoint == checkpoint)
-    return replace(record, tested=tuple(tested), counts=record.counts[:, mine])
+        if not path.is_file() or path.stat().st_mtime < newest or not is_current(path):
+            yield run, str(finished.checkpoint)
 
 
 def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]) -> bool:

@@ -23,12 +23,20 @@ def finish(study):
 
 
 @pytest.fixture
-def evaluated(monkeypatch):
+def error():
+    """Holds what the evaluation of partial_seed0 raises, if anything."""
+    return []
+
+
+@pytest.fixture
+def evaluated(monkeypatch, error):
     """Names of the runs whose evaluation was asked for, with the first tile and the paddings."""
     calls = []
 
     def evaluate(config, checkpoints, plan, paddings):
         names = [path.split("/")[-2] for path in checkpoints]
+        if "partial_seed0" in names and error:
+            raise error[0]
         calls.append((names, plan.tile, paddings))
         tested = [
             record.Tested(path, padding or name.split("_")[0], name.split("_")[0])
@@ -76,3 +84,28 @@ def test_one_padding_less_evaluates_nothing_again(make, evaluated):
     evaluated.clear()
     evaluate_runs(make(("partial",)))
     assert evaluated == []
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_stopped(make, evaluated, error):
+    study = make(("zeros", "partial", "reflect"))
+    error.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_runs(study)
+    assert [names for names, _, _ in evaluated] == [["zeros_seed0"]]
+    error.clear()
+    evaluate_runs(study)
+    first_plan = [names for names, tile, paddings in evaluated if (tile, paddings) == (16, (None,))]
+    assert first_plan == [["zeros_seed0"], ["partial_seed0"], ["reflect_seed0"]]
+    assert len(evaluated) == 3 * 3
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named_after_the_others(make, evaluated, error):
+    study = make(("zeros", "partial", "reflect"))
+    error.append(ValueError("partial_seed0/iter_2.pth holds no weights"))
+    with pytest.raises(ValueError, match=r"^partial_seed0/iter_2\.pth holds no weights$"):
+        evaluate_runs(study)
+    assert len(evaluated) == 2 * 3
+    for run in study.runs:
+        files = {path.name for path in run.folder.glob("evaluation/*.npz")}
+        names = {"tile16.npz", "tile24.npz", "cross.npz"}
+        assert files == (set() if run.padding == "partial" else names)
