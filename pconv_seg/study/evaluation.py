@@ -40,10 +40,11 @@ def evaluate_runs(study: Study) -> None:
         study: What to evaluate.
 
     Raises:
-        PreflightError: If data are missing.
+        PreflightError: If data are missing, or the folder's runs were trained with another config.
         ValueError: At the end, if a checkpoint cannot be read, naming it, or networks, data and
             plan do not fit together.
     """
+    study.check_folder()
     errors = []
     for name, plan, paddings in evaluations(study):
 
@@ -59,14 +60,15 @@ def evaluate_runs(study: Study) -> None:
 
         errors += _evaluate_each(study, name, is_current, count)
     if study.shift is not None:
-        options = json.loads(json.dumps(study.shift))
 
         def shift(config: Config, checkpoint: str, path: Path) -> None:
             (record,) = shift_checkpoints(config, [checkpoint], **study.shift)
             write_json(record.as_dict(), path.with_suffix(".json"))
             save_shift(record, study.shift, path)
 
-        errors += _evaluate_each(study, SHIFT, lambda path: load_shift(path)[1] == options, shift)
+        errors += _evaluate_each(
+            study, SHIFT, lambda path: same_options(load_shift(path)[1], study.shift), shift
+        )
     if errors:
         raise ValueError("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
 
@@ -91,10 +93,10 @@ def read_record(run: StudyRun, name: str) -> Record | None:
     return Record.load(path) if path.is_file() else None
 
 
-def read_shift(run: StudyRun) -> ShiftRecord | None:
-    """The shift test of a run; None if there is none."""
+def read_shift(run: StudyRun) -> tuple[ShiftRecord, dict] | None:
+    """The shift test of a run and the options that it was made with; None if there is none."""
     path = _path(run, SHIFT)
-    return load_shift(path)[0] if path.is_file() else None
+    return load_shift(path) if path.is_file() else None
 
 
 def save_shift(record: ShiftRecord, options: dict, path: Path) -> None:
@@ -167,6 +169,11 @@ def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]
     """Whether a record counts what the plan does, under all these paddings; others may be there."""
     tested = {network.padding for network in record.tested}
     return _identity(record.plan) == _identity(plan) and set(paddings) - {None} <= tested
+
+
+def same_options(found: dict, wanted: dict) -> bool:
+    """Whether a shift test was made with the wanted options."""
+    return found == json.loads(json.dumps(wanted))  # files hold lists in place of tuples
 
 
 def _identity(plan: EvaluationPlan) -> str:

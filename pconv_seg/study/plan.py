@@ -1,5 +1,6 @@
 """What a study consists of: its file, its runs, and where each leaves what."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -115,6 +116,34 @@ class Study:
     def max_iters(self) -> int:
         """The budget of each training."""
         return self.config.train_cfg.max_iters
+
+    @property
+    def kept_config(self) -> Path:
+        """The folder's copy of the config that its runs were trained with."""
+        return self.folder / "config.py"
+
+    @property
+    def training_text(self) -> str:
+        """What all runs of a folder must have in common: the config without the study's plan."""
+        others = ("study", "work_dir", "resume")
+        return Config({k: v for k, v in self.config.items() if k not in others}).pretty_text
+
+    def check_folder(self) -> None:
+        """Compare the folder's copy of the training config, if it has one, with this study's.
+
+        Raises:
+            PreflightError: If they differ, with the difference.
+        """
+        if not self.kept_config.exists():
+            return
+        found, text = self.kept_config.read_text(), self.training_text
+        if found != text:
+            lines = list(difflib.unified_diff(found.splitlines(), text.splitlines(), n=0))[2:]
+            changed = "\n".join(line for line in lines if not line.startswith("@@"))
+            raise PreflightError(
+                f"{self.folder} holds runs that were trained with another config than {self.file}; "
+                f"take the change back, or choose another --work-dir. The change:\n{changed}"
+            )
 
 
 def _plan(options: dict) -> EvaluationPlan:

@@ -12,7 +12,7 @@ from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import Region
 
-from .evaluation import SHIFT, evaluations, has_all, read_record, read_shift
+from .evaluation import SHIFT, evaluations, has_all, read_record, read_shift, same_options
 from .plan import Study, StudyRun
 from .statistics import Contrast, miou_contrast
 
@@ -49,11 +49,12 @@ class Results:
         seed: Of the bootstrap.
 
     Raises:
-        PreflightError: If nothing is evaluated, or by another plan, under fewer
-            paddings, or on different images.
+        PreflightError: If the runs were trained with another config, or nothing is evaluated, or
+            by another plan, under fewer paddings, or on different images.
     """
 
     def __init__(self, study: Study, seed: int = 0) -> None:
+        study.check_folder()
         self.study = study
         self.seed = seed
         self._areas: dict[tuple[str, str, int], tuple[Record, np.ndarray]] = {}
@@ -73,8 +74,14 @@ class Results:
                     self.records.setdefault(name, record)
                     self._areas[name, run.padding, run.seed] = record, record.areas()
                     images = _same_images(run, images, record.images)
-            shift = read_shift(run) if study.shift is not None else None
-            if shift is not None:
+            found = read_shift(run) if study.shift is not None else None
+            if found is not None:
+                shift, options = found
+                if not same_options(options, study.shift):
+                    raise PreflightError(
+                        f"{run.folder}: the shift test was made with {options}, but {study.file} "
+                        f"has {study.shift}; first --only evaluate"
+                    )
                 self.shift[run.padding, run.seed] = shift
                 images = _same_images(run, images, shift.images)
         if not self._areas:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from noise_study import STUDY
+from noise_study import CONFIG, STUDY
 from scipy import stats
 
 from pconv_seg.engine import PreflightError
@@ -13,7 +13,7 @@ from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.study.contents import Contents
-from pconv_seg.study.evaluation import read_shift
+from pconv_seg.study.evaluation import evaluate_runs, read_shift
 from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
 from pconv_seg.study.report import write_report
 from pconv_seg.study.results import Cell, Results
@@ -113,7 +113,7 @@ def test_costs_of_the_shift_test_agree_with_its_records(make_study, evaluate_at_
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study)
     results = Results(study)
-    records = [read_shift(run).as_dict() for run in study.runs if run.padding == "partial"]
+    records = [read_shift(run)[0].as_dict() for run in study.runs if run.padding == "partial"]
     totals = [record["total"]["mIoU"]["cost"] for record in records]
     assert results.contrast(shift_cost("partial")).values == pytest.approx(totals)
     second = [record["bins"][1]["mIoU"]["cost"] for record in records]
@@ -249,6 +249,26 @@ def test_counts_of_another_plan_are_refused(make_study, evaluate_at_random):
     changed = make_study(("zeros", "partial"), (0,), study=STUDY.replace("'1/2'", "'2/3'"))
     with pytest.raises(PreflightError, match=r"zeros_seed0: tile16.*--only evaluate"):
         Results(changed)
+
+
+def test_a_shift_test_with_other_options_is_refused(make_study, evaluate_at_random):
+    evaluate_at_random(make_study(("zeros", "partial"), (0,)))
+    changed = STUDY.replace("shift=dict(tile=16, bin_width=2)", "shift=dict(tile=24, bin_width=2)")
+    with pytest.raises(PreflightError, match=r"zeros_seed0: the shift.* 16,.* 24,.*evaluate"):
+        Results(make_study(("zeros", "partial"), (0,), study=changed))
+
+
+def test_runs_of_another_training_config_are_refused(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    study.kept_config.write_text(study.training_text)
+    Results(study)
+    changed = make_study(
+        ("zeros", "partial"), (0,), config=CONFIG.replace("max_iters=2", "max_iters=4")
+    )
+    for step in (Results, evaluate_runs):
+        with pytest.raises(PreflightError, match=r"(?s)max_iters=2.*max_iters=4"):
+            step(changed)
 
 
 def test_counts_without_a_padding_that_was_added_are_refused(make_study, evaluate_at_random):
