@@ -1,7 +1,7 @@
 """Evaluate all finished runs of a study, one after the other."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pconv_seg.files import atomic_path
 from pconv_seg.geometry import ShiftRegions
 
 from .plan import Study, StudyRun
+from .training import read_state
 
 SHIFT = "shift"
 _SHIFT_COUNTS = ("pixels", "agreeing", "areas")
@@ -45,7 +46,13 @@ def evaluate_runs(study: Study) -> None:
             plan do not fit together.
     """
     study.check_folder()
-    errors = []
+    found = {run: finished_run(run.folder) for run in study.runs}
+    errors = [
+        ValueError(f"{run.folder}: its last checkpoint is damaged or gone; first --only train")
+        for run, finished in found.items()
+        if finished is None and read_state(run)["status"] == "finished"
+    ]
+    checkpoints = {run: finished.checkpoint for run, finished in found.items() if finished}
     for name, plan, paddings in evaluations(study):
 
         def count(
@@ -58,7 +65,7 @@ def evaluate_runs(study: Study) -> None:
         def is_current(path: Path, plan=plan, paddings=paddings) -> bool:
             return has_all(Record.load(path), plan, paddings)
 
-        errors += _evaluate_each(study, name, is_current, count)
+        errors += _evaluate_each(study, checkpoints, name, is_current, count)
     if study.shift is not None:
 
         def shift(config: Config, checkpoint: str, path: Path) -> None:
@@ -66,9 +73,10 @@ def evaluate_runs(study: Study) -> None:
             write_json(record.as_dict(), path.with_suffix(".json"))
             save_shift(record, study.shift, path)
 
-        errors += _evaluate_each(
-            study, SHIFT, lambda path: same_options(load_shift(path)[1], study.shift), shift
-        )
+        def has_options(path: Path) -> bool:
+            return same_options(load_shift(path)[1], study.shift)
+
+        errors += _evaluate_each(study, checkpoints, SHIFT, has_options, shift)
     if errors:
         raise ValueError("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
 
@@ -132,37 +140,29 @@ def _path(run: StudyRun, name: str) -> Path:
 
 def _evaluate_each(
     study: Study,
+    checkpoints: dict[StudyRun, Path],
     name: str,
     is_current: Callable[[Path], bool],
     evaluate: Callable[[Config, str, Path], None],
 ) -> list[ValueError]:
-    """Evaluate what is waiting; returns the errors of the runs that could not be."""
-    waiting = list(_waiting(study, name, is_current))
+    """Evaluate runs without current counts; returns the errors of those that could not be."""
+    waiting = []
+    for run, checkpoint in checkpoints.items():
+        path, newest = _path(run, name), checkpoint.stat().st_mtime
+        if not path.is_file() or path.stat().st_mtime < newest or not is_current(path):
+            waiting.append(run)
     if not waiting:
         return []
-    config = build_test_config(str(study.file), waiting[0][1])
+    config = build_test_config(str(study.file), str(checkpoints[waiting[0]]))
     check_testing(config)
     errors = []
-    for number, (run, checkpoint) in enumerate(waiting, 1):
+    for number, run in enumerate(waiting, 1):
         print(f"{name}: {run.name}, {number} of {len(waiting)}")
         try:
-            evaluate(config, checkpoint, _path(run, name))
+            evaluate(config, str(checkpoints[run]), _path(run, name))
         except ValueError as error:
             errors.append(error)
     return errors
-
-
-def _waiting(
-    study: Study, name: str, is_current: Callable[[Path], bool]
-) -> Iterator[tuple[StudyRun, str]]:
-    """Finished runs, and their checkpoints, that are not evaluated, or when something else held."""
-    for run in study.runs:
-        finished, path = finished_run(run.folder), _path(run, name)
-        if finished is None:
-            continue
-        newest = finished.checkpoint.stat().st_mtime
-        if not path.is_file() or path.stat().st_mtime < newest or not is_current(path):
-            yield run, str(finished.checkpoint)
 
 
 def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]) -> bool:

@@ -6,7 +6,7 @@ import torch
 from known_segmentor import CLASSES
 from mmengine.config import Config
 
-from pconv_seg.evaluation.runs import latest_run, load_segmentor
+from pconv_seg.evaluation.runs import finished_run, latest_run, load_segmentor
 from pconv_seg.padding import scheme_of
 
 
@@ -48,6 +48,13 @@ def test_a_damaged_checkpoint_is_named_instead_of_taking_an_older_run(tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{re.escape(str(checkpoint))}: it is cut off or changed"):
         latest_run(tmp_path)
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(tmp_path):
+    checkpoint = write_run(tmp_path / "a")
+    assert finished_run(tmp_path / "a") == (tmp_path / "a/net.py", checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    assert finished_run(tmp_path / "a") is None
 
 
 @pytest.fixture

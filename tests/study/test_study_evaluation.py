@@ -1,5 +1,6 @@
 """What is evaluated, when again, and what a run that cannot be evaluated leaves of the others."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -109,3 +110,13 @@ def test_a_checkpoint_that_cannot_be_read_is_named_after_the_others(make, evalua
         files = {path.name for path in run.folder.glob("evaluation/*.npz")}
         names = {"tile16.npz", "tile24.npz", "cross.npz"}
         assert files == (set() if run.padding == "partial" else names)
+
+
+def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(make, evaluated):
+    study = make()
+    run = study.runs[0]
+    (run.folder / "iter_2.pth").write_bytes(b"cut")
+    (run.folder / "run.json").write_text(json.dumps({"status": "finished"}))
+    with pytest.raises(ValueError, match=r"zeros_seed0.*damaged.*--only train"):
+        evaluate_runs(study)
+    assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3

@@ -148,6 +148,9 @@ def test_a_damaged_checkpoint_does_not_count(make_study):
     study = make_study(("zeros",), (0,))
     (run,) = study.runs
     run.folder.mkdir(parents=True)
+    # Otherwise a finished run.
+    (run.folder / "config.py").write_text("train_cfg = dict(max_iters=2)")
+    (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
     zipfile.ZipFile(run.folder / "iter_1.pth", "w").close()
     (run.folder / "iter_2.pth").touch()
     (run.folder / "last_checkpoint").write_text(str(run.folder / "iter_2.pth"))
