@@ -80,7 +80,11 @@ class Contents:
             "pattern": self._pattern(),
             "fewest_seeds": self._fewest_seeds(),
         }
-        differences = [contrast for kind, _, contrast in self._shown if kind == "difference"]
+        differences = [
+            contrast
+            for kind, _, contrast in self._shown
+            if kind == "difference" and not math.isnan(contrast.over_seeds.low)
+        ]
         context["comparisons"] = len(differences)
         context["expected_by_chance"] = f"{(1 - CONFIDENCE) * len(differences):.1f}"
         return context
@@ -89,16 +93,7 @@ class Contents:
         """Everything that the page shows, ready for JSON; scores in percent."""
         return {
             "study": str(self._study.file),
-            "runs": [
-                {
-                    "name": run.name,
-                    **state,
-                    "start": read_start(run.folder),
-                    "validation_mIoU": training_curves(run.folder)[1],
-                    "shift_test": self._shift_dict(run),
-                }
-                for run, state in self._states.items()
-            ],
+            "runs": [self._run_dict(run, state) for run, state in self._states.items()],
             "findings": [
                 {**f._asdict(), "contrast": _contrast_dict(f.contrast)} for f in self._findings
             ],
@@ -117,6 +112,21 @@ class Contents:
                 }
                 for kind, weights, contrast in self._shown
             ],
+        }
+
+    def _run_dict(self, run: StudyRun, state: dict) -> dict:
+        losses, scores = training_curves(run.folder)
+        return {
+            "name": run.name,
+            **state,
+            "start": read_start(run.folder),
+            "iterations": reached_iteration(run.folder),
+            "seconds_per_iteration": _seconds_per_iteration(run),
+            "training_loss": {
+                step: loss if math.isfinite(loss) else None for step, loss in losses.items()
+            },
+            "validation_mIoU": scores,
+            "shift_test": self._shift_dict(run),
         }
 
     def _shift_dict(self, run: StudyRun) -> dict | None:
@@ -179,7 +189,10 @@ class Contents:
                 f"{machine['threads']} threads each; {machine['system']}; {versions}."
             )
         seconds = [_seconds(state) for state in self._states.values()]
-        yield f"Training time of all runs together: {_duration(sum(seconds))} (h:mm:ss)."
+        yield (
+            "Training time of all attempts together whose end was recorded: "
+            f"{_duration(sum(seconds))} (h:mm:ss)."
+        )
 
     def _runs(self) -> Table:
         rows = [
@@ -198,7 +211,7 @@ class Contents:
         ]
         for run, state in self._states.items():
             losses, scores = training_curves(run.folder)
-            times = [r["time"] for r in read_scalars(run.folder) if "loss" in r and "time" in r]
+            pace = _seconds_per_iteration(run)
             attempts = state["attempts"]
             rows.append(
                 [
@@ -211,7 +224,7 @@ class Contents:
                     )
                     or "-",
                     _duration(_seconds(state)),
-                    f"{median(times):.3f}" if times else "-",
+                    "-" if pace is None else f"{pace:.3f}",
                     f"{list(losses.values())[-1]:.3f}" if losses else "-",
                     f"{list(scores.values())[-1]:.2f}" if scores else "-",
                     _start_name(run) or "-",
@@ -421,6 +434,12 @@ def _start_name(run: StudyRun) -> str:
 def _exit_code(attempt: dict) -> str:
     # None: the process that would have recorded it was killed itself.
     return "unknown" if attempt["exit_code"] is None else str(attempt["exit_code"])
+
+
+def _seconds_per_iteration(run: StudyRun) -> float | None:
+    """Median of the training log; None if nothing is logged."""
+    times = [r["time"] for r in read_scalars(run.folder) if "loss" in r and "time" in r]
+    return median(times) if times else None
 
 
 def _seconds(state: dict) -> float:

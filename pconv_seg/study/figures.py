@@ -106,7 +106,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
             panels.pop(mode).set_visible(False)
         for mode, axes in panels.items():
             _gaps(results, axes, places, numbers, name, mode, paddings)
-            if mode == "tile" and METHOD in paddings and len(numbers) == len(paper.LEAVE_OUT_GAPS):
+            if mode == "tile" and has_paper_line(results, name):
                 axes.plot(
                     places, paper.LEAVE_OUT_GAPS, color="0.5", marker="x", label="partial, paper"
                 )
@@ -119,6 +119,14 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
     # The axes with the most lines: where the paper's is, if it is anywhere.
     max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(fontsize="small")
     return figure
+
+
+def has_paper_line(results: Results, name: str) -> bool:
+    """Whether an evaluation has tiles side by side and as many leave-outs as the paper."""
+    leave_outs = [region for region in results.regions(name) if region.kind == "leave_out"]
+    compared = {BASELINE, METHOD} <= set(results.study.paddings)
+    has_tiles = "tile" in results.records[name].plan.modes
+    return compared and has_tiles and len(leave_outs) == len(paper.LEAVE_OUT_GAPS)
 
 
 def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -121,9 +121,10 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
     contrast = results.contrast(last_gap | {cell: -weight for cell, weight in first_gap.items()})
     start, end = (results.contrast(part, contrast.seeds).mean for part in (first_gap, last_gap))
     place = where(results, name, "tile")
+    whole = "each side" if results.records[name].plan.proportion == "side" else "the area"
     yield _finding(
         f"Does the gap between partial and zero padding grow with leave-out, {place}?",
-        f"the gap where {regions[last]} of each side is left out ({end:+.2f}) minus the gap where "
+        f"the gap where {regions[last]} of {whole} is left out ({end:+.2f}) minus the gap where "
         f"nothing is ({start:+.2f})",
         f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
         f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",

@@ -7,7 +7,7 @@ from pconv_seg.files import atomic_path
 from pconv_seg.visualization import save_figure
 
 from .contents import Contents
-from .figures import draw_figures
+from .figures import draw_figures, has_paper_line
 from .plan import Study
 from .results import Results
 
@@ -39,6 +39,8 @@ def write_report(study: Study, command: str) -> Path:
     figures = draw_figures(results)
     for name, figure in figures.items():
         save_figure(figure, folder / "figures" / f"{name}.svg")
+    own = [name for name in results.records if name != "cross"]
+    paper_line = any(has_paper_line(results, name) for name in own)
     contents = Contents(results)
     write_json(contents.as_dict(), folder / "report.json")
     templates = jinja2.Environment(
@@ -47,7 +49,7 @@ def write_report(study: Study, command: str) -> Path:
         keep_trailing_newline=True,
     )
     text = templates.get_template("report.md.j2").render(
-        **contents.context, figures=figures, command=command
+        **contents.context, figures=figures, paper_line=paper_line, command=command
     )
     page = templates.get_template("report.html.j2").render(
         title=f"Study {study.file.stem}",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,6 +192,8 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     path = write_report(study, "python tools/study.py noise.py --work-dir work")
 
     text = path.read_text()
+    assert "together whose end was recorded: 1:01:01 (h:mm:ss)" in text
+    assert '"time" is of all attempts\nwhose end was recorded' in text
     assert "partial_seed1 (failed)" in text
     assert "zeros_seed1 (not started)" in text
     assert "**Not fully evaluated: zeros_seed1, partial_seed1**" in text
@@ -206,9 +209,33 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     assert text.count("](figures/") == 5
 
 
+def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_random):
+    def text(plan: str) -> str:
+        study = make_study(
+            ("zeros", "partial"), (0,), study=STUDY.partition("evaluation=")[0] + f"{plan})"
+        )
+        study.folder.mkdir(exist_ok=True)
+        evaluate_at_random(replace(study, shift={"tile": 16, "bin_width": 2}))
+        return write_report(study, "command").read_text()
+
+    assert "grey line is the paper's" in text("evaluation=(dict(tile=16),)")
+    others = text("evaluation=(dict(tile=16, leave_outs=('1/2',), proportion='area'),)")
+    assert "grey line" not in others
+    assert "where 1/2 of the area is left out" in others
+    # No difference of one seed has an interval over seeds.
+    assert (
+        "of\n0 differences below that have an interval over seeds, about 0.0 would"
+        in others.replace(" of\n", "of\n")
+    )
+
+
 def test_report_holds_every_cell(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
     evaluate_at_random(study)
+    log = study.runs[0].folder / "now" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    lines = ({"loss": 0.5, "time": 0.25, "step": 1}, {"loss": float("inf"), "time": 2, "step": 2})
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     path = write_report(study, "command")
 
@@ -221,6 +248,10 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     shift = 1 + 2  # all pixels, and two bins
     assert len(scores) == 3 * (columns + leave_outs + border + seam + cross + shift)
     assert all(len(cell["values"]) == 3 for cell in content["cells"])
+    run = content["runs"][0]
+    assert run["iterations"] == 2
+    assert run["seconds_per_iteration"] == 1.125
+    assert run["training_loss"] == {"1": 0.5, "2": None}
     assert len(content["findings"]) == columns + 2 + 2 + 1 + 1
     text = path.read_text()
     cell = next(c for c in scores if c["terms"][0]["mode"] == "tile")
