@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.only in (None, "evaluate"):
             evaluate_runs(study)
         if args.only in (None, "report"):
-            command = f"python tools/study.py {args.study} --work-dir {args.work_dir}"
-            print(f"wrote {write_report(study, command)}")
+            print(f"wrote {write_report(study)}")
     except (PreflightError, ValueError) as error:
         sys.exit(f"study.py: {error}")
     except KeyboardInterrupt as error:

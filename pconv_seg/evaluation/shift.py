@@ -299,7 +299,7 @@ def shift_test(
     for image in images:
         size = tuple(image.pixels.shape[-2:])
         if regions is None:
-            regions = shift_regions(tile or min(size), bin_width)
+            regions = shift_regions(min(size) if tile is None else tile, bin_width)
         names.append(image.name)
         pixels.append(_bincount(regions.map(size).cells, len(regions.edges) - 1))
         counts.append(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -61,6 +62,7 @@ class Contents:
             "setup": list(self._setup()),
             "runs": self._runs(),
             "start": self._start(),
+            "command": self._command(),
             "failures": [
                 {
                     "name": run.name,
@@ -219,10 +221,7 @@ class Contents:
                     state["status"],
                     f"{reached_iteration(run.folder)} of {self._study.max_iters}",
                     ", ".join(f"from {a['from_iteration']}" for a in attempts) or "-",
-                    ", ".join(
-                        "?" if a["exit_code"] is None else str(a["exit_code"]) for a in attempts
-                    )
-                    or "-",
+                    ", ".join(map(_exit_code, attempts)) or "-",
                     _duration(_seconds(state)),
                     "-" if pace is None else f"{pace:.3f}",
                     f"{list(losses.values())[-1]:.3f}" if losses else "-",
@@ -248,6 +247,13 @@ class Contents:
         if known == len(evaluated):
             return same
         return f"it is known for {known} of {len(evaluated)} evaluated runs, and there {same}"
+
+    def _command(self) -> str:
+        # The number of jobs is what most runs were trained with: this call may only report.
+        jobs = Counter(s["machine"]["jobs"] for s in self._states.values() if "machine" in s)
+        words = ["python", "tools/study.py", self._study.file, "--work-dir", self._study.folder]
+        number = jobs.most_common(1)[0][0] if jobs else 1
+        return shlex.join(map(str, [*words, "--jobs", number]))
 
     def _convergence(self) -> dict[str, Any]:
         curves = {run: training_curves(run.folder)[1] for run in self._study.runs}

@@ -21,12 +21,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-def write_report(study: Study, command: str) -> Path:
+def write_report(study: Study) -> Path:
     """Write ``report/report.md``, ``.html``, ``.json`` and ``figures/`` below the study's folder.
 
     Args:
         study: With at least one evaluated run; the others are listed.
-        command: How the study was called, for its last section.
 
     Returns:
         The Markdown file.
@@ -49,7 +48,7 @@ def write_report(study: Study, command: str) -> Path:
         keep_trailing_newline=True,
     )
     text = templates.get_template("report.md.j2").render(
-        **contents.context, figures=figures, paper_line=paper_line, command=command
+        **contents.context, figures=figures, paper_line=paper_line
     )
     page = templates.get_template("report.html.j2").render(
         title=f"Study {study.file.stem}",

@@ -174,6 +174,7 @@ def test_a_convolution_is_the_same_from_its_radius_on(make_config, make_segmento
     ("arguments", "message"),
     [
         (["--tile", "40"], "leave no pixel border in one grid .* of 24 x 40. Give smaller tiles"),
+        (["--tile", "0"], "got 0"),
         (["--tile", "3"], "at least 4 x 4 pixels needed"),
         (["--bin-width", "0"], "at least 1 pixel wide"),
         (["--batch-size", "0"], "batch_size must be at least 1"),

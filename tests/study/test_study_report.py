@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(make_study, 
     for contrast, match in found:
         assert contrast.seeds == (0, 2)
         assert float(match[1]) - float(match[2]) == pytest.approx(contrast.mean, abs=0.011)
-    text = write_report(study, "command").read_text()
+    text = write_report(study).read_text()
     assert "a standard deviation of\n2 seeds is itself" in text
 
 
@@ -183,13 +184,16 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
         "padding": failed.padding,
         "seed": failed.seed,
         "status": "failed",
-        "attempts": [{"started": "", "from_iteration": 0, "seconds": 3661.0, "exit_code": 3}],
+        "attempts": [
+            {"started": "", "from_iteration": 0, "seconds": 3661.0, "exit_code": 3},
+            {"started": "", "from_iteration": 1, "seconds": None, "exit_code": None},
+        ],
         "log_tail": ["Traceback", "ValueError: no such <thing>"],
     }
     failed.folder.mkdir(parents=True, exist_ok=True)
     (failed.folder / "run.json").write_text(json.dumps(state))
 
-    path = write_report(study, "python tools/study.py noise.py --work-dir work")
+    path = write_report(study)
 
     text = path.read_text()
     assert "together whose end was recorded: 1:01:01 (h:mm:ss)" in text
@@ -197,7 +201,7 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     assert "partial_seed1 (failed)" in text
     assert "zeros_seed1 (not started)" in text
     assert "**Not fully evaluated: zeros_seed1, partial_seed1**" in text
-    assert "| partial_seed1 | failed | 0 of 2 | from 0 | 3 | 1:01:01 |" in text
+    assert "| partial_seed1 | failed | 0 of 2 | from 0, from 1 | 3, unknown | 1:01:01 |" in text
     assert "ValueError: no such <thing>" in text
     page = path.with_suffix(".html").read_text()
     assert "ValueError: no such &lt;thing&gt;" in page
@@ -209,6 +213,19 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     assert text.count("](figures/") == 5
 
 
+def test_the_command_is_that_of_the_training_and_can_be_pasted(make_study, evaluate_at_random):
+    study = make_study(("zeros",), (0, 1, 2))
+    evaluate_at_random(study)
+    for run, jobs in zip(study.runs, (4, 3, 4), strict=True):
+        machine = {"cpu": "", "cores": 8, "gpus": [], "system": "", "versions": {}}
+        state = {"machine": {**machine, "jobs": jobs, "threads": 2}, "status": "finished"}
+        (run.folder / "run.json").write_text(json.dumps({**state, "attempts": []}))
+    spaced = replace(study, file=study.file.with_name("noise two.py"))
+    words = shlex.split(Contents(Results(spaced)).context["command"])
+    options = ["--work-dir", str(study.folder), "--jobs", "4"]
+    assert words == ["python", "tools/study.py", str(spaced.file), *options]
+
+
 def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_random):
     def text(plan: str) -> str:
         study = make_study(
@@ -216,7 +233,7 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
         )
         study.folder.mkdir(exist_ok=True)
         evaluate_at_random(replace(study, shift={"tile": 16, "bin_width": 2}))
-        return write_report(study, "command").read_text()
+        return write_report(study).read_text()
 
     assert "grey line is the paper's" in text("evaluation=(dict(tile=16),)")
     others = text("evaluation=(dict(tile=16, leave_outs=('1/2',), proportion='area'),)")
@@ -237,7 +254,7 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     lines = ({"loss": 0.5, "time": 0.25, "step": 1}, {"loss": float("inf"), "time": 2, "step": 2})
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    path = write_report(study, "command")
+    path = write_report(study)
 
     content = json.loads(path.with_suffix(".json").read_text())
     scores = [cell for cell in content["cells"] if cell["kind"] == "score"]
@@ -265,7 +282,7 @@ def test_the_page_says_what_is_evaluated_from_the_counts(make_study, evaluate_at
         json.dumps({"padding": "zeros", "seed": 0, "status": "running", "attempts": []})
     )
     (study.runs[1].folder / "evaluation" / "shift.npz").unlink()
-    text = write_report(study, "command").read_text()
+    text = write_report(study).read_text()
     assert "**Not finished: zeros_seed0 (running), partial_seed0 (not started).**" in text
     assert "**Not fully evaluated: partial_seed0**" in text
 
