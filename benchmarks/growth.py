@@ -29,12 +29,14 @@ def grow(
     ``CONTENDERS[name](size)`` returns a function of no arguments to time, and one from its result
     to an array for ``check(name, array, array of the baseline)``. A contender does not go on to
     the next size if, growing as it did last, it would take longer than ``LONGEST`` or more memory
-    than there is.
+    than there is; sizes that the baseline does not go on to are left out for all.
     """
     names = list(importlib.import_module(module).CONTENDERS)
     history = {name: [] for name in names}
     for size in progress(SIZES[:2] if options.quick else SIZES, module):
         names = [name for name in names if _fits(history[name])]
+        if baseline not in names:
+            break
         times, peaks = _measure(module, names, size, baseline, check, options)
         for name in times:
             history[name].append((min(times[name]), peaks[name]))
