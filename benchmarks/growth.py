@@ -1,8 +1,8 @@
 """Time and peak memory of contenders on images of growing size, each in a process of its own.
 
 The processes live side by side and take turns, so that a busy machine disturbs all alike. Memory is
-the peak of the resident set above what the process held before, images included: it counts whatever
-a library takes, through PyTorch or not.
+the peak of the resident set during a call above what the process held before, images included: it
+counts whatever a library takes, through PyTorch or not.
 """
 
 import importlib
@@ -116,12 +116,14 @@ def _work(module: str, name: str, size: int, threads: int | None, connection) ->
     held = _status("/proc/self/status", "VmRSS")
     connection.send(None)
     while connection.recv():
+        # Linux sets the peak back to what is resident now: making the image may have taken more.
+        Path("/proc/self/clear_refs").write_text("5")
         began = time.perf_counter()
         result = run()
         seconds = time.perf_counter() - began
-        shown = sample(result)
+        peak = _status("/proc/self/status", "VmHWM") - held
+        connection.send((seconds, peak, sample(result)))
         del result
-        connection.send((seconds, _status("/proc/self/status", "VmHWM") - held, shown))
 
 
 def plot(records: list[dict]) -> Figure:
