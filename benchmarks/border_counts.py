@@ -1,9 +1,10 @@
 """Counting every leave-out of an image beside mmseg's and MONAI's IoU of the whole image.
 
 All get the same label map and prediction, with 19 classes and a tenth of the pixels unlabelled.
-pconv_seg counts all leave-outs in one pass, the others one whole image. MONAI's IoU takes one-hot
-maps; making them is part of its time. Ratios are to pconv_seg. An empty cell is a call that would
-take longer than ten minutes or more memory than there is, judged by the size before.
+pconv_seg counts all leave-outs in one pass, the others one whole image. The map of the regions of a
+size is made once, outside of time and memory. MONAI's IoU takes one-hot maps; making them is part
+of its time. Ratios are to pconv_seg. An empty cell is a call that would take longer than ten
+minutes or more memory than there is, judged by the size before.
 """
 
 import argparse
