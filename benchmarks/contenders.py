@@ -53,7 +53,7 @@ def switch(model: nn.Module, contender: str) -> None:
 
 def forget(model: nn.Module) -> None:
     """Drop what any contender has kept from earlier calls."""
-    for function in (border_runs, partial_conv._plan, partial_conv._kept_ratio_maps):
+    for function in (border_runs, partial_conv._plan, partial_conv._kept_ratio_map):
         function.cache_clear()
     for module in model.modules():
         vars(module).pop("kept", None)

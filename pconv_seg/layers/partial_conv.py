@@ -205,36 +205,41 @@ def _rescale_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...], shar
         if torch.is_grad_enabled() and output.requires_grad:
             return _RescaleStrips.apply(output, bias, runs)
         return _rescale_strips_(output, bias, runs)
-    size, dtype = tuple(output.shape[2:]), output.dtype
+    size, dtype, for_bias = tuple(output.shape[2:]), output.dtype, bias is not None
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
     if type(output) is not Tensor or (output.is_cuda and torch.cuda.is_current_stream_capturing()):
         ones = output.new_ones(size, dtype=_at_least_float32(dtype))
-        ratio, of_bias = _ratio_maps(ones, runs, dtype)
+        scale = _ratio_map(ones, runs, dtype, for_bias)
     else:
         stream = torch.cuda.current_stream(output.device).cuda_stream if output.is_cuda else 0
-        ratio, of_bias = _kept_ratio_maps(size, runs, dtype, output.device, stream)
+        scale = _kept_ratio_map(size, runs, dtype, for_bias, output.device, stream)
     if bias is None:
-        return output.mul_(ratio)
-    output = output.lerp_(_column(bias.to(dtype), output), of_bias)
-    return output if all(ratio for *_, ratio in runs) else output.mul_(ratio > 0)
+        return output.mul_(scale)
+    output = output.lerp_(_column(bias.to(dtype), output), scale)
+    return output if all(ratio for *_, ratio in runs) else output.mul_(scale < 1)
 
 
-def _ratio_maps(ones: Tensor, runs: tuple[tuple, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Ratios, and 1 minus them: what scaling takes from the bias."""
+def _ratio_map(ones: Tensor, runs: tuple[tuple, ...], dtype: torch.dtype, for_bias: bool) -> Tensor:
+    """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
     ratio = _rescale_strips_(ones, None, runs).to(dtype)
-    return ratio, 1 - ratio
+    return 1 - ratio if for_bias else ratio
 
 
 # Everything that the maps follow from is in the key, so no call can see what another one left. The
 # stream is there because a map may be read on the stream alone that wrote it.
 @lru_cache(maxsize=64)
-def _kept_ratio_maps(
-    size: tuple[int, ...], runs: tuple[tuple, ...], dtype: torch.dtype, device: torch.device, stream
-) -> tuple[Tensor, Tensor]:
+def _kept_ratio_map(
+    size: tuple[int, ...],
+    runs: tuple[tuple, ...],
+    dtype: torch.dtype,
+    for_bias: bool,
+    device: torch.device,
+    stream: int,
+) -> Tensor:
     # No inference tensors even where they are first needed in inference mode: training may be next.
     with torch.inference_mode(False), torch.no_grad():
         ones = torch.ones(size, dtype=_at_least_float32(dtype), device=device)
-        return _ratio_maps(ones, runs, dtype)
+        return _ratio_map(ones, runs, dtype, for_bias)
 
 
 def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...]) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.layers import PConv1d, PConv3d
@@ -400,6 +401,28 @@ def test_kept_ratios_do_not_depend_on_who_came_first():
     torch.testing.assert_close(output.detach(), expected)
     output.sum().backward()
     assert weight.grad.isfinite().all()
+
+
+class CountedMaps(TorchDispatchMode):
+    """How many tensors of one size are made."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.found = size, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.found += isinstance(result, torch.Tensor) and result.shape == self.size
+        return result
+
+
+@pytest.mark.parametrize(("with_bias", "maps"), [(False, 1), (True, 2)])
+def test_without_bias_one_map_is_made(with_bias, maps):
+    """Graphs that are captured make it on every replay."""
+    input, weight, bias = draw((2, 3, 3, 1, 1, 1, 1, 7, 17 + with_bias))
+    with CountedMaps(input.shape[2:]) as counted:
+        partial_conv2d(input, weight, bias if with_bias else None, padding=1)
+    assert counted.found == maps
 
 
 # 3x3 with padding 1: strips on large maps, a map of ratios on small ones.
