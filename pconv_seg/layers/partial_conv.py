@@ -292,7 +292,8 @@ def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
     output = output.mul_(ratio)
     if bias is None:
         return output
-    return output.add_(_column(bias, output) * (ratio > 0))
+    # Not in place: bias alone may have a dimension of torch.vmap.
+    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
 
 
 def _column(bias: Tensor, output: Tensor) -> Tensor:

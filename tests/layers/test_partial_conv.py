@@ -212,6 +212,24 @@ def test_function_transforms_see_the_reweighting():
         torch.testing.assert_close(gradient, leaf.grad)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mapped", range(3), ids=["input", "weight", "bias"])
+def test_vmap_over_one_argument(mapped, masked):
+    tensors = list(draw((2, 3, 3, 1, 2, 1, 1, 5, 4)))
+    mask = torch.ones(1, 1, 5, 4) if masked else None
+
+    def convolve(*tensors):
+        output = partial_conv2d(*tensors, padding=2, mask=mask)
+        return output[0] if masked else output
+
+    tensors[mapped] = torch.stack([tensors[mapped], -tensors[mapped]])
+    in_dims = tuple(0 if i == mapped else None for i in range(3))
+    outputs = torch.vmap(convolve, in_dims)(*tensors)
+    for output, one in zip(outputs, tensors[mapped], strict=True):
+        expected = convolve(*tensors[:mapped], one, *tensors[mapped + 1 :])
+        torch.testing.assert_close(output, expected)
+
+
 @pytest.mark.parametrize("records_gradient", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
 def test_low_precision_counts_exactly(dtype, tolerance, records_gradient):
