@@ -104,9 +104,10 @@ def partial_conv2d(
 
     and 0 (not ``b``) where no tap is valid. Zero padding is the case where the factor is always 1.
 
-    Without ``mask``, validity depends on sizes alone and no mask is ever convolved: the border
-    strips of an ordinary convolution are corrected in place, and its interior is bit-identical to
-    ``F.conv2d``. Compilers and function transforms see one multiplication by a map of ratios.
+    Without ``mask``, validity depends on sizes alone and no mask is ever convolved: what an
+    ordinary convolution puts out is corrected in place, on large maps in strips along the border,
+    on small ones by one pass with a map of ratios. For finite values the interior is bit-identical
+    to ``F.conv2d``. Compilers and function transforms see one multiplication by a map of ratios.
 
     Args:
         input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``, any floating dtype.
