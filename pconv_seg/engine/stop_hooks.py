@@ -40,6 +40,7 @@ class StopOnSignalHook(Hook):
     def __init__(self) -> None:
         self._signal = 0
         self._previous: dict[int, Any] = {}
+        self._common_batches = 0
 
     def before_train(self, runner: Runner) -> None:
         """Listen."""
@@ -59,9 +60,16 @@ class StopOnSignalHook(Hook):
         """Stop if a signal came."""
         self._stop_if_asked(runner, runner.iter + 1)
 
-    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop if a signal came; the next start repeats the validation."""
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Agree on how many batches of validation every process has: samplers may not round up."""
         if self._previous:
+            batches = torch.tensor(len(runner.val_loop.dataloader))
+            all_reduce(batches, "min")
+            self._common_batches = int(batches)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        """Stop if a signal came; the next start repeats the validation."""
+        if self._previous and batch_idx < self._common_batches:
             self._stop_if_asked(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:

@@ -83,6 +83,16 @@ def test_a_signal_to_one_process_stops_all_at_the_same_iteration(
     tiny_run.assert_same(train.end(), trained.state)
 
 
+def test_a_signal_in_a_validation_of_which_one_process_has_more_batches(
+    tiny_config: str, tmp_path: Path, trained: tiny_run.Train
+) -> None:
+    options = [*OPTIONS, "val_dataloader.sampler.round_up=False"]
+    train = tiny_run.Train(tiny_config, tmp_path, *options, processes=2)
+    assert train.run(tiny_run.signal_in, "predict", 1, signal.SIGTERM) == [STOPPED] * 2
+    assert (train.work_dir / "iter_4.pth").is_file()
+    tiny_run.assert_same(train.end(), trained.state)
+
+
 def test_another_number_of_processes_goes_on_with_the_same_samples(
     tiny_config: str, tmp_path: Path
 ) -> None:
