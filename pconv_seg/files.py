@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,19 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             _to_disk(path.parent)
+
+
+def remove_leftovers(folder: str | Path, pattern: str) -> None:
+    """Remove what :func:`atomic_path` leaves in a folder when its process is killed.
+
+    Args:
+        folder: Where the files were to be.
+        pattern: Of their names, e.g. ``*.pth``.
+    """
+    for leftover in Path(folder).glob(f".{pattern}.????????"):
+        name = leftover.name[1:-9]
+        if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {name}:
+            shutil.rmtree(leftover)
 
 
 def _to_disk(path: Path) -> None:

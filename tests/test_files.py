@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, remove_leftovers
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -36,3 +36,19 @@ def test_a_durable_file_is_on_disk_before_it_has_its_name(
         temporary.write_text("new")
     # The file while the old one is in place, then the folder with the new one.
     assert seen == [(False, "old"), (True, "new")]
+
+
+def test_only_what_atomic_path_left_is_removed(tmp_path: Path) -> None:
+    """The tests of killed runs show that nothing of that stays."""
+    for name in (".a.pth.abcd_123", ".b.pth.abcdefgh"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".a.pth.abcd_123" / "a.pth").write_text("half")
+    files = [".a.pth.Xa3bQ9", ".a.pth.12345678"]
+    for name in files:
+        (tmp_path / name).write_text("of rsync")
+    folders = [".a.pth.of_users", ".a.pth.backup", ".c.txt.abcd_123"]
+    for name in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").touch()
+    remove_leftovers(tmp_path, "*.pth")
+    assert {path.name for path in tmp_path.iterdir()} == {*files, *folders}

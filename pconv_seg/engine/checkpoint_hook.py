@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..files import atomic_path
+from ..files import atomic_path, remove_leftovers
 from ..work_dir import newest_checkpoint, write_sealed
 from .preflight import PreflightError
 from .random_state import random_state, set_random_state
@@ -119,10 +118,10 @@ class ResumableCheckpointHook(CheckpointHook):
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = {"backend": _BACKEND}
         super().before_train(runner)
-        if local and is_main_process():
-            for pattern in (".*.pth.*", ".last_checkpoint.*"):
-                for leftover in Path(self.out_dir).glob(pattern):
-                    shutil.rmtree(leftover)
+        if is_main_process():
+            if local:
+                remove_leftovers(self.out_dir, "*.pth")
+            remove_leftovers(runner.work_dir, "last_checkpoint")
 
     def before_val(self, runner: Runner) -> None:
         """Keep the state of training."""

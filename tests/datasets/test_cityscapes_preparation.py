@@ -320,7 +320,7 @@ def test_killed_runs_leave_whole_files_and_the_next_one_completes_them(root):
         assert wanted <= len(written) < total
         for path in written:
             assert (root / path).read_bytes() == expected[path]
-    (root / f".{preparation.RECORD}.abc").mkdir()  # killed while it wrote its record
+    (root / f".{preparation.RECORD}.abcd_123").mkdir()  # killed while it wrote its record
     result = prepare(root)
     assert not result.problems
     assert result.written == total - len(written)

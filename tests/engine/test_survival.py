@@ -87,6 +87,20 @@ def test_killed_runs_end_with_the_same_weights(
     assert not list(train.work_dir.glob(".*"))
 
 
+def test_leftovers_are_removed_where_they_are_and_files_of_others_stay(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    train = tiny_run.Train(tiny_config, tmp_path, f"default_hooks.checkpoint.out_dir={elsewhere}")
+    folders = {"iter_2.pth": elsewhere / "work", "last_checkpoint": train.work_dir}
+    for name, folder in folders.items():
+        (folder / f".{name}.abcd_123").mkdir(parents=True)
+        (folder / f".{name}.Xa3bQ9").write_text("of rsync")
+    assert train.run() == [0], train.log.read_text()[-3000:]
+    for name, folder in folders.items():
+        assert [path.name for path in folder.glob(".*")] == [f".{name}.Xa3bQ9"]
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(
     tiny_config: str, tmp_path: Path, uninterrupted: dict

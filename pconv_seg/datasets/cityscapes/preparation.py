@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, remove_leftovers
 from pconv_seg.parallel import map_in_processes
 
 from .cities import BLACK_FRAME, COARSE_CITIES, COARSE_IMAGES, FINE_IMAGES
@@ -305,12 +304,12 @@ def _count(part: Part, found: Counter, kind: str, suffix: str, archive: str) -> 
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove unfinished files that a killed run left behind, each in a folder of its own."""
-    patterns = [f".{RECORD}.*"]
-    patterns += [f"{p.labels}/{p.name}/*/.*_labelTrainIds.png.*" for p in PARTS if p.labels]
-    for pattern in patterns:
-        for folder in root.glob(pattern):
-            shutil.rmtree(folder)
+    """Remove unfinished files that a killed run left behind."""
+    remove_leftovers(root, RECORD)
+    for part in PARTS:
+        if part.labels:
+            for city in root.glob(f"{part.labels}/{part.name}/*"):
+                remove_leftovers(city, "*_labelTrainIds.png")
 
 
 def _check(job: tuple[_Frame, bool]) -> _Checked:
