@@ -12,12 +12,13 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
+from .preflight import PreflightError
 from .random_state import set_random_state
 
 
 @LOOPS.register_module()
 class ResumableTrainLoop(IterBasedTrainLoop):
-    """mmengine's ``IterBasedTrainLoop``, with the same arguments, that resumes exactly.
+    """mmengine's ``IterBasedTrainLoop``, with the same arguments but one, that resumes exactly.
 
     An interrupted and an uninterrupted run with the same seed see the same samples in the same
     order, and reach the same weights bit for bit where torch computes the same twice (on the CPU it
@@ -34,9 +35,18 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     Changing the number of processes or the batch size between the parts of a run is allowed; then
     batches are other ones, and dropout draws other numbers.
+
+    Raises:
+        PreflightError: If ``fast_forward_on_resume`` is asked for, which would not resume exactly.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, **kwargs: Any) -> None:
+        if kwargs.get("fast_forward_on_resume"):
+            raise PreflightError(
+                "train_cfg.fast_forward_on_resume: ResumableTrainLoop resumes exactly, so it does "
+                "not leave out the batches that were trained on. Leave this option out; a sampler "
+                "with start_at, such as ResumableSampler, loads none of them again"
+            )
         super().__init__(runner, dataloader, **kwargs)
         self._dataloader_cfg = dataloader
         self._seed = runner.seed

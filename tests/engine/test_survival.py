@@ -179,6 +179,13 @@ def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) 
     tiny_run.assert_same(states[1], states[0])
 
 
+def test_resuming_that_would_not_be_exact_is_refused(tiny_config: str, tmp_path: Path) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, "train_cfg.fast_forward_on_resume=True")
+    assert train.run() == [1]
+    last_line = train.log.read_text().splitlines()[-1]
+    assert last_line.startswith("train.py: train_cfg.fast_forward_on_resume: ResumableTrainLoop")
+
+
 def test_gradients_are_never_lost_between_accumulated_iterations(
     tiny_config: str, tmp_path: Path
 ) -> None:
