@@ -5,6 +5,7 @@ import sys
 
 from mmengine.registry import RUNNERS
 
+from pconv_seg.checkpoints import CheckpointError
 from pconv_seg.engine import (
     PreflightError,
     add_run_arguments,
@@ -52,9 +53,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         cfg = build_test_config(**vars(parse_args(argv)))
         check_testing(cfg)
         join_processes(cfg)
-    except PreflightError as error:
+        return RUNNERS.build(cfg).test()
+    except (PreflightError, CheckpointError) as error:
         sys.exit(f"test.py: {error}")
-    return RUNNERS.build(cfg).test()
 
 
 if __name__ == "__main__":

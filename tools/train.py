@@ -5,6 +5,7 @@ import sys
 
 from mmengine.registry import RUNNERS
 
+from pconv_seg.checkpoints import CheckpointError
 from pconv_seg.engine import (
     PreflightError,
     add_run_arguments,
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         check_training(cfg)
         join_processes(cfg)
         RUNNERS.build(cfg).train()
-    except PreflightError as error:
+    except (PreflightError, CheckpointError) as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -4,11 +4,12 @@ from .formats import FORMATS
 from .importing import ImportReport, import_weights, network_of, save_weights
 from .initializer import PublishedWeightsInit
 from .loading import load_checkpoint, state_dict_of, use_safe_loading
-from .safe import UnsafeCheckpointError, load_file
+from .safe import CheckpointError, UnsafeCheckpointError, load_file
 from .stored import stored_config
 
 __all__ = [
     "FORMATS",
+    "CheckpointError",
     "ImportReport",
     "PublishedWeightsInit",
     "UnsafeCheckpointError",

@@ -11,7 +11,7 @@ from mmengine.dist import barrier
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import Tensor, hub
 
-from .safe import load_file
+from .safe import CheckpointError, load_file
 
 
 def use_safe_loading() -> None:
@@ -46,19 +46,19 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
         source: What errors call the checkpoint.
 
     Raises:
-        ValueError: There are no weights, or something else among them.
+        CheckpointError: There are no weights, or something else among them.
     """
     if isinstance(content, Mapping):
         content = content.get("state_dict", content)
     if not isinstance(content, Mapping):
-        raise ValueError(f"{source} holds no weights")
+        raise CheckpointError(f"{source} holds no weights")
     others = [
         key
         for key, value in content.items()
         if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
     if others:
-        raise ValueError(f"{source} holds no state dict: {others[0]!r} is no tensor")
+        raise CheckpointError(f"{source} holds no state dict: {others[0]!r} is no tensor")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
@@ -74,4 +74,6 @@ def _load_url(url: str, map_location: Any = None, model_dir: str | None = None, 
 
 
 def _refuse_remote(url: str, map_location: str | torch.device | None = None) -> NoReturn:
-    raise ValueError(f"{url}: only files and http(s) addresses are read safely; download it first")
+    raise CheckpointError(
+        f"{url}: only files and http(s) addresses are read safely; download it first"
+    )

@@ -26,7 +26,11 @@ from safetensors.torch import load_file as load_safetensors
 _HISTORY_STATE = ("max_length", "_log_history", "_count_history")
 
 
-class UnsafeCheckpointError(ValueError):
+class CheckpointError(ValueError):
+    """A file is no checkpoint that can be read; the message names it."""
+
+
+class UnsafeCheckpointError(CheckpointError):
     """A file names something that is not on the list of what checkpoints hold."""
 
 
@@ -44,7 +48,7 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
     Raises:
         FileNotFoundError: No such file.
         UnsafeCheckpointError: The file names a function or class that is not on the list.
-        ValueError: The file is damaged, or is none of these formats.
+        CheckpointError: The file is damaged, or is none of these formats.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -54,7 +58,7 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
         try:
             return load_safetensors(path, device=str(map_location))
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+            raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
     restricted = _pickle_module(_record_sizes(path))
     try:
         return torch.load(path, map_location, pickle_module=restricted, weights_only=False)
@@ -67,7 +71,7 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(
+        raise CheckpointError(
             f"{path} is damaged, perhaps not completely copied, or no checkpoint: "
             f"{type(error).__name__}: {error}"
         ) from error
@@ -82,7 +86,7 @@ def _record_sizes(path: Path) -> dict[str, int] | None:
         is_zip = file.read(4) == b"PK\x03\x04"
     if not is_zip:
         if tarfile.is_tarfile(path):
-            raise ValueError(
+            raise CheckpointError(
                 f"{path} has the tar format of torch 0.1, which cannot be read safely; load it "
                 "with an old torch where you trust it and save it again"
             )
@@ -92,7 +96,9 @@ def _record_sizes(path: Path) -> dict[str, int] | None:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
     except (RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged, perhaps not completely copied: {error}") from error
+        raise CheckpointError(
+            f"{path} is damaged, perhaps not completely copied: {error}"
+        ) from error
     if "constants.pkl" in records:
         raise UnsafeCheckpointError(
             f"{path} is a TorchScript program, not a checkpoint; save the state_dict of the model"

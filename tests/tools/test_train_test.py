@@ -214,6 +214,24 @@ def test_corrupt_image_ends_training_instead_of_hanging(
         main["train"]([config, "--work-dir", str(tmp_path / "work"), "--cfg-options", *options])
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+@pytest.mark.parametrize("kind", ["damaged", "foreign"])
+def test_checkpoints_that_cannot_be_read_end_the_tool_with_a_message(
+    config: str, main: dict, tmp_path: Path, trained: Path, name: str, kind: str
+) -> None:
+    path = tmp_path / "net.pth"
+    if kind == "damaged":
+        path.write_bytes((trained / "iter_2.pth").read_bytes()[:-1000])
+        message = f"{name}.py: {path} is damaged, perhaps not completely copied"
+    else:
+        torch.save(torch.nn.ReLU(), path)
+        message = f"{name}.py: {path}: refused, nothing was run. It needs torch.nn"
+    given = {"train": ["--cfg-options", f"load_from={path}"], "test": [str(path)]}
+    with pytest.raises(SystemExit) as error:
+        main[name]([config, "--work-dir", str(tmp_path / "work"), *given[name]])
+    assert error.value.code.startswith(message)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("train", ["no/such/config.py"]), ("test", ["no/such/config.py", "no/such/checkpoint.pth"])],
