@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.backend_bases import FigureCanvasBase
 from mmengine.config import Config, DictAction
 
 from pconv_seg.engine import PreflightError, build_test_config, check_testing
@@ -22,7 +21,7 @@ from pconv_seg.evaluation.report import Report, versions, write_csv, write_json
 from pconv_seg.evaluation.runs import latest_run
 from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
 from pconv_seg.padding import SCHEMES
-from pconv_seg.visualization import plot_leave_out, plot_shift, save_figure
+from pconv_seg.visualization import figure_path, plot_leave_out, plot_shift, save_figure
 
 # What counts regions, or belongs to their tables.
 _NOT_SHIFTED = ("per_class", "show_dir", "save_confusion", "from_confusion")
@@ -100,7 +99,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     output.add_argument(
         "--plot",
-        type=Path,
+        type=figure_path,
         metavar="FILE",
         help="plot mIoU against leave-out, or the shift test against distance, as .png, .svg, ...",
     )
@@ -134,9 +133,6 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     for path in args.out:
         if path.suffix not in _WRITERS:
             error(f"--out {path}: the suffix must be .json or .csv")
-    formats = FigureCanvasBase.get_supported_filetypes()
-    if args.plot and args.plot.suffix[1:] not in formats:
-        error(f"--plot {args.plot}: the suffix must be one of .{', .'.join(formats)}")
     _check_shift(args, error)
     if args.save_confusion and args.save_confusion.suffix != ".npz":
         error(f"--save-confusion {args.save_confusion}: the suffix must be .npz")

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
@@ -13,7 +12,7 @@ from pconv_seg.datasets.sampling import (
     compare_sampling,
     frequency_table,
 )
-from pconv_seg.visualization import plot_class_frequency, save_figure
+from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -28,7 +27,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=figure_path,
         metavar="FILE",
         help="also draw both; the suffix decides the format (.png, .svg, .pdf)",
     )

@@ -16,7 +16,7 @@ from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.cross import cross_matrices, cross_tables
 from pconv_seg.evaluation.report import Report, write_json
 from pconv_seg.padding import SCHEMES
-from pconv_seg.visualization import save_figure
+from pconv_seg.visualization import figure_path, save_figure
 from pconv_seg.visualization.heat_map import plot_matrices
 
 
@@ -42,7 +42,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add_plan_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all results")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw heat maps (.png, .svg)")
+    parser.add_argument(
+        "--plot", type=figure_path, metavar="FILE", help="draw heat maps (.png, .svg)"
+    )
     # Whole images and nothing left out is Table 4; the other modes are there on demand.
     parser.set_defaults(modes=["regular"], leave_outs=["0"])
     return parser.parse_args(argv)

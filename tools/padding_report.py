@@ -11,7 +11,7 @@ from mmseg.registry import MODELS
 
 from pconv_seg.files import atomic_path
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
-from pconv_seg.visualization import plot_padding, save_figure
+from pconv_seg.visualization import figure_path, plot_padding, save_figure
 
 
 def size(text: str) -> tuple[int, int]:
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=figure_path,
         metavar="FILE",
         help="also draw the share by depth; the suffix decides the format (.png, .svg, .pdf)",
     )

@@ -17,7 +17,7 @@ from pconv_seg.evaluation.activations import Activations, activations_of_checkpo
 from pconv_seg.files import atomic_path
 from pconv_seg.inference import read_pixels
 from pconv_seg.padding import SCHEMES
-from pconv_seg.visualization import save_figure
+from pconv_seg.visualization import figure_path, save_figure
 from pconv_seg.visualization.activations import draw_responses, plot_profiles
 
 
@@ -34,9 +34,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="image files; profiles are over all of them, maps are of the first",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FIG", help="response maps (.png, .svg, .pdf)"
+        "--out",
+        required=True,
+        type=figure_path,
+        metavar="FIG",
+        help="response maps (.png, .svg, .pdf)",
     )
-    parser.add_argument("--profiles", type=Path, metavar="FIG", help="also plot profiles by layer")
+    parser.add_argument(
+        "--profiles", type=figure_path, metavar="FIG", help="also plot profiles by layer"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     parser.add_argument(
         "--layers",
@@ -84,7 +90,7 @@ def main(argv: list[str] | None = None) -> list[Activations]:
             with_untrained=args.untrained,
             seed=args.seed,
         )
-    except (PreflightError, ValueError, FileNotFoundError) as error:
+    except (PreflightError, ValueError, OSError) as error:
         sys.exit(f"visualize_activations.py: {error}")
     shown = [
         (f"{n.name}\n{n.marked_share:.0%} of the border marked", n.response, n.marked)

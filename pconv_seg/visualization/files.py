@@ -1,10 +1,25 @@
 """Writing figures."""
 
+from argparse import ArgumentTypeError
 from pathlib import Path
 
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from pconv_seg.files import atomic_path
+
+
+def figure_path(text: str) -> Path:
+    """An argument of a command line that names a figure to write, as argparse's ``type``.
+
+    Raises:
+        ArgumentTypeError: If the suffix is of no format that figures are written in.
+    """
+    path = Path(text)
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ArgumentTypeError(f"{path}: the suffix must be one of .{', .'.join(formats)}")
+    return path
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

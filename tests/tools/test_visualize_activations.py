@@ -86,12 +86,13 @@ def test_all_checkpoints_under_one_padding(main, files, tmp_path):
     ("arguments", "message"),
     [
         (["--image", "nothing.png"], r"nothing\.png"),
+        (["--image", "FOLDER"], "Is a directory"),
         (["--image", "CONFIG"], r"config\.py: not an image"),
         (["--image", "IMAGE", "--layers", "head"], "no padded convolution .* is called head"),
     ],
 )
 def test_bad_input_gets_one_message(main, files, tmp_path, arguments, message):
-    names = {"CONFIG": files[0], "IMAGE": str(tmp_path / "0.png")}
+    names = {"CONFIG": files[0], "FOLDER": str(tmp_path), "IMAGE": str(tmp_path / "0.png")}
     arguments = [names.get(argument, argument) for argument in arguments]
     with pytest.raises(SystemExit, match=rf"visualize_activations\.py: .*{message}"):
         main([*files, *arguments, "--out", str(tmp_path / "a.png")])
