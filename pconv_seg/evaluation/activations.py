@@ -23,7 +23,7 @@ from pconv_seg.inference import image_preprocessor, tile_predictor
 from pconv_seg.padding.describe import is_padded_convolution
 
 from .compare import load_tested
-from .report import json_number, short_name
+from .report import json_number, short_names
 
 # What a border response exceeds, among the responses of the rest of the map.
 QUANTILE = 0.95
@@ -109,7 +109,8 @@ def activations_of_checkpoints(
     """
     init_default_scope(config.get("default_scope", "mmseg"))
     models, tested = load_tested(config, checkpoints, None, [padding])
-    names = [f"{short_name(network.checkpoint)} ({network.padding})" for network in tested]
+    short = short_names(checkpoints)
+    names = [f"{short[network.checkpoint]} ({network.padding})" for network in tested]
     if with_untrained:
         models += [untrained(model, seed) for model in models]
         names += [f"{name}, untrained" for name in names]

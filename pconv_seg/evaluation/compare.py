@@ -21,7 +21,7 @@ from pconv_seg.visualization import draw_comparison, save_figure
 
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
-from .report import short_name
+from .report import short_names
 from .runs import load_segmentor
 
 
@@ -114,11 +114,12 @@ def _draw(
     image = np.asarray(Image.open(sample.img_path).convert("RGB"))
     size = sample.img_shape[:2]
     plan = plan.for_image(size)
-    paddings = {network.padding for network in tested}
-    names = [
-        network.padding if len(paddings) == len(tested) else short_name(network.checkpoint)
-        for network in tested
-    ]
+    names = [network.padding for network in tested]
+    if len(set(names)) < len(names):
+        short = short_names(network.checkpoint for network in tested)
+        names = [short[network.checkpoint] for network in tested]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({network.padding})" for name, network in zip(names, tested, strict=True)]
     for mode in plan.modes:
         predictions = {
             name: maps[mode][0].cpu().numpy() for name, maps in zip(names, label_maps, strict=True)

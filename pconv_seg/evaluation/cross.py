@@ -2,7 +2,7 @@
 
 from prettytable import PrettyTable
 
-from .report import Report, short_name
+from .report import Report, short_names
 
 
 def cross_matrices(report: Report) -> list[dict]:
@@ -17,10 +17,10 @@ def cross_matrices(report: Report) -> list[dict]:
         where all classes are absent.
     """
     results = report.as_dict()["results"]
-    cells = {}
+    names, cells = short_names(result["checkpoint"] for result in results), {}
     for result in results:
         where = f"leave-out {result['leave_out']:.3g}, {report.mode_name(result['mode'])}"
-        row = f"{short_name(result['checkpoint'])} (trained: {result['trained_padding']})"
+        row = f"{names[result['checkpoint']]} (trained: {result['trained_padding']})"
         cells.setdefault(where, {}).setdefault(row, {})[result["padding"]] = result["mIoU"]
     return [
         {

@@ -3,7 +3,7 @@
 import csv
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -42,6 +42,10 @@ class Report:
     def regions(self) -> tuple[Region, ...]:
         """Regions in the order of the counts; the same for all modes."""
         return self.record.plan.regions("regular").names
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return short_names(network.checkpoint for network in self.record.tested)
 
     @cached_property
     def _areas(self) -> np.ndarray:
@@ -197,7 +201,7 @@ class Report:
         table.align["checkpoint"] = "l"
         for n, network in enumerate(self.record.tested):
             scores = [f"{self.miou[n, m, r]:.3f}" for _, m, r in columns]
-            table.add_row([short_name(network.checkpoint), network.padding, *scores])
+            table.add_row([self._names[network.checkpoint], network.padding, *scores])
         if self.differences:
             cells = [self.differences[m][r] for _, m, r in columns]
             marks = [f"{d.value:+.3f}{' *' if d.distinguishable else ''}" for d in cells]
@@ -211,7 +215,7 @@ class Report:
         columns = [(i, str(r)) for i, r in enumerate(self.regions) if r.kind == "leave_out"]
         table = PrettyTable(["class", *(name for _, name in columns)])
         table.title = (
-            f"IoU (%) by leave-out: {short_name(network.checkpoint)} ({network.padding}), "
+            f"IoU (%) by leave-out: {self._names[network.checkpoint]} ({network.padding}), "
             f"{self.mode_name(self.record.plan.modes[m])}"
         )
         table.align["class"] = "l"
@@ -247,6 +251,15 @@ def write_csv(report: dict, path: str | Path) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
+    """By checkpoint: its file and the folder it is in, and more of its path until all differ."""
+    parts = {checkpoint: Path(checkpoint).parts for checkpoint in checkpoints}
+    depth = 2
+    while len({path[-depth:] for path in parts.values()}) < len(set(parts.values())):
+        depth += 1
+    return {checkpoint: Path(*path[-depth:]).as_posix() for checkpoint, path in parts.items()}
 
 
 def short_name(checkpoint: str) -> str:

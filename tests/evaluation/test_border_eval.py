@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from known_segmentor import CLASSES, SIZE, border_blind
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pconv_seg.evaluation import compare
+from pconv_seg.evaluation.report import short_names
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
@@ -129,6 +132,36 @@ def test_figures(main, trained, tmp_path):
     for name in names:
         Image.open(folder / name).verify()
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+
+
+def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart():
+    assert short_names(["w/a/1.pth", "w/b/1.pth"]) == {
+        "w/a/1.pth": "a/1.pth",
+        "w/b/1.pth": "b/1.pth",
+    }
+    paths = ["/w/a/seed0/1.pth", "/w/b/seed0/1.pth", "seed0/1.pth", "/w/a/seed0/1.pth"]
+    names = ["a/seed0/1.pth", "b/seed0/1.pth", "seed0/1.pth"]
+    assert short_names(paths) == dict(zip(paths[:3], names, strict=True))
+
+
+def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeypatch, capsys):
+    shown = []
+
+    def draw(image, label, predictions, *_):
+        shown.append(list(predictions))
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    checkpoints = [tmp_path / f"{name}/seed0/iter_4.pth" for name in "ab"]
+    for path, checkpoint in zip(checkpoints, trained[1:], strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(Path(checkpoint).read_bytes())
+    arguments = [*map(str, checkpoints), *OPTIONS, "--modes", "tile"]
+    main([trained[0], *arguments, "--show-dir", str(tmp_path / "figures")])
+    names = ["a/seed0/iter_4.pth", "b/seed0/iter_4.pth"]
+    assert shown == [names] * 4
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
 
 
 @pytest.mark.parametrize(

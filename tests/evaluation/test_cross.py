@@ -81,6 +81,16 @@ def test_matrix_of_trained_and_tested_padding(main, trained, tmp_path, capsys):
     assert Image.open(plot).size[0] > 300
 
 
+def test_checkpoints_of_one_name_have_rows_of_their_own(main, trained, tmp_path):
+    checkpoints = [tmp_path / f"{name}/seed0/iter_1.pth" for name in "ab"]
+    for path in checkpoints:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(Path(trained[1]).read_bytes())
+    (matrix,) = main([trained[0], *map(str, checkpoints), "--paddings", "zeros"])["matrices"]
+    assert matrix["rows"] == [f"{name}/seed0/iter_1.pth (trained: zeros)" for name in "ab"]
+    assert matrix["mIoU"][0] == matrix["mIoU"][1]
+
+
 def test_all_modes_and_leave_outs(main, trained):
     options = ["--paddings", "zeros", "partial", "--modes", "regular", "tile", "--tile", "16"]
     result = main([*trained, *options, "--leave-out", "0", "1/2"])
