@@ -262,11 +262,6 @@ def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
     return {checkpoint: Path(*path[-depth:]).as_posix() for checkpoint, path in parts.items()}
 
 
-def short_name(checkpoint: str) -> str:
-    """The checkpoint's file and the folder it is in: enough to tell runs apart."""
-    return "/".join(Path(checkpoint).parts[-2:])
-
-
 def json_number(value: float) -> float | None:
     """A score for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)

@@ -38,7 +38,7 @@ from .bootstrap import score_difference
 from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
-from .report import CONFIDENCE, RESAMPLES, json_number, short_name
+from .report import CONFIDENCE, RESAMPLES, json_number, short_names
 from .samples import count_sample
 
 TOLERANCES = (0.005, 0.001)
@@ -408,7 +408,8 @@ def _bincount(cells: np.ndarray, bins: int) -> np.ndarray:
 
 def shift_tables(results: list[dict]) -> str:
     """Text tables of several :meth:`ShiftRecord.as_dict`: distances, then recommended overlaps."""
-    parts = [_distance_table(result) for result in results]
+    names = short_names(result["checkpoint"] for result in results)
+    parts = [_distance_table(result, names[result["checkpoint"]]) for result in results]
     tolerances = [row["tolerance"] for row in results[0]["recommended"]]
     table = PrettyTable(["checkpoint", "padding", *(f"<= {100 * t:g}%" for t in tolerances)])
     table.title = "smallest overlap (px), and share of pixels that change"
@@ -418,7 +419,7 @@ def shift_tables(results: list[dict]) -> str:
             "none" if row["overlap"] is None else f"{row['overlap']}: {row['changed']:.2f}%"
             for row in result["recommended"]
         ]
-        table.add_row([short_name(result["checkpoint"]), result["padding"], *cells])
+        table.add_row([names[result["checkpoint"]], result["padding"], *cells])
     parts.append(table.get_string())
     if any(row["overlap"] is None for result in results for row in result["recommended"]):
         parts.append(
@@ -433,18 +434,18 @@ def shift_tables(results: list[dict]) -> str:
     return "\n\n".join(parts)
 
 
-def _distance_table(result: dict) -> str:
+def _distance_table(result: dict, name: str) -> str:
     scores = [name for name in _SCORES if name in result["total"]]
     columns = [f"{name} {role}" for name in scores for role in ("border", "interior", "cost")]
     table = PrettyTable(["px to seam", "pixels", "agree", *columns, "overlap", "changed"])
     table.align = "r"
     table.title = (
-        f"{short_name(result['checkpoint'])} ({result['padding']}), in %: {result['images']} "
+        f"{name} ({result['padding']}), in %: {result['images']} "
         f"images, tiles of {' x '.join(map(str, result['tile']))}"
     )
     rows = [(f"{row['from_pixel']}-{row['to_pixel'] - 1}", row) for row in result["bins"]]
-    for name, row in (*rows, ("all", {**result["total"], "overlap": "", "changed": None})):
-        cells = [name, row["pixels"], _text(row["agreement"])]
+    for bin_name, row in (*rows, ("all", {**result["total"], "overlap": "", "changed": None})):
+        cells = [bin_name, row["pixels"], _text(row["agreement"])]
         for score in scores:
             values = row[score]
             cells += [_text(values["border"]), _text(values["interior"]), _cost(values)]
