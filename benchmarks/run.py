@@ -12,7 +12,6 @@ Each benchmark is a module beside this file with a ``TITLE``, a description as i
 import argparse
 import importlib
 import json
-import platform
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from prettytable import PrettyTable, TableStyle
 
 from pconv_seg.files import atomic_path
+from pconv_seg.study.machine import describe_machine
 from pconv_seg.visualization.files import save_figure
 
 BENCHMARKS = ("layers", "networks", "tiled_inference", "border_counts", "training_pipeline")
@@ -69,23 +69,17 @@ def main() -> None:
 
 def machine(device: str) -> dict[str, str | int]:
     """What the figures depend on, for the head of a report."""
+    about = describe_machine()
     found = {
-        "processor": _processor(),
+        "processor": about["cpu"],
+        "cores": about["cores"],
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **about["versions"],
     }
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
         found["cudnn"] = torch.backends.cudnn.version()
     return found
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()
 
 
 def write(report: dict, folder: Path) -> None:
