@@ -124,7 +124,9 @@ def _table(records: list[dict]) -> PrettyTable:
 def _amount(record: dict) -> str:
     if record["quantity"] == "peak memory":
         return f"{record['min'] / 2**20:.1f} MiB"
-    return f"{1000 * record['median']:.3g} ms (min {1000 * record['min']:.3g})"
+    median, least = (1000 * record[name] for name in ("median", "min"))
+    digits = 0 if least >= 100 else 1
+    return f"{median:.{digits}f} ms (min {least:.{digits}f})"
 
 
 def _ratio(record: dict) -> str:
