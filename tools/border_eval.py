@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from pconv_seg.engine import PreflightError, build_test_config, check_testing
+from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
@@ -49,13 +49,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where to look for a run if no config is given (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values, e.g. test_dataloader.dataset.data_root=DIR",
-    )
+    add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
 
     parser.add_argument(
         "--padding",

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from pconv_seg.datasets.sampling import (
@@ -12,6 +12,7 @@ from pconv_seg.datasets.sampling import (
     compare_sampling,
     frequency_table,
 )
+from pconv_seg.engine import add_config_options
 from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
 
 
@@ -31,13 +32,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="also draw both; the suffix decides the format (.png, .svg, .pdf)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values, e.g. train_dataloader.dataset.coarse=None",
-    )
+    add_config_options(parser, "train_dataloader.dataset.coarse=None")
     return parser.parse_args(argv)
 
 

@@ -7,9 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-from pconv_seg.engine import PreflightError, build_test_config, check_testing
+from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
@@ -33,13 +31,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=["zeros", "partial", "reflect", "replicate"],
         help="paddings to test under, one column each (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values, e.g. test_dataloader.dataset.data_root=DIR",
-    )
+    add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
     add_plan_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all results")
     parser.add_argument(

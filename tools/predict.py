@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from mmseg.apis import init_model
 
 from pconv_seg.checkpoints import load_checkpoint, use_safe_loading
+from pconv_seg.engine import add_config_options
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
@@ -71,13 +71,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=SCHEMES,
         help="padding of all convolutions (default: what the checkpoint says, else the config)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values",
-    )
+    add_config_options(parser, "model.test_cfg.mode=whole")
     return parser.parse_args(argv)
 
 

@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
-from pconv_seg.engine import PreflightError, build_test_config, check_testing
+from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
 from pconv_seg.files import atomic_path
 from pconv_seg.inference import read_pixels
@@ -64,13 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the initial weights (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values",
-    )
+    add_config_options(parser, "model.test_cfg.mode=whole")
     return parser.parse_args(argv)
 
 

@@ -1,7 +1,7 @@
 """Runs: configs from command lines, checks before a start, training that can be interrupted."""
 
 from .checkpoint_hook import ResumableCheckpointHook
-from .launch import add_run_arguments, build_test_config, build_training_config
+from .launch import add_config_options, add_run_arguments, build_test_config, build_training_config
 from .preflight import PreflightError, check_testing, check_training
 from .processes import join_processes
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
@@ -14,6 +14,7 @@ __all__ = [
     "ResumableCheckpointHook",
     "ResumableTrainLoop",
     "StopOnSignalHook",
+    "add_config_options",
     "add_run_arguments",
     "build_test_config",
     "build_training_config",

@@ -28,14 +28,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         choices=SCHEMES,
         help="padding of all convolutions, whatever the config builds (default: the config's)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override config values, e.g. train_cfg.max_iters=300 model.backbone.init_cfg=None; "
-        'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]" without spaces',
-    )
+    add_config_options(parser, "train_cfg.max_iters=300 model.backbone.init_cfg=None")
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
@@ -49,6 +42,18 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=0,
         help="set by torch.distributed.launch; nobody passes it by hand",
+    )
+
+
+def add_config_options(parser: ArgumentParser, example: str) -> None:
+    """Add ``--cfg-options``, which overrides config values; ``example`` is for its help."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help=f"override config values, e.g. {example}; "
+        'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]" without spaces',
     )
 
 
