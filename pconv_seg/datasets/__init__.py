@@ -13,7 +13,7 @@ from .sampling import (
     centroid_index,
 )
 from .street_scenes import render_street_scene, write_street_scenes
-from .transforms import ColorJitter, GaussianBlur, RandomScaleCrop
+from .transforms import ColorJitter, GaussianBlur, RandomScaleCrop, ResizeOriginal
 
 __all__ = [
     "CamVidDataset",
@@ -26,6 +26,7 @@ __all__ = [
     "DrawnDataset",
     "GaussianBlur",
     "RandomScaleCrop",
+    "ResizeOriginal",
     "ResumableSampler",
     "SampleError",
     "centroid_index",

@@ -12,7 +12,24 @@ import mmcv
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
+from mmseg.datasets.transforms import Resize
 from PIL import Image
+
+
+@TRANSFORMS.register_module()
+class ResizeOriginal(Resize):
+    """Resize image and labels, and let the result count as the original.
+
+    After mmseg's ``Resize`` a prediction is scaled back to the size of the file. After this one it
+    stays as it is: scores, tiles, border regions and distances are in pixels of the resized image.
+    Comes after ``LoadAnnotations``; takes the arguments of :class:`mmseg.datasets.Resize`.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``, ``img_shape``, ``ori_shape`` and all ``seg_fields``."""
+        results = super().transform(results)
+        results["ori_shape"] = results["img_shape"]
+        return results
 
 
 @TRANSFORMS.register_module()

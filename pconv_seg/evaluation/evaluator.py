@@ -195,7 +195,8 @@ def _count(
     if follows_tiles and sample.img_shape[:2] != sample.ori_shape[:2]:
         raise ValueError(
             f"{sample.img_path}: regions that follow tiles need images that are tested at "
-            f"their own size, but the pipeline resizes {sample.ori_shape} to {sample.img_shape}"
+            f"their own size, but the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "
+            "to evaluate at that size, use ResizeOriginal after LoadAnnotations"
         )
     label = sample.gt_sem_seg.data
     return np.array(

@@ -241,7 +241,8 @@ def dataset_images(dataloader: DataLoader) -> Iterator[ShiftImage]:
             if sample.img_shape[:2] != sample.ori_shape[:2]:
                 raise ValueError(
                     f"{name}: the shift test needs images that are tested at their own size, but "
-                    f"the pipeline resizes {sample.ori_shape} to {sample.img_shape}"
+                    f"the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "
+                    "to evaluate at that size, use ResizeOriginal after LoadAnnotations"
                 )
             yield ShiftImage(name, pixels, sample.gt_sem_seg.data)
 

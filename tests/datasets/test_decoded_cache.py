@@ -92,6 +92,13 @@ def test_the_size_is_bounded(sources, tmp_path):
         DecodedCache(folder, 0)
 
 
+def test_folders_that_vanish_do_no_harm(sources, tmp_path):
+    """A temporary folder of another process that is listed and then gone: here a dangling link."""
+    store = DecodedCache(tmp_path / "cache", 1)
+    (tmp_path / "cache" / ".entry.npy.a1b2c3d4").symlink_to("gone")
+    assert [load(store, sources[0])[0] for _ in range(2)] == [1, 0]
+
+
 def test_a_full_disk_leaves_nothing_half_written(sources, tmp_path, monkeypatch):
     def full(file, array):
         file.write(b"half")

@@ -98,6 +98,17 @@ def test_scales_are_uniform(results):
     assert np.abs(counts - 200).max() < 50
 
 
+def test_the_resized_image_counts_as_the_original(results):
+    results["ori_shape"] = (97, 151)
+    original = dict(results)
+    out = build("ResizeOriginal", scale=(75, 48), interpolation="area")(results)
+    assert out["ori_shape"] == out["img_shape"] == (48, 75)
+    expected = cv2.resize(original["img"], (75, 48), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(out["img"], expected)
+    expected = cv2.resize(original["gt_seg_map"], (75, 48), interpolation=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(out["gt_seg_map"], expected)
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_jitter_is_that_of_pillow(results, name, monkeypatch):
     """torchvision's adjustments of Pillow images are these enhancers."""

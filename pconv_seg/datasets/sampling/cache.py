@@ -86,8 +86,8 @@ class DecodedCache:
         if self._full:
             return
         try:
-            with os.scandir(self.folder) as entries:
-                used = sum(other.stat().st_size for other in entries)
+            # Only finished entries: the temporary folders of other processes vanish any moment.
+            used = sum(other.stat().st_size for other in self.folder.glob("*.npy"))
             if used + array.nbytes > self.max_bytes:
                 self._stop(f"{self.folder} holds {used / 1e9:.3g} of {self.max_bytes / 1e9:g} GB")
                 return
