@@ -1,0 +1,29 @@
+# What the studies have in common: half resolution and a slim DeepLabV3+ ResNet18, so that many runs
+# come to their end on a few CPU cores. Sizes and distances are in pixels of the halved images.
+_base_ = ["./models/deeplabv3plus_r18_slim.py", "./default_runtime.py"]
+model = dict(
+    data_preprocessor=dict(size=(96, 96)),
+    # A crop of 96 pixels is a map of 12, and reflection cannot pad by as much as the map has.
+    decode_head=dict(dilations=(1, 3, 6, 9)),
+)
+train_pipeline_halved = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomScaleCrop", crop_size=(96, 96), scale=(0.375, 0.75)),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackSegInputs"),
+]
+test_pipeline_halved = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="ResizeOriginal", scale_factor=0.5, interpolation="area"),
+    dict(type="PackSegInputs"),
+]
+# The rate and the little augmentation learned fastest of a few, in 1000 iterations on CamVid with
+# zero padding and a seed of their own.
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="SGD", lr=0.15, momentum=0.9, weight_decay=1e-4),
+)
+# The last checkpoint counts, whatever its score: choosing by the validation split would flatter.
+default_hooks = dict(checkpoint=dict(save_best=None))
