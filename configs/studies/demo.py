@@ -13,6 +13,8 @@ study = dict(
     # Half a tile must be a multiple of the output stride, 8.
     shift=dict(tile=64, bin_width=2),
 )
+# A tile of 64 pixels is a map of 8.
+model = dict(decode_head=dict(dilations=(1, 2, 4, 6)))
 # Many runs share the cores; workers would only compete with them.
 train_dataloader = dict(
     num_workers=0,
