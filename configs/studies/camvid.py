@@ -14,20 +14,8 @@ study = dict(
     shift=dict(tile=96, bin_width=3),
 )
 model = dict(decode_head=dict(num_classes=11))
-# Many runs share the cores; workers would only compete with them.
-train_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        decoded_cache=dict(folder="work_dirs/camvid_decoded", max_gb=1),
-        dataset=dict(pipeline=_base_.train_pipeline_halved),
-    ),
-)
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(pipeline=_base_.test_pipeline_halved),
-)
+train_dataloader = _base_.train_dataloader_halved
+val_dataloader = _base_.test_dataloader_halved
 test_dataloader = val_dataloader
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=100, by_epoch=False),
