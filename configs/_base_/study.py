@@ -6,8 +6,8 @@ model = dict(
     # A crop of 96 pixels is a map of 12, and reflection cannot pad by as much as the map has.
     decode_head=dict(dilations=(1, 3, 6, 9)),
 )
-# Under names of their own, since the base of the data set has the others. Many runs share the cores;
-# workers would only compete with them.
+# Under names of their own, since the base of the data set has the others. Many runs share the
+# cores; workers would only compete with them.
 train_dataloader_halved = dict(
     num_workers=0,
     persistent_workers=False,

@@ -178,13 +178,14 @@ def _partial_conv(
             return _convolve(input, weight, bias, stride, axes, dilation, groups)
         # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
         output = _convolve(input, weight, None, stride, axes, dilation, groups)
-        counts = 1
+        ratio = 1.0
         for axis in axes:
             shape = [1] * len(axes)
             shape[axis.dim] = input.shape[axis.dim]
             ones = torch.ones(shape, dtype=torch.long, device=input.device)
-            counts = counts * axis.window_sum(ones)
-        return _reweight_(output, bias, _ratio(counts, weight[0, 0].numel(), output))
+            # A ratio per axis, so that a value costs the compiled loop two factors, no division.
+            ratio = ratio * _ratio(axis.window_sum(ones), axis.kernel_size, output)
+        return _reweight_(output, bias, ratio)
 
     options = (
         option if isinstance(option, (int, str)) else tuple(option)
