@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from mmseg.apis import init_model
 
-from pconv_seg.checkpoints import load_checkpoint, use_safe_loading
-from pconv_seg.engine import add_config_options
+from pconv_seg.checkpoints import load_checkpoint, load_weights
+from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
@@ -88,6 +88,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"several images would be written to {', '.join(twice)}")
     if args.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
+    try:
+        torch.empty(0, device=args.device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     args.tile = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
     args.overlap = parse_fraction(args.overlap, "--overlap")
     TileGrid((1, 1), args.tile, args.overlap)
@@ -97,11 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         check(args)
-        use_safe_loading()
-        model = init_model(args.config, args.checkpoint, args.device, args.cfg_options)
-        padding = args.padding or trained_padding(load_checkpoint(args.checkpoint))
-        add_padding(model.cfg, padding)
-        apply_padding(model, model.cfg)
+        content = load_checkpoint(args.checkpoint)
+        cfg = read_config(args.config, args.cfg_options)
+        add_padding(cfg, args.padding or trained_padding(content))
+        model = init_model(cfg, device=args.device)
+        load_weights(model, content, args.checkpoint)
+        model.dataset_meta = (content.get("meta") or {}).get("dataset_meta")
+        apply_padding(model, cfg)
         for image in args.images:
             written = predict_file(
                 model,
@@ -114,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
                 progress=True,
             )
             print(f"{image}: {', '.join(map(str, written))}")
-    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, PreflightError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
 
 

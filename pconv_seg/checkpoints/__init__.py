@@ -3,7 +3,7 @@
 from .formats import FORMATS
 from .importing import ImportReport, import_weights, network_of, save_weights
 from .initializer import PublishedWeightsInit
-from .loading import load_checkpoint, state_dict_of, use_safe_loading
+from .loading import load_checkpoint, load_weights, state_dict_of, use_safe_loading
 from .safe import CheckpointError, UnsafeCheckpointError, load_file
 from .stored import stored_config
 
@@ -16,6 +16,7 @@ __all__ = [
     "import_weights",
     "load_checkpoint",
     "load_file",
+    "load_weights",
     "network_of",
     "save_weights",
     "state_dict_of",

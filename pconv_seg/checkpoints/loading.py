@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier
 from mmengine.runner import CheckpointLoader, checkpoint
-from torch import Tensor, hub
+from torch import Tensor, hub, nn
 
 from .safe import CheckpointError, load_file
 
@@ -60,6 +60,24 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     if others:
         raise CheckpointError(f"{source} holds no state dict: {others[0]!r} is no tensor")
     return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def load_weights(model: nn.Module, content: Any, source: str) -> None:
+    """Load all weights of a checkpoint into a network that has no others.
+
+    Args:
+        model: The network.
+        content: As for `state_dict_of`.
+        source: What errors call the checkpoint.
+
+    Raises:
+        CheckpointError: As `state_dict_of`, or keys or shapes are not those of the network.
+    """
+    weights = state_dict_of(content, source)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{source} does not fit the config: {error}") from error
 
 
 def _load_url(url: str, map_location: Any = None, model_dir: str | None = None, **_: Any) -> Any:

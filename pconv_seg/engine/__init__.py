@@ -1,7 +1,13 @@
 """Runs: configs from command lines, checks before a start, training that can be interrupted."""
 
 from .checkpoint_hook import ResumableCheckpointHook
-from .launch import add_config_options, add_run_arguments, build_test_config, build_training_config
+from .launch import (
+    add_config_options,
+    add_run_arguments,
+    build_test_config,
+    build_training_config,
+    read_config,
+)
 from .preflight import PreflightError, check_testing, check_training
 from .processes import join_processes
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
@@ -21,4 +27,5 @@ __all__ = [
     "check_testing",
     "check_training",
     "join_processes",
+    "read_config",
 ]

@@ -57,6 +57,29 @@ def add_config_options(parser: ArgumentParser, example: str) -> None:
     )
 
 
+def read_config(config: str, cfg_options: dict[str, Any] | None = None) -> Config:
+    """A config file with the values of ``--cfg-options``.
+
+    Args:
+        config: Config file.
+        cfg_options: Dotted keys and values that override the config's.
+
+    Raises:
+        PreflightError: No such config file, or it cannot take one of the options.
+    """
+    try:
+        cfg = Config.fromfile(config)
+    except OSError as error:  # no such file, here or in _base_, or not a config file
+        raise PreflightError(f"config {osp.abspath(config)}: {error}") from error
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (KeyError, TypeError) as error:
+        options = " ".join(f"{key}={value}" for key, value in cfg_options.items())
+        message = f"--cfg-options {options}: {error.args[0]}, says {osp.abspath(config)}"
+        raise PreflightError(message) from error
+    return cfg
+
+
 def build_training_config(
     config: str,
     *,
@@ -177,13 +200,8 @@ def _base_config(
     local_rank: int,
 ) -> Config:
     use_safe_loading()
-    try:
-        cfg = Config.fromfile(config)
-    except OSError as error:  # no such file, here or in _base_, or not a config file
-        raise PreflightError(f"config {osp.abspath(config)}: {error}") from error
+    cfg = read_config(config, cfg_options)
     cfg.launcher = launcher
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
     add_padding(cfg, padding)
     if work_dir or not cfg.get("work_dir"):
         cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])

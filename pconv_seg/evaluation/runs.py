@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor
 
-from pconv_seg.checkpoints import load_checkpoint, state_dict_of, stored_config
+from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_config
 from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
 from pconv_seg.work_dir import checkpoints, damage
 
@@ -95,7 +95,6 @@ def load_segmentor(
         FileNotFoundError: If there is no such file.
     """
     content = load_checkpoint(checkpoint)
-    weights = state_dict_of(content, checkpoint)
     meta = content.get("meta") or {}
     trained_on = (meta.get("dataset_meta") or {}).get("classes")
     if classes and trained_on and tuple(trained_on) != tuple(classes):
@@ -111,10 +110,7 @@ def load_segmentor(
         raise ValueError(
             f"{checkpoint} has {model.num_classes} classes, but the data {len(classes)}"
         )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint} does not fit its config: {error}") from error
+    load_weights(model, content, checkpoint)
     apply_padding(model, config)
     if (trained := trained_padding(content)) not in (None, scheme_of(model)):
         set_padding(model, trained)

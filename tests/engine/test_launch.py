@@ -78,6 +78,18 @@ def test_config_or_base_that_is_not_there(tmp_path: Path) -> None:
             build_training_config(str(path))
 
 
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("test_evaluator.2.type", "Index 2 exceeds"),
+        ("optim_wrapper.type.name", "subscriptable|str"),
+    ],
+)
+def test_overrides_that_the_config_has_no_place_for(config: str, key: str, reason: str) -> None:
+    with pytest.raises(PreflightError, match=f"--cfg-options {key}=1: .*({reason})"):
+        build_training_config(config, cfg_options={key: 1})
+
+
 def test_padding_becomes_a_hook_that_runs_anywhere(config: str) -> None:
     for cfg in (
         build_training_config(config, padding="partial"),

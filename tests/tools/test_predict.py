@@ -96,6 +96,22 @@ def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path
     assert (reflect != labels("zeros", "--padding", "zeros")).any()
 
 
+def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_path):
+    weights = torch.load(trained[1], weights_only=True)["state_dict"]
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(image)
+
+    def run(**changes):
+        torch.save({**weights, **changes}, tmp_path / "weights.pth")
+        options = ["--config", trained[0], "--checkpoint", str(tmp_path / "weights.pth")]
+        predict.main([str(image), *options, "--device", "cpu", "--out", str(tmp_path / "out")])
+
+    run()
+    assert np.asarray(Image.open(tmp_path / "out/image_labels.png")).shape == (32, 32)
+    with pytest.raises(SystemExit, match=r"weights\.pth does not fit the config: (.|\n)*conv_seg"):
+        run(**{"decode_head.conv_seg.weight": torch.zeros(4, 8, 1, 1)})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -107,6 +123,7 @@ def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path
         (["a.png", "--tile", "0"], "tile must be a positive number of pixels, got 0"),
         (["a.png", "--tile", "8", "8", "8"], "tile must be one value or (height, width)"),
         (["a.png", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["a.png", "--device", "cpux"], "--device cpux: Expected one of cpu"),
     ],
 )
 def test_bad_arguments_end_with_one_line(predict, arguments, message, tmp_path, monkeypatch):
