@@ -34,9 +34,9 @@ class CamVidDataset(BaseSegDataset):
 
     Raises:
         FileNotFoundError: An image has no label file.
-        ValueError: A label file is not a single-channel image of values 0-11. All of them are
-            read when the annotations are loaded (about a second), because mmseg would pass other
-            values on to the loss, where they end in a device-side assertion.
+        ValueError: A label file cannot be read, or is not a single-channel image of values 0-11.
+            All of them are read when the annotations are loaded (about a second), because mmseg
+            would pass other values on to the loss, where they end in a device-side assertion.
     """
 
     METAINFO: ClassVar[dict] = {
@@ -88,7 +88,10 @@ class CamVidDataset(BaseSegDataset):
 
     def _check_labels(self, path: str) -> None:
         content = fileio.get(path, backend_args=self.backend_args)
-        labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
+        try:
+            labels = mmcv.imfrombytes(content, flag="unchanged", backend="pillow")
+        except OSError as error:
+            raise ValueError(f"{path} is no image that can be read: {error}") from error
         if labels.ndim != 2:
             raise ValueError(
                 f"{path} has {labels.shape[2]} channels; a CamVid label file has one that holds "

@@ -185,8 +185,12 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool) -> Iterator[_Prob
         return
     if cfg.get("backend_args"):
         return
-    # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
-    dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
+    try:
+        # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
+        dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
+    except ValueError as error:
+        yield _Problem(f"{key}: {error}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
+        return
 
     remedies = (
         *(line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines),
@@ -208,7 +212,7 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool) -> Iterator[_Prob
 
     try:
         samples = dataset.load_data_list()
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         yield _Problem(f"{key}: {error}", remedies)
         return
     if not samples:

@@ -100,6 +100,13 @@ def test_colour_coded_labels_are_refused(data_root):
         build(data_root)
 
 
+def test_a_damaged_label_file_is_named(data_root):
+    path = data_root / "trainannot" / "a.png"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"trainannot/a\.png is no image that can be read"):
+        build(data_root)
+
+
 def test_missing_label_file_is_named(data_root):
     (data_root / "trainannot" / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"trainannot/a\.png"):

@@ -125,6 +125,25 @@ def test_missing_split_folder(root: Path) -> None:
     assert "train_dataloader" not in message
 
 
+def test_options_and_labels_that_a_data_set_refuses(root: Path) -> None:
+    class PickyDataset(CityscapesDataset):
+        def __init__(self, split: int = 0, **kwargs: object) -> None:
+            if split == 3:
+                raise ValueError("split is 0, 1 or 2, not 3")
+            super().__init__(**kwargs)
+
+        def load_data_list(self) -> list[dict]:
+            raise OSError("labels/a.png: truncated")
+
+    cfg = _config(root, **{"train_dataloader.dataset.split": 3})
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset.type = PickyDataset
+    message = _message(cfg)
+    assert "train_dataloader.dataset: " in message
+    assert "split is 0, 1 or 2, not 3\n" in message
+    assert "val_dataloader.dataset: labels/a.png: truncated\n" in message
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
