@@ -3,7 +3,6 @@
 import argparse
 import sys
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from pconv_seg.datasets.sampling import (
@@ -12,7 +11,7 @@ from pconv_seg.datasets.sampling import (
     compare_sampling,
     frequency_table,
 )
-from pconv_seg.engine import add_config_options
+from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
 
 
@@ -39,10 +38,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
     args = parse_args(argv)
     try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
+        cfg = read_config(args.config, args.cfg_options)
         init_default_scope(cfg.get("default_scope", "mmseg"))
         classes, found = compare_sampling(cfg, args.samples, args.seed, args.workers)
+    except PreflightError as error:
+        sys.exit(f"class_frequency.py: {error}")
     except (OSError, SampleError, ValueError) as error:
         sys.exit(f"class_frequency.py: {args.config}: {error}")
     print(frequency_table(classes, found))

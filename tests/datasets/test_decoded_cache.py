@@ -99,10 +99,13 @@ def test_folders_that_vanish_do_no_harm(sources, tmp_path):
     assert [load(store, sources[0])[0] for _ in range(2)] == [1, 0]
 
 
-def test_a_full_disk_leaves_nothing_half_written(sources, tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_takes_no_more_is_no_error(sources, tmp_path, monkeypatch, reason):
+    """The images can be read, only not kept; and nothing is left half written."""
+
     def full(file, array):
         file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(reason, "no")
 
     folder = tmp_path / "cache"
     store = DecodedCache(folder, 1)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 main = runpy.run_path(str(Path(__file__).parents[2] / "tools/class_frequency.py"))["main"]
@@ -64,9 +65,28 @@ def test_a_config_without_draws_is_compared_as_well(config):
     assert found["random images"].containing[0] == 8
 
 
+def test_only_data_sets_of_mmseg_are_compared(config):
+    cfg = Config.fromfile(config)
+    inner = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type="RepeatDataset", times=1, dataset=inner)
+    cfg.dump(config)
+    with pytest.raises(
+        SystemExit, match=r"train_dataloader\.dataset: RepeatDataset is no data set"
+    ):
+        main([config])
+
+
+def test_a_sampler_is_known_with_its_scope_too(config):
+    option = "train_dataloader.sampler.type=pconv_seg.ClassUniformSampler"
+    with pytest.raises(SystemExit, match="tile of ClassUniformSampler is a side in pixels, not 0"):
+        main([config, "--cfg-options", option, "train_dataloader.sampler.tile=0"])
+
+
 def test_data_that_cannot_be_compared_are_named(config, tmp_path):
     Image.fromarray(np.full((32, 64), 3, np.uint8)).save(tmp_path / "labels/2.png")
     with pytest.raises(SystemExit, match=r"labels/2\.png: label value\(s\) 3; there are classes"):
         main([config, "--samples", "8"])
+    with pytest.raises(SystemExit, match=r"class_frequency\.py: --cfg-options .*Index 9 exceeds"):
+        main([config, "--cfg-options", "train_dataloader.dataset.pipeline.9.type=A"])
     with pytest.raises(SystemExit, match="no RandomScaleCrop"):
         main([config, "--cfg-options", "train_dataloader.dataset.pipeline=[]"])

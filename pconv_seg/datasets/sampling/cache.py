@@ -1,6 +1,5 @@
 """Decoded images on disk: reading one costs a memory map instead of a PNG decoder."""
 
-import errno
 import hashlib
 import json
 import logging
@@ -96,8 +95,6 @@ class DecodedCache:
                 np.save(file, array)
                 file.write(_checksum(array))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
             self._stop(f"{self.folder}: {error}")
 
     def _stop(self, reason: str) -> None:

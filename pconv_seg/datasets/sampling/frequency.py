@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmseg.datasets import BaseSegDataset
 from prettytable import PrettyTable
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -81,17 +82,24 @@ def compare_sampling(
 
     Raises:
         SampleError: A file cannot be read.
-        ValueError: The config's pipeline has no ``RandomScaleCrop``.
+        ValueError: The training data are no data set of mmseg, or their pipeline has no
+            ``RandomScaleCrop``.
 
     Returns:
         The class names, and the frequencies with random images and with class-uniform sampling.
     """
     data = cfg.train_dataloader.dataset
     dataset = DATASETS.build(data)
-    if not isinstance(dataset, DrawnDataset):
+    if isinstance(dataset, BaseSegDataset):
         dataset = DrawnDataset(dataset)
+    elif not isinstance(dataset, DrawnDataset):
+        raise ValueError(
+            f"train_dataloader.dataset: {type(dataset).__name__} is no data set of mmseg; name the "
+            "one inside it with --cfg-options train_dataloader.dataset.type=..."
+        )
     sampler = cfg.train_dataloader.sampler
-    if sampler.type not in ("ClassUniformSampler", ClassUniformSampler):
+    cls = DATA_SAMPLERS.get(sampler.type) if isinstance(sampler.type, str) else sampler.type
+    if cls is not ClassUniformSampler:
         sampler = dict(type="ClassUniformSampler")
     fine = DrawnDataset(dataset.datasets[0], on_error=dataset.on_error)
     plain = ResumableSampler(fine, seed)

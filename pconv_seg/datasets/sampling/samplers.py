@@ -116,6 +116,8 @@ class ClassUniformSampler(ResumableSampler):
         fine_only_after: int | None = None,
     ) -> None:
         super().__init__(dataset, seed)
+        if tile < 1:
+            raise ValueError(f"tile of ClassUniformSampler is a side in pixels, not {tile}")
         for part in dataset.datasets:
             if not any(isinstance(t, RandomScaleCrop) for t in part.pipeline.transforms):
                 raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pconv_seg.files import atomic_path
 from pconv_seg.parallel import map_in_processes
 
 from ..cityscapes.cities import FINE_IMAGES
@@ -38,19 +39,13 @@ def _scene_paths(root: Path, split: str, index: int, count: int) -> tuple[Path, 
     )
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _write_scene(job: tuple[tuple[int, int], int, tuple[Path, Path, Path]]) -> None:
     size, seed, paths = job
     image, ids = render_street_scene(size, seed)
     for path, pixels in zip(paths, (image[..., ::-1], ids, TRAIN_IDS[ids]), strict=True):
         _, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        _write_atomically(path, png.tobytes())
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(png)
 
 
 def _claim(root: Path, settings: dict) -> None:
@@ -63,7 +58,8 @@ def _claim(root: Path, settings: dict) -> None:
     if not path.exists():
         if (root / "leftImg8bit").exists() or (root / "gtFine").exists():
             raise FileExistsError(f"{root} holds images that were not drawn here: {way_out}")
-        _write_atomically(path, json.dumps(settings, indent=2).encode())
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2))
     elif (found := json.loads(path.read_text())) != settings:
         raise FileExistsError(f"{path} was drawn with {found}, not {settings}: {way_out}")
 
