@@ -106,7 +106,6 @@ def time_records(
     times: dict[str, list[float]],
     baseline: str,
     goals: dict[str, float] | None = None,
-    quantity: str = "time",
 ) -> Iterator[dict]:
     """One record per contender: its time, and the ratio to ``baseline`` in the same round."""
     for name, runs in times.items():
@@ -115,7 +114,7 @@ def time_records(
         interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
         yield {
             "case": case,
-            "quantity": quantity,
+            "quantity": "time",
             "contender": name,
             "baseline": baseline,
             "rounds": len(runs),

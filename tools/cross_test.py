@@ -32,13 +32,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="paddings to test under, one column each (default: %(default)s)",
     )
     add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
-    add_plan_arguments(parser)
+    # Whole images and nothing left out is Table 4; the other modes are there on demand.
+    add_plan_arguments(parser, modes=["regular"], leave_outs=["0"])
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all results")
     parser.add_argument(
         "--plot", type=figure_path, metavar="FILE", help="draw heat maps (.png, .svg)"
     )
-    # Whole images and nothing left out is Table 4; the other modes are there on demand.
-    parser.set_defaults(modes=["regular"], leave_outs=["0"])
     return parser.parse_args(argv)
 
 

@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
+from pconv_seg.engine import PreflightError, read_config
 from pconv_seg.files import atomic_path
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
 from pconv_seg.visualization import figure_path, plot_padding, save_figure
@@ -45,14 +45,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> PaddingTrace:
     args = parse_args(argv)
     try:
-        cfg = Config.fromfile(args.config)
-    except OSError as error:  # no such file, here or in _base_, or not a config file
-        sys.exit(f"padding_report.py: config {args.config}: {error}")
-    init_default_scope(cfg.get("default_scope", "mmseg"))
-    model = MODELS.build(cfg.model)
-    if args.padding:
-        set_padding(model, args.padding)
-    trace = padding_report(model, args.size)
+        cfg = read_config(args.config)
+        init_default_scope(cfg.get("default_scope", "mmseg"))
+        model = MODELS.build(cfg.model)
+        if args.padding:
+            set_padding(model, args.padding)
+        trace = padding_report(model, args.size)
+    except (PreflightError, ValueError) as error:
+        sys.exit(f"padding_report.py: {error}")
+    except KeyError as error:  # of a registry; its own text would be in quotes
+        sys.exit(f"padding_report.py: config {args.config}: {error.args[0]}")
     print(trace)
     if args.json:
         with atomic_path(args.json) as path:

@@ -11,7 +11,6 @@ from pathlib import Path
 from pconv_seg.engine import PreflightError
 from pconv_seg.study.evaluation import evaluate_runs
 from pconv_seg.study.plan import Study
-from pconv_seg.study.report import write_report
 from pconv_seg.study.training import train_runs
 
 STEPS = ("train", "evaluate", "report")
@@ -41,6 +40,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
+        if args.only in (None, "report"):
+            # Before hours of training: it may miss a library, which the other steps do not need.
+            from pconv_seg.study.report import write_report
         study = Study.load(args.study, args.work_dir)
         if args.only in (None, "train"):
             train_runs(study, Path(__file__).with_name("train.py"), args.jobs)
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             evaluate_runs(study)
         if args.only in (None, "report"):
             print(f"wrote {write_report(study)}")
-    except (PreflightError, ValueError) as error:
+    except (PreflightError, ModuleNotFoundError, ValueError) as error:
         sys.exit(f"study.py: {error}")
     except KeyboardInterrupt as error:
         print("study.py: stopped; the same command goes on from here", file=sys.stderr)

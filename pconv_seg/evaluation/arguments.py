@@ -1,6 +1,7 @@
 """Command line arguments of an evaluation plan, for the tools that evaluate."""
 
 import argparse
+from collections.abc import Sequence
 
 from .evaluator import LEAVE_OUTS, MODES, EvaluationPlan
 
@@ -12,11 +13,25 @@ class _Tile(argparse.Action):
         setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one argument for each option of :class:`EvaluationPlan`."""
+def add_plan_arguments(
+    parser: argparse.ArgumentParser,
+    modes: Sequence[str] | None = None,
+    leave_outs: Sequence[str] | None = None,
+) -> None:
+    """Add one argument for each option of :class:`EvaluationPlan`.
+
+    Args:
+        parser: Gets the arguments.
+        modes: Default in place of the plan's.
+        leave_outs: The same.
+    """
     plan = parser.add_argument_group("what to evaluate")
     plan.add_argument(
-        "--modes", nargs="+", choices=MODES, help=f"(default: all: {' '.join(MODES)})"
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=modes,
+        help=f"(default: {' '.join(modes or MODES)})",
     )
     plan.add_argument(
         "--tile",
@@ -38,9 +53,10 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--leave-out",
         nargs="+",
         dest="leave_outs",
+        default=leave_outs,
         metavar="P",
         help="proportions of the centre that is ignored, decimals or fractions; 0 is always "
-        f"included (default: {' '.join(LEAVE_OUTS)})",
+        f"included (default: {' '.join(leave_outs or LEAVE_OUTS)})",
     )
     plan.add_argument(
         "--proportion",

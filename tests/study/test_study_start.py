@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
     other = start("zeros", 1)
     assert other["weights"] != expected["weights"]
     assert other["batches"] != expected["batches"]
+
+
+def test_libraries_of_the_report_are_missed_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "markdown", None)
+    monkeypatch.delitem(sys.modules, "pconv_seg.study.report", raising=False)
+    main = runpy.run_path(str(TOOL))["main"]
+    with pytest.raises(SystemExit, match=r"study\.py: .* pip install 'pconv-seg\[study\]'"):
+        main(["absent.py", "--work-dir", "absent"])
+    with pytest.raises(SystemExit, match=r"absent\.py"):
+        main(["absent.py", "--work-dir", "absent", "--only", "train"])
 
 
 @pytest.mark.slow

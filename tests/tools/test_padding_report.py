@@ -40,6 +40,15 @@ def test_prints_and_writes_the_report_of_a_config(main, tmp_path, capsys):
 
 
 def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG)
+    with pytest.raises(
+        SystemExit, match=r"padding_report\.py: decode_head\..* a map of 4x4 is too"
+    ):
+        main([str(config), "--size", "16x16", "--padding", "reflect"])
+    config.write_text(CONFIG.replace("ASPPHead", "AsppHead"))
+    with pytest.raises(SystemExit, match=r"config .*config\.py: 'AsppHead is not in the|AsppHead"):
+        main([str(config)])
     with pytest.raises(SystemExit, match=r"config .*absent\.py"):
         main([str(tmp_path / "absent.py")])
     with pytest.raises(SystemExit):
