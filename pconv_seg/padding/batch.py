@@ -6,9 +6,16 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from .tracking import track_extents
+
+
+def added_padding(sample: BaseDataElement) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom), in pixels, that a data preprocessor added to an image."""
+    # As mmseg removes padding from predictions.
+    return tuple(sample.get("img_padding_size", sample.get("padding_size", (0, 0, 0, 0))))
 
 
 class _SegmentorHooks:
@@ -21,12 +28,10 @@ class _SegmentorHooks:
         call = dict(zip(("inputs", "data_samples"), args, strict=False)) | kwargs
         extents = []
         for sample in call.get("data_samples") or ():
-            # As mmseg removes padding from predictions.
-            padding = sample.get("img_padding_size", sample.get("padding_size", (0, 0, 0, 0)))
-            left, right, top, bottom = padding
+            padding = left, right, top, bottom = added_padding(sample)
             if left or top:
                 raise ValueError(
-                    f"padding (left, right, top, bottom) of {tuple(padding)} on "
+                    f"padding (left, right, top, bottom) of {padding} on "
                     f"{sample.get('img_path', 'an image')}: padded batches are followed only "
                     "where all padding is on the right and at the bottom"
                 )

@@ -164,6 +164,25 @@ def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeyp
     assert all(name in printed for name in names)
 
 
+def test_seams_of_padded_images_are_drawn_where_they_were(
+    main, make_config, make_checkpoint, tmp_path, monkeypatch
+):
+    grids = []
+
+    def draw(image, label, predictions, palette, ignore_index, grid):
+        grids.append(list(grid))
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    config = make_config(images=1)
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}  # 24 x 40 to 32 x 48
+    checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
+    config.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "tile"]
+    main([*arguments, "--show-dir", str(tmp_path / "figures")])
+    assert grids == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -46,6 +46,12 @@ def test_seams_are_drawn_on_predictions():
         assert edges == {-0.5, 1.5, 3.5}
 
 
+def test_seams_beyond_the_image_are_not_drawn():
+    panel = comparison({"zeros": FIRST}, TileGrid((4, 6), 3))[2]
+    assert {x for line in panel.lines for x in line.get_xdata()} == {-0.5, 2.5, 3.5}
+    assert {y for line in panel.lines for y in line.get_ydata()} == {-0.5, 0.5, 1.5}
+
+
 def test_one_curve_per_checkpoint_and_mode():
     results = [
         {
