@@ -50,7 +50,7 @@ class Results:
 
     Raises:
         PreflightError: If the runs were trained with another config, or nothing is evaluated, or
-            by another plan, under fewer paddings, or on different images.
+            by another plan, under fewer paddings, or on different images, or counts cannot be read.
     """
 
     def __init__(self, study: Study, seed: int = 0) -> None:

@@ -198,7 +198,7 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
         (["CONFIG", "CHECKPOINT", "--bands", "8", "4"], "bands must be ascending"),
         (["--work-dirs", "nowhere"], "no finished training run below .*nowhere"),
         (["--from-confusion", "nothing.npz"], r"nothing\.npz"),
-        (["--from-confusion", "CONFIG"], r"config\.py was not written by --save-confusion"),
+        (["--from-confusion", "CONFIG"], r"config\.py is damaged, or not from an eval"),
     ],
 )
 def test_bad_input_gets_one_message(main, trained, arguments, message):
