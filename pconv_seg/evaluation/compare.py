@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor
 
+from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.batch import added_padding
@@ -22,7 +23,6 @@ from pconv_seg.visualization import draw_comparison, save_figure
 
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
-from .report import short_names
 from .runs import load_segmentor
 
 

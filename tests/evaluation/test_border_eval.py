@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pconv_seg.evaluation import compare
-from pconv_seg.evaluation.report import short_names
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
@@ -132,16 +131,6 @@ def test_figures(main, trained, tmp_path):
     for name in names:
         Image.open(folder / name).verify()
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
-
-
-def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart():
-    assert short_names(["w/a/1.pth", "w/b/1.pth"]) == {
-        "w/a/1.pth": "a/1.pth",
-        "w/b/1.pth": "b/1.pth",
-    }
-    paths = ["/w/a/seed0/1.pth", "/w/b/seed0/1.pth", "seed0/1.pth", "/w/a/seed0/1.pth"]
-    names = ["a/seed0/1.pth", "b/seed0/1.pth", "seed0/1.pth"]
-    assert short_names(paths) == dict(zip(paths[:3], names, strict=True))
 
 
 def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeypatch, capsys):

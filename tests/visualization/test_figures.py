@@ -100,6 +100,20 @@ def test_curves_of_the_shift_test():
     assert cost.get_ylabel() == "mIoU as interior minus as border (points)"
 
 
+def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart():
+    checkpoints = [f"work_dirs/{name}/seed0/iter_31000.pth" for name in ("r50", "wrn38")]
+    names = ["r50/seed0/iter_31000.pth (zeros)", "wrn38/seed0/iter_31000.pth (zeros)"]
+    point = {"padding": "zeros", "mode": "tile", "leave_out": 0, "mIoU": 70}
+    point.update(region="image", proportion="side")
+    figure = plot_leave_out([{**point, "checkpoint": checkpoint} for checkpoint in checkpoints])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == [f"{name}, tile" for name in names]
+    row = {"from_pixel": 0, "to_pixel": 4, "agreement": 90}
+    network = {"padding": "zeros", "total": row, "bins": [row]}
+    figure = plot_shift([{**network, "checkpoint": checkpoint} for checkpoint in checkpoints])
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+
+
 def test_responses_and_what_is_marked_in_them():
     response = np.array([[1.0, 2, 3], [2, 2, 8]])
     marked = response > 5
