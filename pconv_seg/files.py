@@ -1,9 +1,9 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and naming them in few words."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,15 @@ def remove_leftovers(folder: str | Path, pattern: str) -> None:
         name = leftover.name[1:-9]
         if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {name}:
             shutil.rmtree(leftover)
+
+
+def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
+    """By checkpoint: its file and the folder it is in, and more of its path until all differ."""
+    parts = {checkpoint: Path(checkpoint).parts for checkpoint in checkpoints}
+    depth = 2
+    while len({path[-depth:] for path in parts.values()}) < len(set(parts.values())):
+        depth += 1
+    return {checkpoint: Path(*path[-depth:]).as_posix() for checkpoint, path in parts.items()}
 
 
 def _to_disk(path: Path) -> None:

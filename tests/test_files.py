@@ -1,11 +1,11 @@
-"""Whole files or nothing."""
+"""Whole files or nothing, and their names."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from pconv_seg.files import atomic_path, remove_leftovers
+from pconv_seg.files import atomic_path, remove_leftovers, short_names
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -52,3 +52,13 @@ def test_only_what_atomic_path_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name / "notes").touch()
     remove_leftovers(tmp_path, "*.pth")
     assert {path.name for path in tmp_path.iterdir()} == {*files, *folders}
+
+
+def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart() -> None:
+    assert short_names(["w/a/1.pth", "w/b/1.pth"]) == {
+        "w/a/1.pth": "a/1.pth",
+        "w/b/1.pth": "b/1.pth",
+    }
+    paths = ["/w/a/seed0/1.pth", "/w/b/seed0/1.pth", "seed0/1.pth", "/w/a/seed0/1.pth"]
+    names = ["a/seed0/1.pth", "b/seed0/1.pth", "seed0/1.pth"]
+    assert short_names(paths) == dict(zip(paths[:3], names, strict=True))

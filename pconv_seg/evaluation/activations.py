@@ -18,12 +18,13 @@ from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
+from pconv_seg.files import short_names
 from pconv_seg.geometry import edge_distance
 from pconv_seg.inference import image_preprocessor, tile_predictor
 from pconv_seg.padding.describe import is_padded_convolution
 
 from .compare import load_tested
-from .report import json_number, short_names
+from .report import json_number
 
 # What a border response exceeds, among the responses of the rest of the map.
 QUANTILE = 0.95

@@ -15,13 +15,14 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import Tensor
 
+from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.padding import scheme_of, set_padding
+from pconv_seg.padding.batch import added_padding
 from pconv_seg.visualization import draw_comparison, save_figure
 
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
-from .report import short_names
 from .runs import load_segmentor
 
 
@@ -112,7 +113,10 @@ def _draw(
 ) -> None:
     label = sample.gt_sem_seg.data[0].cpu().numpy()
     image = np.asarray(Image.open(sample.img_path).convert("RGB"))
-    size = sample.img_shape[:2]
+    # Of the network's input, which tiles are cut from.
+    left, right, top, bottom = added_padding(sample)
+    height, width = sample.img_shape[:2]
+    size = (top + height + bottom, left + width + right)
     plan = plan.for_image(size)
     names = [network.padding for network in tested]
     if len(set(names)) < len(names):
@@ -125,7 +129,7 @@ def _draw(
             name: maps[mode][0].cpu().numpy() for name, maps in zip(names, label_maps, strict=True)
         }
         # Seams lie where the network saw them, which is in the image only if it was not resized.
-        seams = mode != "regular" and size == label.shape
+        seams = mode != "regular" and (height, width) == label.shape
         grid = TileGrid(size, plan.tile, plan.mode_overlap(mode)) if seams else None
         colours = np.array(palette, np.uint8)
         figure = draw_comparison(image, label, predictions, colours, plan.ignore_index, grid)

@@ -2,7 +2,9 @@
 
 from prettytable import PrettyTable
 
-from .report import Report, short_names
+from pconv_seg.files import short_names
+
+from .report import Report
 
 
 def cross_matrices(report: Report) -> list[dict]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
+from pconv_seg.padding.batch import added_padding
 
 from .samples import count_sample
 
@@ -69,6 +70,11 @@ class EvaluationPlan:
         settled = self.for_image((2**30, 2**30)) if self.tile is None else self
         regions = settled.regions("tile_overlap")
         TileGrid((1, 1), regions.tile, regions.overlap)
+
+    @property
+    def follows_tiles(self) -> bool:
+        """Whether some of its regions depend on where tiles lie."""
+        return bool(self.bands) or self.region == "tile"
 
     def for_image(self, size: tuple[int, int]) -> "EvaluationPlan":
         """The plan with its tile size settled, given the first image's (height, width)."""
@@ -156,7 +162,8 @@ def evaluate(
         progress: Show a progress bar over images.
 
     Raises:
-        ValueError: Naming the file, if a label does not fit its image or the classes.
+        ValueError: Naming the file, if a label does not fit its image or the classes, or regions
+            follow tiles and the image that these are cut from is resized or padded.
     """
     num_classes = len(dataloader.dataset.metainfo["classes"])
     images, counts = [], []
@@ -169,6 +176,8 @@ def evaluate(
             for model in models:
                 data = model.data_preprocessor(batch, training=False)
                 inputs, samples = data["inputs"], data["data_samples"]
+                if plan.follows_tiles:
+                    _refuse_padding(samples)
                 plan = plan.for_image(inputs.shape[-2:])
                 outputs.append(predict_modes(model, inputs, samples, plan))
             for i, sample in enumerate(samples):
@@ -178,6 +187,20 @@ def evaluate(
                 if visit is not None:
                     visit(sample, label_maps)
     return Evaluation(plan, images, counts)
+
+
+def _refuse_padding(samples: list[SegDataSample]) -> None:
+    # Tiles are cut from the padded image, regions from the image.
+    for sample in samples:
+        _, right, _, bottom = padding = added_padding(sample)
+        if any(padding):
+            raise ValueError(
+                f"{sample.img_path}: regions that follow tiles need images that are not padded, "
+                f"but the network's data preprocessor pads this one ({right} pixels on the right, "
+                f"{bottom} at the bottom); leave size and size_divisor out of "
+                "data_preprocessor.test_cfg (a checkpoint keeps the config that it was trained "
+                "with), or choose regions that do not follow tiles: region 'image', no bands"
+            )
 
 
 def _count(
@@ -191,8 +214,7 @@ def _count(
     if "gt_sem_seg" not in sample:
         raise ValueError(f"{sample.img_path} has no ground truth: no label was loaded with it")
     # Tiles are cut from the network's input, labels are counted at their own size.
-    follows_tiles = plan.bands or plan.region == "tile"
-    if follows_tiles and sample.img_shape[:2] != sample.ori_shape[:2]:
+    if plan.follows_tiles and sample.img_shape[:2] != sample.ori_shape[:2]:
         raise ValueError(
             f"{sample.img_path}: regions that follow tiles need images that are tested at "
             f"their own size, but the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "

@@ -1,10 +1,11 @@
 """What an evaluation leaves behind: counts per image, from which everything else is computed."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -65,9 +66,9 @@ class Record:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it holds something else.
+            ValueError: Naming the file, if it holds something else, or is damaged.
         """
-        try:
+        with reading_counts(path):
             with np.load(path, allow_pickle=False) as file:
                 about, counts = json.loads(str(file["about"])), file["counts"]
             plan = about["plan"]
@@ -81,5 +82,22 @@ class Record:
                 tuple(about["images"]),
                 counts,
             )
-        except (BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} was not written by --save-confusion: {error}") from error
+
+
+@contextmanager
+def reading_counts(path: str | Path) -> Iterator[None]:
+    """Make one error of whatever else reading a file of counts raises.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: Naming the file, if it is of something else or of another version, or damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a changed archive may raise anything
+        raise ValueError(
+            f"{path} is damaged, or not from an evaluation by this version "
+            f"({type(error).__name__}: {error}); evaluate again"
+        ) from error

@@ -3,7 +3,7 @@
 import csv
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from prettytable import PrettyTable
 
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, short_names
 from pconv_seg.geometry import Region
 from pconv_seg.version import __version__
 
@@ -251,15 +251,6 @@ def write_csv(report: dict, path: str | Path) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-
-
-def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
-    """By checkpoint: its file and the folder it is in, and more of its path until all differ."""
-    parts = {checkpoint: Path(checkpoint).parts for checkpoint in checkpoints}
-    depth = 2
-    while len({path[-depth:] for path in parts.values()}) < len(set(parts.values())):
-        depth += 1
-    return {checkpoint: Path(*path[-depth:]).as_posix() for checkpoint, path in parts.items()}
 
 
 def json_number(value: float) -> float | None:

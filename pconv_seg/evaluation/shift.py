@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pconv_seg.files import short_names
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions
 from pconv_seg.inference import (
     image_preprocessor,
@@ -38,7 +39,7 @@ from .bootstrap import score_difference
 from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
-from .report import CONFIDENCE, RESAMPLES, json_number, short_names
+from .report import CONFIDENCE, RESAMPLES, json_number
 from .samples import count_sample
 
 TOLERANCES = (0.005, 0.001)

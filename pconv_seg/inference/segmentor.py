@@ -8,8 +8,11 @@ from mmengine.registry import MODELS
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
-from ..geometry import TileGrid
 from .tiled import labels, tiled_inference
+
+# Of test_cfg: what each mode needs, and what all tiled modes may have.
+_NEEDED = {"slide": ("crop_size", "stride"), "tile": ("tile",)}
+_OPTIONAL = ("overlap", "batch_size", "window", "out_device", "progress")
 
 
 def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[Tensor], Tensor]:
@@ -65,35 +68,53 @@ class TiledEncoderDecoder(EncoderDecoder):
     - ``test_cfg=dict(mode='slide', crop_size=(h, w), stride=(h, w))`` gives the logits
       of mmseg's own implementation; the further keys are allowed here too.
     - ``test_cfg=dict(mode='whole')`` is mmseg's.
+
+    Keys of another mode may stay where configs are merged; they do nothing.
+
+    Raises:
+        ValueError: If ``test_cfg`` has no known mode, lacks a key, has one that no mode knows, or
+            describes no grid of tiles.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.test_cfg and self.test_cfg.get("mode") in ("slide", "tile"):
-            options = self._tile_options()  # bad ones shall fail now, not after an epoch
-            TileGrid((1, 1), options["tile"], options["overlap"])
+        options = self._tile_options()
+        if options is not None:
+            # Bad ones shall fail now, not after an epoch: one pixel here tries them all.
+            options.update(out_device=None, progress=False)
+            tiled_inference(lambda tiles: tiles, torch.zeros(1, 1, 1, 1), **options)
 
     def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits ``Tensor[N, C, H, W]`` of preprocessed images ``Tensor[N, 3, H, W]``.
 
         Raises:
-            ValueError: If ``test_cfg`` has no known mode, or describes no grid of tiles.
+            ValueError: If ``test_cfg`` was changed to what would have been refused.
         """
-        mode = self.test_cfg.get("mode", "whole")
-        if mode == "whole":
+        options = self._tile_options()
+        if options is None:
             return self.whole_inference(inputs, batch_img_metas)
-        if mode not in ("slide", "tile"):
-            raise ValueError(f"test_cfg.mode must be 'whole', 'slide' or 'tile', got {mode!r}")
         predict = tile_predictor(self, batch_img_metas[0])
-        return tiled_inference(predict, inputs, reduce="logits", **self._tile_options())
+        return tiled_inference(predict, inputs, reduce="logits", **options)
 
-    def _tile_options(self) -> dict:
-        options = {"overlap": 0, **self.test_cfg}
-        for key in ("tile",) if options.pop("mode") == "tile" else ("crop_size", "stride"):
-            if key not in options:
+    def _tile_options(self) -> dict | None:
+        """What :func:`tiled_inference` takes; None for whole images."""
+        given = dict(self.test_cfg or {"mode": "whole"})
+        mode = given.pop("mode", None)
+        if mode == "whole":
+            return None
+        if mode not in _NEEDED:
+            raise ValueError(f"test_cfg.mode must be 'whole', 'slide' or 'tile', got {mode!r}")
+        known = (*_NEEDED["tile"], *_NEEDED["slide"], *_OPTIONAL)
+        for key in given:
+            if key not in known:
+                raise ValueError(f"test_cfg has no key {key!r}; it knows {', '.join(known)}")
+        for key in _NEEDED[mode]:
+            if key not in given:
                 raise ValueError(f"test_cfg.{key} is missing in {dict(self.test_cfg)}")
-        if "crop_size" in options:
-            crop_size, stride = options.pop("crop_size"), options.pop("stride")
+        options = {k: v for k, v in given.items() if k not in _NEEDED["slide"]}
+        options.setdefault("overlap", 0)
+        if mode == "slide":
+            crop_size, stride = given["crop_size"], given["stride"]
             overlap = tuple(crop - step for crop, step in zip(crop_size, stride, strict=True))
             if min(overlap) < 0:
                 raise ValueError(f"test_cfg.stride {stride} must not exceed crop_size {crop_size}")

@@ -3,12 +3,29 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from .tracking import track_extents
+
+
+def added_padding(sample: BaseDataElement) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom), in pixels, that a data preprocessor added to an image."""
+    # As mmseg removes padding from predictions.
+    return tuple(sample.get("img_padding_size", sample.get("padding_size", (0, 0, 0, 0))))
+
+
+def take_test_padding_away(segmentor: nn.Module) -> None:
+    """Let the data preprocessor of a segmentor of mmseg pad in training only.
+
+    As missing data, padding gives what no padding gives, and in tests mmseg has no other use for
+    it: the images of a batch are of one size. Unlike what follows padding through a forward, this
+    also holds where a network is called in another way.
+    """
+    segmentor.data_preprocessor.test_cfg = None
 
 
 class _SegmentorHooks:
@@ -21,12 +38,10 @@ class _SegmentorHooks:
         call = dict(zip(("inputs", "data_samples"), args, strict=False)) | kwargs
         extents = []
         for sample in call.get("data_samples") or ():
-            # As mmseg removes padding from predictions.
-            padding = sample.get("img_padding_size", sample.get("padding_size", (0, 0, 0, 0)))
-            left, right, top, bottom = padding
+            padding = left, right, top, bottom = added_padding(sample)
             if left or top:
                 raise ValueError(
-                    f"padding (left, right, top, bottom) of {tuple(padding)} on "
+                    f"padding (left, right, top, bottom) of {padding} on "
                     f"{sample.get('img_path', 'an image')}: padded batches are followed only "
                     "where all padding is on the right and at the bottom"
                 )
@@ -46,15 +61,20 @@ class _SegmentorHooks:
 class PaddedBatchHook(Hook):
     """Treats the padding that ``SegDataPreProcessor`` adds to images as missing data.
 
-    One line in any mmseg config: ``custom_hooks=[dict(type='PaddedBatchHook')]``. It holds for
-    training, validation and testing, needs no change to the model, and costs what
-    :mod:`pconv_seg.padding.tracking` says. Padding by a transform of the data pipeline
+    One line in any mmseg config: ``custom_hooks=[dict(type='PaddedBatchHook')]``. It needs no
+    change to the model. In training, padding is followed through the network, which costs what
+    :mod:`pconv_seg.padding.tracking` says. In validation and testing, also with test-time
+    augmentation and in tiles, images are not padded in the first place: ``test_cfg`` of the data
+    preprocessor is taken away. Padding by a transform of the data pipeline
     (``dict(type='Pad', ...)``) leaves no trace that could be read: let the data preprocessor pad.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Add forward hooks to the segmentor of ``runner``."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        """Add forward hooks to the segmentor of ``runner``, and take its padding in tests away."""
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        take_test_padding_away(model)
         hooks = _SegmentorHooks()
         model.register_forward_pre_hook(hooks.before, with_kwargs=True)
         model.register_forward_hook(hooks.after, always_call=True)

@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from .batch import PaddedBatchHook, take_test_padding_away
 from .describe import scheme_of
 from .switch import SCHEMES, Where, set_padding
 
@@ -94,24 +95,26 @@ def add_padding(cfg: Config, scheme: str | None = None) -> None:
         scheme: See :class:`PaddingHook`; with None, a hook that is there already stays.
     """
     hooks = cfg.get("custom_hooks") or []
-    others = [hook for hook in hooks if not _is_padding_hook(hook)]
+    others = [hook for hook in hooks if not _is_hook(hook, PaddingHook)]
     if scheme is not None or len(others) == len(hooks):
         # With the package's name mmengine imports it: the written config runs under any tool.
         cfg.custom_hooks = [*others, dict(type="pconv_seg.PaddingHook", scheme=scheme)]
 
 
 def apply_padding(model: nn.Module, cfg: Config) -> None:
-    """Switch a model as the :class:`PaddingHook` of its config does in a run.
+    """Pad as :class:`PaddingHook` and :class:`PaddedBatchHook` of a config let its model in a test.
 
     For whatever builds a model from a config without a runner.
 
     Args:
         model: Built from ``cfg.model``.
-        cfg: With or without such a hook.
+        cfg: With or without such hooks.
     """
     for hook in cfg.get("custom_hooks") or []:
-        if _is_padding_hook(hook) and hook.get("scheme") is not None:
+        if _is_hook(hook, PaddingHook) and hook.get("scheme") is not None:
             set_padding(model, hook["scheme"], where=hook.get("where"))
+        if _is_hook(hook, PaddedBatchHook):
+            take_test_padding_away(model)
 
 
 def trained_padding(checkpoint: dict[str, Any]) -> str | None:
@@ -128,6 +131,6 @@ def trained_padding(checkpoint: dict[str, Any]) -> str | None:
     return scheme if scheme in SCHEMES else None
 
 
-def _is_padding_hook(hook: dict | Hook) -> bool:
+def _is_hook(hook: dict | Hook, cls: type[Hook]) -> bool:
     kind = hook.get("type") if isinstance(hook, dict) else type(hook)
-    return kind in ("PaddingHook", "pconv_seg.PaddingHook", PaddingHook)
+    return kind in (cls.__name__, f"pconv_seg.{cls.__name__}", cls)

@@ -20,7 +20,7 @@ from .findings import BASELINE, findings, gap, shift_cost, shift_gap, where
 from .plan import StudyRun
 from .results import Cell, Results
 from .start import read_start
-from .statistics import Contrast, sample_sd
+from .statistics import BOOTSTRAP_SEED, Contrast, sample_sd
 from .training import read_state
 
 _KINDS = {
@@ -58,7 +58,7 @@ class Contents:
             "status": self._status(),
             "findings": [{**f._asdict(), "number": difference(f.contrast)} for f in self._findings],
             "resamples": RESAMPLES,
-            "bootstrap_seed": self._results.seed,
+            "bootstrap_seed": BOOTSTRAP_SEED,
             "setup": list(self._setup()),
             "runs": self._runs(),
             "start": self._start(),

@@ -4,14 +4,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 
-from pconv_seg.engine import build_test_config, check_testing
+from pconv_seg.engine import PreflightError, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.compare import evaluate_checkpoints
-from pconv_seg.evaluation.record import Record, Tested
+from pconv_seg.evaluation.record import Record, Tested, reading_counts
 from pconv_seg.evaluation.report import Report, write_json
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.evaluation.shift import ShiftRecord, shift_checkpoints
@@ -31,8 +32,8 @@ def evaluate_runs(study: Study) -> None:
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
     under every padding of the study on whole images and in tiles of the first plan; a shift test
     follows if the study has one. Counts by image go to ``evaluation/NAME.npz`` in the run's folder,
-    scores to ``NAME.json``. A later checkpoint, or another plan or a new padding in the study file,
-    evaluates again.
+    scores to ``NAME.json``. A later checkpoint, another plan or a new padding in the study file, or
+    counts that cannot be read evaluate again.
 
     Runs are evaluated and saved one by one: stopped, this loses what one run has counted. A run
     that cannot be evaluated does not keep the others from it.
@@ -96,15 +97,30 @@ def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | 
 
 
 def read_record(run: StudyRun, name: str) -> Record | None:
-    """What :func:`evaluate_runs` counted for a run; None if it has not been there."""
-    path = _path(run, name)
-    return Record.load(path) if path.is_file() else None
+    """What :func:`evaluate_runs` counted for a run; None if it has not been there.
+
+    Raises:
+        PreflightError: If the file cannot be read.
+    """
+    return _read(_path(run, name), Record.load)
 
 
 def read_shift(run: StudyRun) -> tuple[ShiftRecord, dict] | None:
-    """The shift test of a run and the options that it was made with; None if there is none."""
-    path = _path(run, SHIFT)
-    return load_shift(path) if path.is_file() else None
+    """The shift test of a run and the options that it was made with; None if there is none.
+
+    Raises:
+        PreflightError: If the file cannot be read.
+    """
+    return _read(_path(run, SHIFT), load_shift)
+
+
+def _read(path: Path, load: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return load(path)
+    except ValueError as error:
+        raise PreflightError(f"{error}, with --only evaluate") from error
 
 
 def save_shift(record: ShiftRecord, options: dict, path: Path) -> None:
@@ -121,8 +137,13 @@ def save_shift(record: ShiftRecord, options: dict, path: Path) -> None:
 
 
 def load_shift(path: Path) -> tuple[ShiftRecord, dict]:
-    """Read what :func:`save_shift` wrote: the counts and the options."""
-    with np.load(path, allow_pickle=False) as file:
+    """Read what :func:`save_shift` wrote: the counts and the options.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: Naming the file, if it holds something else, or is damaged.
+    """
+    with reading_counts(path), np.load(path, allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
         regions = about["regions"]
         record = ShiftRecord(
@@ -131,7 +152,7 @@ def load_shift(path: Path) -> tuple[ShiftRecord, dict]:
             tuple(about["images"]),
             *(file[name] for name in _SHIFT_COUNTS),
         )
-    return record, about["options"]
+        return record, about["options"]
 
 
 def _path(run: StudyRun, name: str) -> Path:
@@ -149,7 +170,12 @@ def _evaluate_each(
     waiting = []
     for run, checkpoint in checkpoints.items():
         path, newest = _path(run, name), checkpoint.stat().st_mtime
-        if not path.is_file() or path.stat().st_mtime < newest or not is_current(path):
+        try:
+            current = path.is_file() and path.stat().st_mtime >= newest and is_current(path)
+        except ValueError as error:
+            print(f"{error}: that follows")
+            current = False
+        if not current:
             waiting.append(run)
     if not waiting:
         return []

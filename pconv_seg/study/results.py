@@ -46,17 +46,15 @@ class Results:
 
     Args:
         study: Its runs may be unfinished.
-        seed: Of the bootstrap.
 
     Raises:
         PreflightError: If the runs were trained with another config, or nothing is evaluated, or
-            by another plan, under fewer paddings, or on different images.
+            by another plan, under fewer paddings, or on different images, or counts cannot be read.
     """
 
-    def __init__(self, study: Study, seed: int = 0) -> None:
+    def __init__(self, study: Study) -> None:
         study.check_folder()
         self.study = study
-        self.seed = seed
         self._areas: dict[tuple[str, str, int], tuple[Record, np.ndarray]] = {}
         self._cache: dict[tuple, Contrast] = {}
         self.records: dict[str, Record] = {}  # one of each evaluation
@@ -133,9 +131,7 @@ class Results:
                 seeds.append(seed)
         if not seeds:
             return _NOTHING
-        return miou_contrast(
-            np.stack(columns, axis=1), list(weights.values()), seeds, bootstrap_seed=self.seed
-        )
+        return miou_contrast(np.stack(columns, axis=1), list(weights.values()), seeds)
 
     def _cell_areas(self, cell: Cell, seed: int) -> np.ndarray | None:
         if cell.evaluation == SHIFT:

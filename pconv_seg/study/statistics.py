@@ -8,7 +8,9 @@ from scipy import stats
 
 from pconv_seg.evaluation.bootstrap import Difference, image_interval
 from pconv_seg.evaluation.confusion import mean_iou
+from pconv_seg.evaluation.report import CONFIDENCE
 
+BOOTSTRAP_SEED = 0
 MAX_SEEDS = 1000
 
 
@@ -49,7 +51,7 @@ def sample_sd(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Difference:
+def seed_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
     """Mean of one value per seed, with Student's t interval.
 
     It takes the values for a sample from a normal distribution. Values that are differences of
@@ -62,7 +64,7 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> Differen
     return Difference(mean, float(mean - half), float(mean + half))
 
 
-def seeds_needed(sd: float, effect: float, confidence: float = 0.95) -> int | None:
+def seeds_needed(sd: float, effect: float) -> int | None:
     """The fewest seeds whose t interval around an effect would exclude 0.
 
     That is when half its width is smaller than the effect, seen with this spread. As a plan for a
@@ -72,21 +74,18 @@ def seeds_needed(sd: float, effect: float, confidence: float = 0.95) -> int | No
         The number, at least 2; None if more than ``MAX_SEEDS`` or without a spread or an effect.
     """
     count = np.arange(2, MAX_SEEDS + 1)
-    half = stats.t.ppf((1 + confidence) / 2, count - 1) * sd / np.sqrt(count)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sd / np.sqrt(count)
     enough = count[half < abs(effect)]
     return int(enough[0]) if len(enough) else None
 
 
-def miou_contrast(
-    areas: np.ndarray, weights: Sequence[float], seeds: Sequence[int], bootstrap_seed: int = 0
-) -> Contrast:
+def miou_contrast(areas: np.ndarray, weights: Sequence[float], seeds: Sequence[int]) -> Contrast:
     """A weighted sum of mIoUs with its intervals over seeds and over images.
 
     Args:
         areas: ``int[images, seeds, terms, 3, C]`` (:func:`class_areas`).
         weights: One per term.
         seeds: What the seeds are called.
-        bootstrap_seed: Of the drawing of images.
     """
 
     def by_seed(totals: np.ndarray) -> np.ndarray:
@@ -97,5 +96,5 @@ def miou_contrast(
         tuple(seeds),
         tuple(values.tolist()),
         seed_interval(values.tolist()),
-        image_interval(areas, lambda totals: by_seed(totals).mean(-1), seed=bootstrap_seed),
+        image_interval(areas, lambda totals: by_seed(totals).mean(-1), seed=BOOTSTRAP_SEED),
     )

@@ -1,5 +1,6 @@
 """Train all runs of a study, each in a process of its own."""
 
+import copy
 import fcntl
 import json
 import os
@@ -13,11 +14,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path
+from pconv_seg.padding import scheme_of, set_padding
+from pconv_seg.padding.describe import is_padded_convolution
 from pconv_seg.work_dir import newest_checkpoint
 
 from .curves import reached_iteration
@@ -66,17 +70,20 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         jobs: Runs at a time.
 
     Raises:
-        PreflightError: Data or weights are missing, the folder holds a study with another
-            training config, or another process is at work in it.
+        PreflightError: Data or weights are missing, the network has convolutions whose padding
+            cannot be switched, the folder holds a study with another training config, or another
+            process is at work in it.
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
     with _lock(study.folder / ".lock") as lock, _signals_raise():
         study.check_folder()
+        unfinished = [run for run in study.runs if not _is_finished(run)]
+        if unfinished:
+            _check_network(study)
         if not study.kept_config.exists():
             with atomic_path(study.kept_config) as path:
                 path.write_text(study.training_text)
-        unfinished = [run for run in study.runs if not _is_finished(run)]
         waiting, done = list(unfinished), len(study.runs) - len(unfinished)
         print(f"{len(study.runs)} runs, {done} of them finished; logs in {study.folder}/runs/*/")
         machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
@@ -112,6 +119,28 @@ def read_state(run: StudyRun) -> dict:
     if path.is_file():
         return json.loads(path.read_text())
     return {"padding": run.padding, "seed": run.seed, "status": "not started", "attempts": []}
+
+
+def _check_network(study: Study) -> None:
+    # A network with two paddings at once would be trained, and then found under no padding's name.
+    config = study.config
+    init_default_scope(config.get("default_scope", "mmseg"))
+    model = MODELS.build(copy.deepcopy(config.model))
+    for padding in study.paddings:
+        kept = set_padding(model, padding).kept
+        if scheme_of(model) != padding:
+            layers = [
+                f"{layer.name} ({layer.reason})"
+                for layer in kept
+                if layer.after != padding and is_padded_convolution(model.get_submodule(layer.name))
+            ]
+            more = ", ..." if len(layers) > 3 else ""
+            problem = f"these cannot: {', '.join(layers[:3])}{more}" if layers else "it has none"
+            raise PreflightError(
+                f"{study.file}: all padded convolutions of the model must be switched to {padding} "
+                f"for a study, but {problem}. Choose another model, or compare this one without a "
+                "study: train.py --padding, then border_eval.py"
+            )
 
 
 class _Process:

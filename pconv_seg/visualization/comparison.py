@@ -27,7 +27,8 @@ def draw_comparison(
         predictions: Name and ``int[H, W]`` of each network.
         palette: ``uint8[C, 3]``, RGB of the classes.
         ignore_index: Label of pixels that have no class; they are black and never wrong.
-        grid: Tiles whose seams are drawn.
+        grid: Tiles whose seams are drawn, as far as they lie in the image; it may be that of an
+            image padded on the right and at the bottom.
     """
     ignored = label == ignore_index
     maps = [np.where(ignored[..., None], 0, palette[np.where(ignored, 0, label)])]
@@ -46,7 +47,8 @@ def draw_comparison(
         axes.set_axis_off()
     for axes in panels[2:] if grid is not None else []:
         for y0, y1, x0, x1 in grid:
-            corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]]) - 0.5
+            corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]])
+            corners = np.minimum(corners, [[width], [height]]) - 0.5
             axes.plot(*corners, color="white", lw=1.6)
             axes.plot(*corners, color="red", lw=0.8, ls="--")
     return figure

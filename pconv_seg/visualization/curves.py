@@ -1,9 +1,10 @@
 """Curves of scores."""
 
 from itertools import groupby
-from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from pconv_seg.files import short_names
 
 _MODE_STYLES = {"regular": "-", "tile": "--", "tile_overlap": ":"}
 # Colour is never the only difference: grey prints differ by marker and line style.
@@ -18,8 +19,9 @@ def plot_leave_out(results: list[dict]) -> Figure:
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    networks = list(dict.fromkeys(result["checkpoint"] for result in results))
-    for (checkpoint, _, mode), line in groupby(
+    names = short_names(result["checkpoint"] for result in results)
+    networks = list(names)
+    for (checkpoint, padding, mode), line in groupby(
         results, key=lambda result: (result["checkpoint"], result["padding"], result["mode"])
     ):
         line = list(line)
@@ -30,7 +32,7 @@ def plot_leave_out(results: list[dict]) -> Figure:
             linestyle=_MODE_STYLES[mode],
             marker=_MARKERS[number % len(_MARKERS)],
             color=f"C{number}",
-            label=f"{_network_name(line[0])}, {mode}",
+            label=f"{names[checkpoint]} ({padding}), {mode}",
         )
     axes.set_xlabel(
         f"ignored centre: share of the {results[0]['region']}'s {results[0]['proportion']}"
@@ -50,12 +52,13 @@ def plot_shift(results: list[dict]) -> Figure:
     scores = [name for name in ("aAcc", "mIoU") if name in results[0]["total"]]
     figure = Figure(figsize=(5.5 * (1 + len(scores)), 4.5), layout="constrained")
     panels = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
+    names = short_names(result["checkpoint"] for result in results)
     for number, result in enumerate(results):
         style = {
             "marker": _MARKERS[number % len(_MARKERS)],
             "markersize": 4,
             "color": f"C{number}",
-            "label": _network_name(result),
+            "label": f"{names[result['checkpoint']]} ({result['padding']})",
         }
         bins = result["bins"]
         centres = [(row["from_pixel"] + row["to_pixel"] - 1) / 2 for row in bins]
@@ -75,10 +78,6 @@ def plot_shift(results: list[dict]) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize="small", handlelength=4)
     return figure
-
-
-def _network_name(result: dict) -> str:
-    return f"{'/'.join(Path(result['checkpoint']).parts[-2:])} ({result['padding']})"
 
 
 def _or_nan(value: float | None) -> float:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pconv_seg.evaluation import compare
-from pconv_seg.evaluation.report import short_names
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
@@ -134,16 +133,6 @@ def test_figures(main, trained, tmp_path):
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
-def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart():
-    assert short_names(["w/a/1.pth", "w/b/1.pth"]) == {
-        "w/a/1.pth": "a/1.pth",
-        "w/b/1.pth": "b/1.pth",
-    }
-    paths = ["/w/a/seed0/1.pth", "/w/b/seed0/1.pth", "seed0/1.pth", "/w/a/seed0/1.pth"]
-    names = ["a/seed0/1.pth", "b/seed0/1.pth", "seed0/1.pth"]
-    assert short_names(paths) == dict(zip(paths[:3], names, strict=True))
-
-
 def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeypatch, capsys):
     shown = []
 
@@ -164,6 +153,25 @@ def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeyp
     assert all(name in printed for name in names)
 
 
+def test_seams_of_padded_images_are_drawn_where_they_were(
+    main, make_config, make_checkpoint, tmp_path, monkeypatch
+):
+    grids = []
+
+    def draw(image, label, predictions, palette, ignore_index, grid):
+        grids.append(list(grid))
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    config = make_config(images=1)
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}  # 24 x 40 to 32 x 48
+    checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
+    config.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "tile"]
+    main([*arguments, "--show-dir", str(tmp_path / "figures")])
+    assert grids == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -179,7 +187,7 @@ def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeyp
         (["CONFIG", "CHECKPOINT", "--bands", "8", "4"], "bands must be ascending"),
         (["--work-dirs", "nowhere"], "no finished training run below .*nowhere"),
         (["--from-confusion", "nothing.npz"], r"nothing\.npz"),
-        (["--from-confusion", "CONFIG"], r"config\.py was not written by --save-confusion"),
+        (["--from-confusion", "CONFIG"], r"config\.py is damaged, or not from an eval"),
     ],
 )
 def test_bad_input_gets_one_message(main, trained, arguments, message):

@@ -77,7 +77,7 @@ def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_l
 def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, make_loader):
     config = make_config(images=1)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
-    plan = replace(PLAN, modes=["regular"])
+    plan = replace(PLAN, modes=["regular"], bands=())
     result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
     padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
     regions = plan.regions("regular").map(SIZE)
@@ -85,6 +85,37 @@ def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, 
         read(config, "labels", 0), border_blind(padded)[:24, :40], 3, regions
     )
     assert np.array_equal(result.counts[0][0, 0], expected)
+
+
+def test_each_network_gets_tiles_of_what_its_own_preprocessor_makes(
+    make_config, make_segmentor, make_loader
+):
+    config = make_config(images=1)
+    plain = make_segmentor(config)
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
+    plan = EvaluationPlan(modes=["tile"], tile=16)
+    models = [make_segmentor(config), plain]
+    counts = evaluate(models, make_loader(config), plan, progress=False).counts[0][:, 0]
+    padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
+    for matrices, seen in zip(counts, (padded, truth(config, 0)), strict=True):
+        prediction = border_blind(seen, list(TileGrid(seen.shape, 16)))[:24, :40]
+        regions = plan.regions("tile").map(SIZE)
+        label = read(config, "labels", 0)
+        assert np.array_equal(matrices, confusion_matrices(label, prediction, 3, regions))
+
+
+@pytest.mark.parametrize("options", [{"region": "tile"}, {"bands": (4,)}])
+def test_regions_that_follow_tiles_are_refused_if_any_network_sees_padding(
+    make_config, make_segmentor, make_loader, options
+):
+    config = make_config(images=1)
+    plain = make_segmentor(config)
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
+    models = [make_segmentor(config), plain]
+    plan = EvaluationPlan(tile=16, **options)
+    message = r"images/0\.png: .*8 pixels on the right, 8 at the bottom.*region 'image', no bands"
+    with pytest.raises(ValueError, match=message):
+        evaluate(models, make_loader(config), plan, progress=False)
 
 
 def test_training_state_and_random_numbers_stay(make_config, make_segmentor, make_loader):

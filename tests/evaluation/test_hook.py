@@ -25,10 +25,11 @@ NAMES = [f"{mode}/{score}" for mode in ("regular", "tile", "tile_overlap") for s
 def make_runner(make_config, request):
     """Trains nothing for 4 iterations and validates after each."""
 
-    def make(hook=HOOK, **options):
+    def make(hook=HOOK, *others, pad=None, **options):
         config = make_config()
         config.experiment_name = request.node.name
-        config.custom_hooks = [hook]
+        config.custom_hooks = [hook, *others]
+        config.model.data_preprocessor.test_cfg = pad
         config.log_processor = {"by_epoch": False}
         config.visualizer = {
             "type": "Visualizer",
@@ -99,6 +100,13 @@ def test_scores_after_testing(make_runner):
     metrics = runner.test()
     assert expected_scores(runner).items() <= metrics.items()
     assert [event.step for event in curves(runner)["tile/mIoU"]] == [0]
+
+
+def test_padding_that_counts_as_missing_is_not_there(make_runner):
+    pad = {"size_divisor": 16}
+    expected = make_runner().test()
+    assert make_runner(pad=pad).test()["tile/mIoU"] != expected["tile/mIoU"]
+    assert make_runner(HOOK, {"type": "PaddedBatchHook"}, pad=pad).test() == expected
 
 
 def test_a_failing_evaluation_does_not_stop_training(make_runner, caplog):

@@ -121,6 +121,12 @@ def test_padding_is_what_the_network_was_trained_with(make_config, make_segmento
     path = str(tmp_path / "iter_1.pth")
     torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": weights}, path)
     assert scheme_of(load_segmentor(path, make_config(images=1), CLASSES, "cpu")) == "partial"
+    config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
+    for hooks in ([], [dict(type="PaddedBatchHook")]):
+        config.custom_hooks = hooks
+        torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": weights}, path)
+        model = load_segmentor(path, make_config(images=1), CLASSES, "cpu")
+        assert (model.data_preprocessor.test_cfg is None) == bool(hooks)
     # Imported checkpoints have no config.
     config.custom_hooks = []
     for said, expected in (("reflect", "reflect"), ("partial+zeros", "zeros"), (None, "zeros")):

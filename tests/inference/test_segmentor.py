@@ -173,6 +173,12 @@ def test_found_by_every_name():
         ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 9)}, r"stride \(8, 9\) must not exc"),
         ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 0)}, "must be smaller than the tile"),
         ({"mode": "tile", "tile": 8, "overlap": 1.5}, r"overlap must lie in \[0, 1\)"),
+        ({"mode": "tiles", "tile": 8}, "must be 'whole', 'slide' or 'tile', got 'tiles'"),
+        ({"mod": "tile", "tile": 8}, "must be 'whole', 'slide' or 'tile', got None"),
+        ({"mode": "tile", "tile": 8, "overlp": 0.5}, "has no key 'overlp'; it knows tile, crop_si"),
+        ({**SLIDE, "reduce": "argmax"}, "has no key 'reduce'"),
+        ({"mode": "tile", "tile": 8, "window": "han"}, "one of constant, .*, got 'han'"),
+        ({**SLIDE, "batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_test_cfg_is_refused_when_the_model_is_built(test_cfg, message):
@@ -180,7 +186,21 @@ def test_bad_test_cfg_is_refused_when_the_model_is_built(test_cfg, message):
         build(test_cfg, "TiledEncoderDecoder")
 
 
-def test_unknown_mode_is_refused():
-    model = build({"mode": "tiles"}, "TiledEncoderDecoder")
+def test_unknown_mode_of_a_changed_test_cfg_is_refused():
+    model = build({"mode": "whole"}, "TiledEncoderDecoder")
+    model.test_cfg.mode = "tiles"
     with pytest.raises(ValueError, match="must be 'whole', 'slide' or 'tile', got 'tiles'"):
         predict(model, 1, 20, 20)
+
+
+def test_keys_of_another_mode_may_stay():
+    """As after --cfg-options model.test_cfg.mode=..., or in a config that inherits another."""
+    tile = {"mode": "tile", "tile": 24, "overlap": "1/3"}
+    expected = {
+        mode: predict(build(test_cfg, "TiledEncoderDecoder"), 1, 50, 70)[0].seg_logits.data
+        for mode, test_cfg in (("whole", {"mode": "whole"}), ("slide", SLIDE), ("tile", tile))
+    }
+    for mode, logits in expected.items():
+        model = build({**SLIDE, **tile, "mode": mode}, "TiledEncoderDecoder")
+        assert torch.equal(predict(model, 1, 50, 70)[0].seg_logits.data, logits)
+    assert not torch.equal(expected["slide"], expected["tile"])

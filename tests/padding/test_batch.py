@@ -140,14 +140,43 @@ def test_training_step(segmentor: nn.Module) -> None:
     )
 
 
-def test_prediction_does_not_depend_on_padding(segmentor: nn.Module) -> None:
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize(
+    "test_cfg", [dict(mode="whole"), dict(mode="slide", crop_size=(48, 48), stride=(32, 32))]
+)
+def test_images_are_tested_as_if_nothing_had_been_padded(
+    segmentor: nn.Module, test_cfg: dict, augmented: bool
+) -> None:
+    segmentor.test_cfg = ConfigDict(test_cfg)
+    batch, model = _batch(((45, 52),)), segmentor
+    if augmented:
+        model = MODELS.build(dict(type="SegTTAModel", module=segmentor))
+        batch["data_samples"][0].set_metainfo(dict(img_path="a.png"))
+        batch = {name: [values] for name, values in batch.items()}
+
+    def predict() -> Tensor:
+        # Test-time augmentation keeps the logits of its last version.
+        return model.test_step(copy.deepcopy(batch))[0].seg_logits.data
+
+    padded = predict()
+    segmentor.data_preprocessor.test_cfg = None
+    alone = predict()
+    segmentor.data_preprocessor.test_cfg = dict(size_divisor=32)
+    assert not torch.allclose(padded, alone, rtol=1e-3, atol=1e-3)
+    _with_hook(model)
+    assert torch.equal(predict(), alone)
+
+
+def test_prediction_does_not_depend_on_padding_that_comes_all_the_same(
+    segmentor: nn.Module,
+) -> None:
     batch = _batch(((45, 52), (45, 52)))
     padded_plain = segmentor.test_step(copy.deepcopy(batch))
     segmentor.data_preprocessor.test_cfg = None
     alone = segmentor.test_step(copy.deepcopy(batch))
-    segmentor.data_preprocessor.test_cfg = dict(size_divisor=32)
+    _with_hook(segmentor).data_preprocessor.test_cfg = dict(size_divisor=32)
 
-    padded = _with_hook(segmentor).test_step(copy.deepcopy(batch))
+    padded = segmentor.test_step(copy.deepcopy(batch))
 
     for sample, expected, plain in zip(padded, alone, padded_plain, strict=True):
         assert sample.metainfo["pad_shape"] == (64, 64)
@@ -156,10 +185,11 @@ def test_prediction_does_not_depend_on_padding(segmentor: nn.Module) -> None:
         assert not torch.allclose(plain.seg_logits.data, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_slide_inference_is_refused(segmentor: nn.Module) -> None:
+def test_slide_inference_of_padded_images_is_refused(segmentor: nn.Module) -> None:
     segmentor.test_cfg = ConfigDict(mode="slide", crop_size=(48, 48), stride=(32, 32))
+    _with_hook(segmentor).data_preprocessor.test_cfg = dict(size_divisor=32)
     with pytest.raises(NotImplementedError, match="in the model itself"):
-        _with_hook(segmentor).test_step(_batch(((45, 52), (45, 52))))
+        segmentor.test_step(_batch(((45, 52), (45, 52))))
 
 
 def test_copies_of_the_model_track_themselves(segmentor: nn.Module) -> None:

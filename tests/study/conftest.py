@@ -1,5 +1,6 @@
 """Study files on noise, and counts that no network made."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,25 @@ def evaluate_at_random() -> Callable[..., None]:
             save_shift(record, study.shift, run.folder / "evaluation" / "shift.npz")
 
     return evaluate
+
+
+@pytest.fixture(params=["cut", "changed", "older"])
+def damage(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """A function that leaves of a file of counts what cannot be read."""
+
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        if request.param == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        elif request.param == "changed":
+            # No deflate stream, which begins behind a header of 30 bytes, a name and extra fields.
+            content[30 + int.from_bytes(content[26:28], "little") + content[28]] = 0xFF
+            path.write_bytes(content)
+        else:
+            with np.load(path) as file:
+                arrays = dict(file)
+            about = json.loads(str(arrays.pop("about")))
+            del about["tested"]
+            np.savez_compressed(path, about=json.dumps(about), **arrays)
+
+    return damage

@@ -9,6 +9,8 @@ import torch
 from noise_study import CLASSES
 
 from pconv_seg.evaluation import record
+from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study import evaluation
 from pconv_seg.study.evaluation import evaluate_runs
 
@@ -98,6 +100,47 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_stopped(make, evaluated
     first_plan = [names for names, tile, paddings in evaluated if (tile, paddings) == (16, (None,))]
     assert first_plan == [["zeros_seed0"], ["partial_seed0"], ["reflect_seed0"]]
     assert len(evaluated) == 3 * 3
+
+
+def test_counts_that_cannot_be_read_are_made_again(make, evaluated, damage, capsys):
+    study = make()
+    evaluate_runs(study)
+    evaluated.clear()
+    path = study.runs[1].folder / "evaluation" / "tile24.npz"
+    before = np.load(path)["counts"]
+    damage(path)
+    capsys.readouterr()
+
+    evaluate_runs(study)
+
+    assert evaluated == [(["partial_seed0"], 24, (None,))]
+    assert f"{path} is damaged, or not from an evaluation by this" in capsys.readouterr().out
+    assert np.array_equal(np.load(path)["counts"], before)
+    evaluate_runs(study)
+    assert len(evaluated) == 1
+
+
+def test_a_shift_test_that_cannot_be_read_is_made_again(
+    make, evaluated, damage, monkeypatch, capsys
+):
+    calls = []
+
+    def shift(config, checkpoints, **options):
+        calls.append(checkpoints)
+        tested = record.Tested(checkpoints[0], "zeros", "zeros")
+        pixels, areas = np.ones((1, 2), int), np.ones((2, 1, 2, 3, 2), int)
+        regions = ShiftRegions((16, 16), 2)
+        return [ShiftRecord(tested, regions, ("0.png",), pixels, pixels, areas)]
+
+    monkeypatch.setattr(evaluation, "shift_checkpoints", shift)
+    study = replace(make(), shift={"tile": 16, "bin_width": 2})
+    evaluate_runs(study)
+    assert len(calls) == 2
+    path = study.runs[0].folder / "evaluation" / "shift.npz"
+    damage(path)
+    evaluate_runs(study)
+    assert calls[2:] == [[str(study.runs[0].folder / "iter_2.pth")]]
+    assert f"{path} is damaged, or not from an evaluation by this" in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named_after_the_others(make, evaluated, error):

@@ -303,6 +303,16 @@ def test_a_shift_test_with_other_options_is_refused(make_study, evaluate_at_rand
         Results(make_study(("zeros", "partial"), (0,), study=changed))
 
 
+@pytest.mark.parametrize("name", ["tile24", "cross", "shift"])
+def test_counts_that_cannot_be_read_are_named(make_study, evaluate_at_random, damage, name):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    path = study.runs[1].folder / "evaluation" / f"{name}.npz"
+    damage(path)
+    with pytest.raises(PreflightError, match=rf"{path} is damaged.*again, with --only evaluate"):
+        Results(study)
+
+
 def test_runs_of_another_training_config_are_refused(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)

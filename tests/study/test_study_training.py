@@ -10,7 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mmengine.registry import MODELS
 from noise_study import CONFIG
+from torch import nn
 
 from pconv_seg.engine import PreflightError
 from pconv_seg.study import training
@@ -18,6 +20,18 @@ from pconv_seg.study.machine import cores
 from pconv_seg.study.training import Interrupted, read_state, train_runs
 
 STUB = Path(__file__).with_name("train_stub.py")
+
+
+@MODELS.register_module(force=True)
+class OwnForward(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x)
+
+
+@MODELS.register_module(force=True)
+class Same(nn.Module):
+    def forward(self, x):
+        return [x]
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +197,24 @@ def test_missing_data_stop_the_study_before_its_first_run(make_study):
     with pytest.raises(PreflightError, match="nothing"):
         train_runs(study, STUB)
     assert not study.folder.exists()
+
+
+def test_a_network_that_cannot_be_switched_stops_the_study_before_its_first_run(make_study):
+    own = CONFIG.replace("num_convs=1,", "num_convs=1, conv_cfg=dict(type='OwnForward'),")
+    study = make_study(config=own)
+    reason = r"\(OwnForward has a forward of its own\)"
+    layers = rf"decode_head\.convs\.0\.conv {reason}, decode_head\.conv_cat\.conv {reason}"
+    with pytest.raises(PreflightError, match=rf"noise.py: .* to partial .* cannot: {layers}\. "):
+        train_runs(study, STUB)
+    assert not study.kept_config.exists()
+    assert statuses(study) == {run.name: "not started" for run in study.runs}
+    train_runs(make_study(("zeros",), (0,), config=own), STUB)  # what such layers have anyway
+
+
+def test_a_network_without_padding_stops_the_study_too(make_study):
+    head = "type='FCNHead', in_channels=3, channels=3, num_classes=2, num_convs=0"
+    model = CONFIG.index("backbone=dict("), CONFIG.index("test_cfg=dict(mode=")
+    config = CONFIG[: model[0]] + f"backbone=dict(type='Same'), decode_head=dict({head}, "
+    config += "in_index=0, concat_input=False)," + CONFIG[model[1] :]
+    with pytest.raises(PreflightError, match=r"to zeros for a study, but it has none\."):
+        train_runs(make_study(config=config), STUB)

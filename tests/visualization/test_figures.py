@@ -46,6 +46,12 @@ def test_seams_are_drawn_on_predictions():
         assert edges == {-0.5, 1.5, 3.5}
 
 
+def test_seams_beyond_the_image_are_not_drawn():
+    panel = comparison({"zeros": FIRST}, TileGrid((4, 6), 3))[2]
+    assert {x for line in panel.lines for x in line.get_xdata()} == {-0.5, 2.5, 3.5}
+    assert {y for line in panel.lines for y in line.get_ydata()} == {-0.5, 0.5, 1.5}
+
+
 def test_one_curve_per_checkpoint_and_mode():
     results = [
         {
@@ -92,6 +98,20 @@ def test_curves_of_the_shift_test():
     assert agreement.lines[0].get_ydata() == pytest.approx([10, np.nan], nan_ok=True)
     assert cost.lines[1].get_ydata() == pytest.approx([1.5, np.nan], nan_ok=True)
     assert cost.get_ylabel() == "mIoU as interior minus as border (points)"
+
+
+def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart():
+    checkpoints = [f"work_dirs/{name}/seed0/iter_31000.pth" for name in ("r50", "wrn38")]
+    names = ["r50/seed0/iter_31000.pth (zeros)", "wrn38/seed0/iter_31000.pth (zeros)"]
+    point = {"padding": "zeros", "mode": "tile", "leave_out": 0, "mIoU": 70}
+    point.update(region="image", proportion="side")
+    figure = plot_leave_out([{**point, "checkpoint": checkpoint} for checkpoint in checkpoints])
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == [f"{name}, tile" for name in names]
+    row = {"from_pixel": 0, "to_pixel": 4, "agreement": 90}
+    network = {"padding": "zeros", "total": row, "bins": [row]}
+    figure = plot_shift([{**network, "checkpoint": checkpoint} for checkpoint in checkpoints])
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
 
 
 def test_responses_and_what_is_marked_in_them():
