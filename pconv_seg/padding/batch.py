@@ -76,5 +76,12 @@ class PaddedBatchHook(Hook):
             model = model.module
         take_test_padding_away(model)
         hooks = _SegmentorHooks()
-        model.register_forward_pre_hook(hooks.before, with_kwargs=True)
-        model.register_forward_hook(hooks.after, always_call=True)
+        self._handles = (
+            model.register_forward_pre_hook(hooks.before, with_kwargs=True),
+            model.register_forward_hook(hooks.after, always_call=True),
+        )
+
+    def after_run(self, runner: Runner) -> None:
+        """Remove the forward hooks: a runner that trains and then tests runs twice."""
+        for handle in self._handles:
+            handle.remove()

@@ -86,6 +86,18 @@ def _with_hook(model: nn.Module) -> nn.Module:
     return model
 
 
+def test_a_second_run_of_a_runner_follows_padding_once() -> None:
+    hook = HOOKS.build(dict(type="PaddedBatchHook"))
+    runner = SimpleNamespace(model=nn.Identity())
+    runner.model.data_preprocessor = nn.Identity()
+    for _ in range(2):
+        hook.before_run(runner)
+        assert len(runner.model._forward_pre_hooks) == len(runner.model._forward_hooks) == 1
+        hook.after_run(runner)
+    assert not runner.model._forward_pre_hooks
+    assert not runner.model._forward_hooks
+
+
 def _batch(sizes: tuple) -> dict:
     generator = torch.Generator().manual_seed(0)
     inputs, samples = [], []
