@@ -17,7 +17,7 @@ from measure import memory_records, progress, time_records
 
 SIZES = (1024, 2048, 4096, 8192)
 MIN_ROUNDS, MAX_ROUNDS = 2, 20
-LONGEST = 600  # seconds per call
+LONGEST = 300  # seconds per call
 STEP_UP = 4  # times as many pixels from one size to the next
 
 
