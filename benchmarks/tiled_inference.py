@@ -2,7 +2,7 @@
 
 So little work per tile shows what cutting and averaging cost: 19 classes, tiles of 512 that are 342
 pixels apart. Ratios are to pconv_seg with logits as the result. An empty cell is a call that would
-take longer than ten minutes or more memory than there is, judged by the size before.
+take longer than five minutes or more memory than there is, judged by the size before.
 """
 
 import argparse
