@@ -9,7 +9,8 @@ from pconv_seg.geometry import border_runs
 from pconv_seg.layers import partial_conv
 
 ZEROS, PARTIAL, MASKS = "zeros", "partial", "mask convolution"
-CONTENDERS = (ZEROS, PARTIAL, MASKS, "reflect", "replicate")
+PEERS = (MASKS, "reflect", "replicate")
+CONTENDERS = (ZEROS, PARTIAL, *PEERS)
 
 
 class MaskConv2d(nn.Conv2d):

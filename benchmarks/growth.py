@@ -37,12 +37,12 @@ def grow(
         names = [name for name in names if _fits(history[name])]
         if baseline not in names:
             break
-        times, peaks = _measure(module, names, size, baseline, check, options)
-        for name in times:
-            history[name].append((min(times[name]), peaks[name]))
-        names = list(times)
+        rounds, peaks = _measure(module, names, size, baseline, check, options)
+        names = list(peaks)
+        for name in names:
+            history[name].append((min(times[name] for times in rounds), peaks[name]))
         case = {"image": f"{size} x {size}"}
-        yield from time_records(case, times, baseline)
+        yield from time_records(case, rounds, baseline)
         yield from memory_records(case, peaks, baseline)
 
 
@@ -60,7 +60,7 @@ def _status(path: str, key: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def _measure(module, names, size, baseline, check, options) -> tuple[dict, dict]:
+def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]:
     spawn = multiprocessing.get_context("spawn")
     connections, workers = {}, []
     for name in names:
@@ -74,18 +74,19 @@ def _measure(module, names, size, baseline, check, options) -> tuple[dict, dict]
             print(f"{name}: skipped ({problem})")
         else:
             connections[name] = connection
-    times, peaks = {name: [] for name in connections}, dict.fromkeys(connections, 0)
+    rounds, peaks = [], dict.fromkeys(connections, 0)
     ends = time.perf_counter() + options.seconds
     for number in range(MAX_ROUNDS):
         if number >= MIN_ROUNDS and time.perf_counter() > ends:
             break
+        rounds.append({})
         for name, connection in connections.items():
             connection.send(True)
             try:
                 seconds, peak, sample = connection.recv()
             except EOFError:
                 raise SystemExit(f"{name}, {size} x {size}: its process died") from None
-            times[name].append(seconds)
+            rounds[-1][name] = seconds
             peaks[name] = max(peaks[name], peak)
             if name == baseline:
                 reference = sample
@@ -94,7 +95,7 @@ def _measure(module, names, size, baseline, check, options) -> tuple[dict, dict]
         connection.send(False)
     for worker in workers:
         worker.join()
-    return times, peaks
+    return rounds, peaks
 
 
 def _work(module: str, name: str, size: int, threads: int | None, connection) -> None:

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from contenders import CONTENDERS, MASKS, PARTIAL, ZEROS, check_close, switch
+from contenders import CONTENDERS, MASKS, PARTIAL, PEERS, ZEROS, check_close, switch
 from measure import memory_records, peak_bytes, progress, take_turns, time_records
 from torch import nn
 
@@ -105,15 +105,15 @@ def _measure(layer: Layer, format_name: str, options: argparse.Namespace) -> Ite
         for what, make in (("forward", forward), ("forward+backward", both)):
             calls = {name: make(model) for name, model in models.items()}
             case = {"layer": layer.name, "format": format_name, "mode": mode, "pass": what}
-            times = take_turns(calls, options.device, options.seconds)
-            yield from time_records(case, times, ZEROS)
+            rounds = take_turns(calls, options.device, options.seconds, peers=PEERS)
+            yield from time_records(case, rounds, ZEROS)
             peaks = {name: peak_bytes(call, options.device) for name, call in calls.items()}
             yield from memory_records(case, peaks, ZEROS)
             if options.device == "cuda" and mode == "eager" and what == "forward":
                 # Launches from Python hide what the kernels of so small a layer cost.
                 graphs = {name: _graph(call) for name, call in calls.items()}
-                times = take_turns(graphs, options.device, options.seconds)
-                yield from time_records({**case, "mode": "CUDA graph"}, times, ZEROS)
+                rounds = take_turns(graphs, options.device, options.seconds, peers=PEERS)
+                yield from time_records({**case, "mode": "CUDA graph"}, rounds, ZEROS)
 
 
 def _graph(call):

@@ -4,7 +4,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +13,8 @@ from scipy.stats import quantile_test
 from tqdm import tqdm
 
 SHORTEST_SAMPLE = 0.005  # seconds: calls shorter than this are repeated within one sample
-MIN_ROUNDS, MAX_ROUNDS = 7, 200
+MIN_ROUNDS, MAX_ROUNDS = 9, 300
+PEER_ROUNDS = 3  # Every third round is enough for figures that no goal depends on.
 
 
 def seconds_of(call: Callable[[], object], device: str, number: int = 1) -> float:
@@ -39,7 +40,8 @@ def take_turns(
     budget: float,
     before: Callable[[str], None] = lambda name: None,
     repeat: bool = True,
-) -> dict[str, list[float]]:
+    peers: Collection[str] = (),
+) -> list[dict[str, float]]:
     """Time contenders in turns, every round in another order, until ``budget`` seconds are over.
 
     Args:
@@ -49,9 +51,10 @@ def take_turns(
         before: Called with the name before every sample, outside of its time.
         repeat: Whether a sample may be the mean of several calls in a row; not where ``before``
             prepares something that the first call uses up.
+        peers: Names that take part in every ``PEER_ROUNDS``-th round alone.
 
     Returns:
-        For every name one time in seconds per round.
+        For every round its times in seconds, by name.
     """
     number = 1
     for name, call in calls.items():
@@ -61,16 +64,20 @@ def take_turns(
             number = max(number, int(SHORTEST_SAMPLE / seconds_of(call, device)))
     names = list(calls)
     order = random.Random(0)
-    times = {name: [] for name in names}
+    rounds = []
     ends = time.perf_counter() + budget
     for round_number in range(MAX_ROUNDS):
         if round_number >= MIN_ROUNDS and time.perf_counter() > ends:
             break
         order.shuffle(names)
+        times = {}
         for name in names:
+            if name in peers and round_number % PEER_ROUNDS:
+                continue
             before(name)
-            times[name].append(seconds_of(calls[name], device, number))
-    return times
+            times[name] = seconds_of(calls[name], device, number)
+        rounds.append({name: times[name] for name in calls if name in times})
+    return rounds
 
 
 def peak_bytes(call: Callable[[], object], device: str) -> int:
@@ -103,13 +110,15 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
 
 def time_records(
     case: dict[str, str],
-    times: dict[str, list[float]],
+    rounds: list[dict[str, float]],
     baseline: str,
     goals: dict[str, float] | None = None,
 ) -> Iterator[dict]:
     """One record per contender: its time, and the ratio to ``baseline`` in the same round."""
-    for name, runs in times.items():
-        ratios = [run / base for run, base in zip(runs, times[baseline], strict=True)]
+    for name in rounds[0]:
+        shared = [times for times in rounds if name in times]
+        runs = [times[name] for times in shared]
+        ratios = [times[name] / times[baseline] for times in shared]
         low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
         interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
         yield {
@@ -122,7 +131,7 @@ def time_records(
             "median": statistics.median(runs),
             "ratio": median,
             "ratio_quartiles": [low, high],
-            "ratio_of_minima": min(runs) / min(times[baseline]),
+            "ratio_of_minima": min(runs) / min(times[baseline] for times in shared),
             **_judged(goals, name, interval.low, interval.high),
         }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from contenders import CONTENDERS, MASKS, PARTIAL, ZEROS, check_close, forget, switch
+from contenders import CONTENDERS, MASKS, PARTIAL, PEERS, ZEROS, check_close, forget, switch
 from measure import memory_records, peak_bytes, progress, take_turns, time_records
 from mmcv.cnn import VGG
 from mmengine import Config
@@ -139,8 +139,8 @@ class Bench:
         calls = dict.fromkeys(CONTENDERS, lambda: call(model))
         if what == "inference":
             self._check(dict.fromkeys((PARTIAL, MASKS), model), before)
-        times = take_turns(calls, device, seconds, before, repeat=not first)
-        yield from time_records(case, times, ZEROS, {PARTIAL: GOALS[what]})
+        rounds = take_turns(calls, device, seconds, before, repeat=not first, peers=PEERS)
+        yield from time_records(case, rounds, ZEROS, {PARTIAL: GOALS[what]})
         if first:
             return
         peaks = {}
@@ -166,8 +166,8 @@ class Bench:
         calls = {name: lambda model=model: call(model) for name, model in models.items()}
         case = {**self.case, "what": what, "mode": "compiled"}
         device = self.options.device
-        times = take_turns(calls, device, self.options.seconds)
-        yield from time_records(case, times, ZEROS, {PARTIAL: COMPILED_GOAL})
+        rounds = take_turns(calls, device, self.options.seconds)
+        yield from time_records(case, rounds, ZEROS, {PARTIAL: COMPILED_GOAL})
         peaks = {name: peak_bytes(run, device) for name, run in calls.items()}
         yield from memory_records(case, peaks, ZEROS, {PARTIAL: MEMORY_GOAL})
 

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
             found = tuple(call()["inputs"].shape) if name != "decoding" else (3, *crop)
             if found != (3, *crop):
                 raise SystemExit(f"{name}: a sample of {found}, not {(3, *crop)}")
-        times = take_turns(calls, "cpu", options.seconds)
+        rounds = take_turns(calls, "cpu", options.seconds)
     torch.set_num_threads(threads)
     case = {"image": "{}x{}".format(*size), "crop": "{}x{}".format(*crop)}
-    yield from time_records(case, times, MMSEG)
+    yield from time_records(case, rounds, MMSEG)
