@@ -62,27 +62,52 @@ def _axes(kernel_size: Sequence[int], stride, padding, dilation) -> list[_Axis]:
     return [_Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
 
 
+def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
+    """The padding that a convolution takes itself, and what else is to be padded with zeros."""
+    before, after = ([getattr(axis, side) for axis in axes] for side in ("before", "after"))
+    if before == after:
+        return tuple(before), None
+    return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
+
+
+# A value in a strip costs several times what it costs in a pass over all values: strips of columns
+# use a few bytes of each cache line. Where benchmarks/layers.py finds both equally fast:
+_LARGEST_SHARE_OF_STRIPS = 1 / 16
+
+
+class _Plan:
+    """What partial padding does to a map of one size.
+
+    Attributes:
+        around: Of :func:`_around`.
+        size: Of the output.
+        runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
+        in_strips: Whether to scale these strips, or else everything by a map.
+    """
+
+    __slots__ = ("around", "in_strips", "runs", "size")
+
+    def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
+        self.around, self.size, runs, share = _around(axes), [], [], 0.0
+        for axis in axes:
+            length = size[axis.dim]
+            outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
+            self.size.append(outputs)
+            for start, stop, count in border_runs(
+                length, outputs, axis.kernel_size, axis.stride, axis.before, axis.dilation
+            ):
+                ratio = axis.kernel_size / count if count else 0.0
+                runs.append((axis.dim, start, stop - start, ratio))
+                share += (stop - start) / outputs
+        # Windows without any valid tap last: nothing may be added to them afterwards.
+        self.runs = sorted(runs, key=lambda run: run[-1] == 0)
+        self.in_strips = share <= _LARGEST_SHARE_OF_STRIPS
+
+
 # Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
 @lru_cache(maxsize=4096)
-def _plan(
-    size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation
-) -> tuple[list[_Axis], tuple[tuple[int, int, int, float], ...], float]:
-    """The axes, strips of outputs ``(dim, start, length, ratio)`` to scale, and their share.
-
-    ``size`` is that of the input. Outputs in several strips count as often in the share.
-    """
-    axes, runs, share = _axes(kernel_size, stride, padding, dilation), [], 0.0
-    for axis in axes:
-        length = size[axis.dim]
-        outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
-        for start, stop, count in border_runs(
-            length, outputs, axis.kernel_size, axis.stride, axis.before, axis.dilation
-        ):
-            ratio = axis.kernel_size / count if count else 0.0
-            runs.append((axis.dim, start, stop - start, ratio))
-            share += (stop - start) / outputs
-    # Windows without any valid tap last: nothing may be added to them afterwards.
-    return axes, tuple(sorted(runs, key=lambda run: run[-1] == 0)), share
+def _plan(size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation) -> _Plan:
+    return _Plan(size, _axes(kernel_size, stride, padding, dilation))
 
 
 def partial_conv2d(
@@ -130,11 +155,10 @@ def partial_conv2d(
     Raises:
         ValueError: if the shape of ``mask`` does not fit the input.
     """
-    # Not while compiling, which the compiler of torch 2.1 cannot follow.
-    if not _is_compiling() and has_torch_function_unary(input):
-        # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
-        args = (input, weight, bias, stride, padding, dilation, groups, mask)
-        return handle_torch_function(partial_conv2d, (input,), *args)
+    stride, padding, dilation = (
+        option if isinstance(option, (int, str)) else tuple(option)
+        for option in (stride, padding, dilation)
+    )
     return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
 
 
@@ -142,13 +166,12 @@ _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
 def _convolve(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride, axes: list[_Axis], dilation, groups
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups
 ) -> Tensor:
-    """Convolve with zeros around, not necessarily as many behind as before."""
-    padding = [axis.before for axis in axes]
-    if padding != [axis.after for axis in axes]:
-        input = F.pad(input, [p for axis in reversed(axes) for p in (axis.before, axis.after)])
-        padding = 0
+    """Convolve with zeros around, not necessarily as many behind as before (:func:`_around`)."""
+    padding, pads = around
+    if pads:
+        input = F.pad(input, pads)
     return _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -162,68 +185,70 @@ def _partial_conv(
     groups: int,
     mask: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`partial_conv2d` for as many spatial dimensions as ``weight`` has."""
+    """:func:`partial_conv2d` for as many spatial dimensions as ``weight`` has.
+
+    ``stride``, ``padding`` and ``dilation`` must be hashable. Between two convolutions Python is
+    slow (its code has left the caches of the CPU), so small maps pay for every line of this.
+    """
+    compiling = _is_compiling()
+    # Not while compiling, which the compiler of torch 2.1 cannot follow.
+    if not compiling and has_torch_function_unary(input) and weight.dim() == 4:
+        # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
+        args = (input, weight, bias, stride, padding, dilation, groups, mask)
+        return handle_torch_function(partial_conv2d, (input,), *args)
     if mask is None and input.dim() < weight.dim():
         return _partial_conv(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    size = input.shape[2:]
     if (
-        mask is not None
-        or _is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or any(type(size) is not int for size in input.shape[2:])
+        mask is None
+        and not compiling
+        and type(sum(size)) is int  # and no symbol or traced value
+        and not torch._C._are_functorch_transforms_active()
     ):
-        axes = _axes(weight.shape[2:], stride, padding, dilation)
-        if mask is not None:
-            return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
-        if not any(axis.before or axis.after for axis in axes):
-            return _convolve(input, weight, bias, stride, axes, dilation, groups)
-        # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
-        output = _convolve(input, weight, None, stride, axes, dilation, groups)
-        ratio = 1.0
-        for axis in axes:
-            shape = [1] * len(axes)
-            shape[axis.dim] = input.shape[axis.dim]
-            ones = torch.ones(shape, dtype=torch.long, device=input.device)
-            # A ratio per axis, so that a value costs the compiled loop two factors, no division.
-            ratio = ratio * _ratio(axis.window_sum(ones), axis.kernel_size, output)
-        return _reweight_(output, bias, ratio)
+        plan = _plan(size, weight.shape[2:], stride, padding, dilation)
+        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
+        return _rescale_(output, bias, plan) if plan.runs else output
 
-    options = (
-        option if isinstance(option, (int, str)) else tuple(option)
-        for option in (stride, padding, dilation)
-    )
-    axes, runs, share = _plan(tuple(input.shape[2:]), tuple(weight.shape[2:]), *options)
-    output = _convolve(input, weight, bias, stride, axes, dilation, groups)
-    return _rescale_(output, bias, runs, share) if runs else output
+    axes = _axes(weight.shape[2:], stride, padding, dilation)
+    if mask is not None:
+        return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
+    if not any(axis.before or axis.after for axis in axes):
+        return _convolve(input, weight, bias, stride, _around(axes), dilation, groups)
+    # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
+    output = _convolve(input, weight, None, stride, _around(axes), dilation, groups)
+    ratio = 1.0
+    for axis in axes:
+        shape = [1] * len(axes)
+        shape[axis.dim] = input.shape[axis.dim]
+        ones = torch.ones(shape, dtype=torch.long, device=input.device)
+        # A ratio per axis, so that a value costs the compiled loop two factors, no division.
+        ratio = ratio * _ratio(axis.window_sum(ones), axis.kernel_size, output)
+    return _reweight_(output, bias, ratio)
 
 
-# A value in a strip costs several times what it costs in a pass over all values: strips of columns
-# use a few bytes of each cache line. Where benchmarks/layers.py finds both equally fast:
-_LARGEST_SHARE_OF_STRIPS = 1 / 16
-
-
-def _rescale_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...], share: float) -> Tensor:
-    """Scale the strips of :func:`_plan` around ``bias``, in place; with ratio 0 they become 0."""
-    if share <= _LARGEST_SHARE_OF_STRIPS:
-        if torch.is_grad_enabled() and output.requires_grad:
-            return _RescaleStrips.apply(output, bias, runs)
-        return _rescale_strips_(output, bias, runs)
-    size, dtype, for_bias = tuple(output.shape[2:]), output.dtype, bias is not None
+def _rescale_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    """Scale the strips of a plan around ``bias``, in place; with ratio 0 they become 0."""
+    if plan.in_strips:
+        if output.requires_grad and torch.is_grad_enabled():
+            return _RescaleStrips.apply(output, bias, plan.runs)
+        return _rescale_strips_(output, bias, plan.runs)
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
     if type(output) is not Tensor or (output.is_cuda and torch.cuda.is_current_stream_capturing()):
-        ones = output.new_ones(size, dtype=_at_least_float32(dtype))
-        scale = _ratio_map(ones, runs, dtype, for_bias)
+        scale = _ratio_map(plan, output, bias is not None)
     else:
-        stream = torch.cuda.current_stream(output.device).cuda_stream if output.is_cuda else 0
-        scale = _kept_ratio_map(size, runs, dtype, for_bias, output.device, stream)
+        device = output.device
+        stream = torch.cuda.current_stream(device).cuda_stream if output.is_cuda else 0
+        scale = _kept_ratio_map(plan, output.dtype, device, stream, bias is not None)
     if bias is None:
         return output.mul_(scale)
-    output = output.lerp_(_column(bias.to(dtype), output), scale)
-    return output if all(ratio for *_, ratio in runs) else output.mul_(scale < 1)
+    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
+    return output if all(ratio for *_, ratio in plan.runs) else output.mul_(scale < 1)
 
 
-def _ratio_map(ones: Tensor, runs: tuple[tuple, ...], dtype: torch.dtype, for_bias: bool) -> Tensor:
+def _ratio_map(plan: _Plan, like: Tensor, for_bias: bool) -> Tensor:
     """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
-    ratio = _rescale_strips_(ones, None, runs).to(dtype)
+    ones = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
+    ratio = _rescale_strips_(ones, None, plan.runs).to(like.dtype)
     return 1 - ratio if for_bias else ratio
 
 
@@ -231,20 +256,14 @@ def _ratio_map(ones: Tensor, runs: tuple[tuple, ...], dtype: torch.dtype, for_bi
 # stream is there because a map may be read on the stream alone that wrote it.
 @lru_cache(maxsize=64)
 def _kept_ratio_map(
-    size: tuple[int, ...],
-    runs: tuple[tuple, ...],
-    dtype: torch.dtype,
-    for_bias: bool,
-    device: torch.device,
-    stream: int,
+    plan: _Plan, dtype: torch.dtype, device: torch.device, stream: int, for_bias: bool
 ) -> Tensor:
     # No inference tensors even where they are first needed in inference mode: training may be next.
     with torch.inference_mode(False), torch.no_grad():
-        ones = torch.ones(size, dtype=_at_least_float32(dtype), device=device)
-        return _ratio_map(ones, runs, dtype, for_bias)
+        return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
 
 
-def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...]) -> Tensor:
+def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
     if bias is not None:
         bias = _column(bias.to(output.dtype), output)
     for dim, start, length, ratio in runs:
@@ -260,7 +279,7 @@ class _RescaleStrips(torch.autograd.Function):
     """:func:`_rescale_strips_` with one copy of the gradient, where autograd makes one a strip."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, bias: Tensor | None, runs: tuple[tuple, ...]) -> Tensor:
+    def forward(ctx, output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
         ctx.mark_dirty(output)
         ctx.runs, ctx.bias_dtype = runs, None if bias is None else bias.dtype
         return _rescale_strips_(output, bias, runs)
@@ -344,7 +363,7 @@ def _masked(
         )
     # `where`, not a product: NaN * 0 is NaN.
     real = torch.where(valid, batched, torch.zeros((), dtype=input.dtype, device=input.device))
-    output = _convolve(real, weight, None, stride, axes, dilation, groups)
+    output = _convolve(real, weight, None, stride, _around(axes), dilation, groups)
     output = _reweight_(output, bias, ratio)
     updated = updated.to(mask.dtype)
     return (
@@ -404,8 +423,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
     def _partial_conv(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        function = partial_conv2d if weight.dim() == 4 else _partial_conv
-        return function(
+        return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask
         )
 
