@@ -1,6 +1,6 @@
 # Does padding matter on drawn street scenes?
 _base_ = ["../_base_/study.py", "../_base_/datasets/demo.py"]
-max_iters, val_interval = 1600, 200
+max_iters, val_interval = 3200, 400
 study = dict(
     paddings=("zeros", "partial", "reflect", "replicate"),
     seeds=(0, 1, 2),
