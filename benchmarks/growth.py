@@ -7,6 +7,7 @@ counts whatever a library takes, through PyTorch or not.
 
 import importlib
 import multiprocessing
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,23 +75,23 @@ def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]
             print(f"{name}: skipped ({problem})")
         else:
             connections[name] = connection
-    rounds, peaks = [], dict.fromkeys(connections, 0)
+    rounds, peaks, order = [], dict.fromkeys(connections, 0), random.Random(0)
     ends = time.perf_counter() + options.seconds
     for number in range(MAX_ROUNDS):
         if number >= MIN_ROUNDS and time.perf_counter() > ends:
             break
-        rounds.append({})
-        for name, connection in connections.items():
-            connection.send(True)
+        times, samples = {}, {}
+        # A call leaves its memory to the next one, so nobody may always be the first.
+        for name in order.sample(list(connections), len(connections)):
+            connections[name].send(True)
             try:
-                seconds, peak, sample = connection.recv()
+                times[name], peak, samples[name] = connections[name].recv()
             except EOFError:
                 raise SystemExit(f"{name}, {size} x {size}: its process died") from None
-            rounds[-1][name] = seconds
             peaks[name] = max(peaks[name], peak)
-            if name == baseline:
-                reference = sample
-            check(name, sample, reference)
+        for name, sample in samples.items():
+            check(name, sample, samples[baseline])
+        rounds.append({name: times[name] for name in connections})
     for connection in connections.values():
         connection.send(False)
     for worker in workers:
