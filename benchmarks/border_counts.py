@@ -3,7 +3,7 @@
 All get the same label map and prediction, with 19 classes and a tenth of the pixels unlabelled.
 pconv_seg counts all leave-outs in one pass, the others one whole image. The map of the regions of a
 size is made once, outside of time and memory. MONAI's IoU takes one-hot maps; making them is part
-of its time. Ratios are to pconv_seg. An empty cell is a call that would take longer than ten
+of its time. Ratios are to pconv_seg. An empty cell is a call that would take longer than five
 minutes or more memory than there is, judged by the size before.
 """
 

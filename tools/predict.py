@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmseg.apis import init_model
 
-from pconv_seg.checkpoints import load_checkpoint, load_weights
+from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         add_padding(cfg, args.padding or trained_padding(content))
         model = init_model(cfg, device=args.device)
         load_weights(model, content, args.checkpoint)
-        model.dataset_meta = (content.get("meta") or {}).get("dataset_meta")
+        model.dataset_meta = stored_classes(content.get("meta") or {})
         apply_padding(model, cfg)
         for image in args.images:
             written = predict_file(

@@ -5,7 +5,7 @@ from .importing import ImportReport, import_weights, network_of, save_weights
 from .initializer import PublishedWeightsInit
 from .loading import load_checkpoint, load_weights, state_dict_of, use_safe_loading
 from .safe import CheckpointError, UnsafeCheckpointError, load_file
-from .stored import stored_config
+from .stored import stored_classes, stored_config
 
 __all__ = [
     "FORMATS",
@@ -20,6 +20,7 @@ __all__ = [
     "network_of",
     "save_weights",
     "state_dict_of",
+    "stored_classes",
     "stored_config",
     "use_safe_loading",
 ]

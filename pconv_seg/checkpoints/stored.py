@@ -1,4 +1,4 @@
-"""The config that mmengine stores in checkpoints, read without running it."""
+"""What mmengine stores in checkpoints beside weights, read without running it."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -36,6 +36,15 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
                 "it, register it: import its package in custom_imports of the config you give"
             )
     return config
+
+
+def stored_classes(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """``classes`` and ``palette`` of a checkpoint's ``meta``, as far as it has them.
+
+    mmseg before 1.0, which made most of its published checkpoints, has them under other names.
+    """
+    old = {key.lower(): meta[key] for key in ("CLASSES", "PALETTE") if key in meta}
+    return meta.get("dataset_meta") or old
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor
 
-from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_config
+from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes, stored_config
 from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
 from pconv_seg.work_dir import checkpoints, damage
 
@@ -96,7 +96,7 @@ def load_segmentor(
     """
     content = load_checkpoint(checkpoint)
     meta = content.get("meta") or {}
-    trained_on = (meta.get("dataset_meta") or {}).get("classes")
+    trained_on = stored_classes(meta).get("classes")
     if classes and trained_on and tuple(trained_on) != tuple(classes):
         raise ValueError(
             f"{checkpoint} was trained for the classes {', '.join(trained_on)}, "

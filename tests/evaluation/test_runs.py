@@ -89,6 +89,9 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
         ValueError, match=r"iter_1\.pth was trained for the classes sky, tree, road"
     ):
         load_segmentor(save(), config, ("a", "b", "c"), "cpu")
+    old = {"dataset_meta": None, "CLASSES": CLASSES}  # of mmseg before 1.0
+    with pytest.raises(ValueError, match=r"was trained for the classes sky, tree, road"):
+        load_segmentor(save(old), config, ("a", "b", "c"), "cpu")
     with pytest.raises(ValueError, match=r"iter_1\.pth has 3 classes, but the data 2"):
         load_segmentor(save({"dataset_meta": None}), config, ("a", "b"), "cpu")
     with pytest.raises(ValueError, match=r"(?s)iter_1\.pth does not fit the config: .*conv_seg"):

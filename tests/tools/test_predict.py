@@ -96,6 +96,20 @@ def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path
     assert (reflect != labels("zeros", "--padding", "zeros")).any()
 
 
+def test_colours_are_also_those_of_checkpoints_before_mmseg_1(predict, trained, tmp_path):
+    content = torch.load(trained[1], weights_only=True)
+    new = content["meta"].pop("dataset_meta")
+    content["meta"].update(CLASSES=new["classes"], PALETTE=new["palette"])
+    checkpoint, image = tmp_path / "old.pth", tmp_path / "image.png"
+    torch.save(content, checkpoint)
+    Image.new("RGB", (32, 32)).save(image)
+    options = ["--config", trained[0], "--checkpoint", str(checkpoint), "--device", "cpu"]
+    predict.main([str(image), *options, "--out", str(tmp_path)])
+    labels = np.asarray(Image.open(tmp_path / "image_labels.png"))
+    overlay = np.asarray(Image.open(tmp_path / "image_overlay.png"))
+    assert (overlay == np.array(PALETTE, np.uint8)[labels] // 2).all()
+
+
 def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_path):
     weights = torch.load(trained[1], weights_only=True)["state_dict"]
     image = tmp_path / "image.png"
