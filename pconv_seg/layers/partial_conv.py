@@ -192,7 +192,11 @@ def _partial_conv(
     """
     compiling = _is_compiling()
     # Not while compiling, which the compiler of torch 2.1 cannot follow.
-    if not compiling and has_torch_function_unary(input) and weight.dim() == 4:
+    if (
+        not compiling
+        and has_torch_function_unary(input)
+        and (isinstance(weight, torch.fx.Proxy) or weight.dim() == 4)
+    ):
         # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
         args = (input, weight, bias, stride, padding, dilation, groups, mask)
         return handle_torch_function(partial_conv2d, (input,), *args)

@@ -13,7 +13,7 @@ from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from pconv_seg import PConv2d
+from pconv_seg import PConv2d, partial_conv2d
 
 NEWER_TORCH = torch.__version__ >= "2.6"
 needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
@@ -128,6 +128,22 @@ def test_fx_keeps_the_layer_as_one_node(net):
     targets = {node.target for node in traced.graph.nodes if node.op == "call_module"}
     assert {"layers.0", "layers.3", "layers.4"} <= targets
     torch.testing.assert_close(traced(images()), net(images()))
+
+
+def test_fx_keeps_the_function_as_one_node():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 3, 3, 3))
+
+        def forward(self, x):
+            return partial_conv2d(x, self.weight, padding=[1, 1])
+
+    model = Net()
+    traced = torch.fx.symbolic_trace(model)
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert calls == [partial_conv2d]
+    assert torch.equal(traced(images()), model(images()))
 
 
 def test_autocast_follows_the_plain_layer(net):
