@@ -64,9 +64,9 @@ def _axes(kernel_size: Sequence[int], stride, padding, dilation) -> list[_Axis]:
 
 def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
     """The padding that a convolution takes itself, and what else is to be padded with zeros."""
-    before, after = ([getattr(axis, side) for axis in axes] for side in ("before", "after"))
-    if before == after:
-        return tuple(before), None
+    before = tuple([axis.before for axis in axes])
+    if before == tuple([axis.after for axis in axes]):
+        return before, None
     return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
 
 
