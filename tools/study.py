@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="trainings at a time, which share the cores (default: %(default)s)",
+        help="trainings, then evaluations, at a time, which share the cores (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.only in (None, "train"):
             train_runs(study, Path(__file__).with_name("train.py"), args.jobs)
         if args.only in (None, "evaluate"):
-            evaluate_runs(study)
+            evaluate_runs(study, args.jobs)
         if args.only in (None, "report"):
             print(f"wrote {write_report(study)}")
     except (PreflightError, ModuleNotFoundError, ValueError) as error:

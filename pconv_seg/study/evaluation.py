@@ -1,13 +1,16 @@
-"""Evaluate all finished runs of a study, one after the other."""
+"""Evaluate all finished runs of a study."""
 
 import json
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine.config import Config
+import torch
 
 from pconv_seg.engine import PreflightError, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
@@ -19,14 +22,15 @@ from pconv_seg.evaluation.shift import ShiftRecord, shift_checkpoints
 from pconv_seg.files import atomic_path
 from pconv_seg.geometry import ShiftRegions
 
+from .machine import cores
 from .plan import Study, StudyRun
-from .training import read_state
+from .training import read_state, signals_raise
 
 SHIFT = "shift"
 _SHIFT_COUNTS = ("pixels", "agreeing", "areas")
 
 
-def evaluate_runs(study: Study) -> None:
+def evaluate_runs(study: Study, jobs: int = 1) -> None:
     """Evaluate what is not evaluated yet.
 
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
@@ -40,6 +44,8 @@ def evaluate_runs(study: Study) -> None:
 
     Args:
         study: What to evaluate.
+        jobs: Runs at a time, each in a process with an equal share of the cores. With one, this
+            process does it.
 
     Raises:
         PreflightError: If data are missing, or the folder's runs were trained with another config.
@@ -54,30 +60,17 @@ def evaluate_runs(study: Study) -> None:
         if finished is None and read_state(run)["status"] == "finished"
     ]
     checkpoints = {run: finished.checkpoint for run, finished in found.items() if finished}
-    for name, plan, paddings in evaluations(study):
-
-        def count(
-            config: Config, checkpoint: str, path: Path, plan=plan, paddings=paddings
-        ) -> None:
-            record = evaluate_checkpoints(config, [checkpoint], plan, paddings=paddings)
-            write_json(Report(record).as_dict(), path.with_suffix(".json"))
-            record.save(path)  # last: it says that both are there
-
-        def is_current(path: Path, plan=plan, paddings=paddings) -> bool:
-            return has_all(Record.load(path), plan, paddings)
-
-        errors += _evaluate_each(study, checkpoints, name, is_current, count)
-    if study.shift is not None:
-
-        def shift(config: Config, checkpoint: str, path: Path) -> None:
-            (record,) = shift_checkpoints(config, [checkpoint], **study.shift)
-            write_json(record.as_dict(), path.with_suffix(".json"))
-            save_shift(record, study.shift, path)
-
-        def has_options(path: Path) -> bool:
-            return same_options(load_shift(path)[1], study.shift)
-
-        errors += _evaluate_each(study, checkpoints, SHIFT, has_options, shift)
+    names = [name for name, _, _ in evaluations(study)]
+    waiting = [
+        _Task(study, run, checkpoint, name)
+        for name in (names if study.shift is None else [*names, SHIFT])
+        for run, checkpoint in checkpoints.items()
+        if not _is_current(study, run, checkpoint, name)
+    ]
+    if waiting:
+        check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
+    numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
+    errors += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
     if errors:
         raise ValueError("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
 
@@ -94,6 +87,10 @@ def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | 
         return own
     cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
     return [*own, ("cross", cross, study.paddings)]
+
+
+def _plan_of(study: Study, wanted: str) -> tuple[EvaluationPlan, Sequence[str | None]]:
+    return next((plan, paddings) for name, plan, paddings in evaluations(study) if name == wanted)
 
 
 def read_record(run: StudyRun, name: str) -> Record | None:
@@ -159,36 +156,92 @@ def _path(run: StudyRun, name: str) -> Path:
     return run.folder / "evaluation" / f"{name}.npz"
 
 
-def _evaluate_each(
-    study: Study,
-    checkpoints: dict[StudyRun, Path],
-    name: str,
-    is_current: Callable[[Path], bool],
-    evaluate: Callable[[Config, str, Path], None],
-) -> list[ValueError]:
-    """Evaluate runs without current counts; returns the errors of those that could not be."""
-    waiting = []
-    for run, checkpoint in checkpoints.items():
-        path, newest = _path(run, name), checkpoint.stat().st_mtime
+class _Task(NamedTuple):
+    """One evaluation of one run."""
+
+    study: Study
+    run: StudyRun
+    checkpoint: Path
+    name: str
+
+
+def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> bool:
+    path = _path(run, name)
+    if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
+        return False
+    try:
+        if name == SHIFT:
+            return same_options(load_shift(path)[1], study.shift)
+        plan, paddings = _plan_of(study, name)
+        return has_all(Record.load(path), plan, paddings)
+    except ValueError as error:
+        print(f"{error}: that follows")
+        return False
+
+
+def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[ValueError]:
+    """Evaluate in processes; returns the errors of what could not be."""
+    context = get_context("spawn")  # threads of PyTorch do not survive a fork
+    threads = max(1, cores() // jobs)
+    processes, errors = [], []
+    with signals_raise():
         try:
-            current = path.is_file() and path.stat().st_mtime >= newest and is_current(path)
-        except ValueError as error:
-            print(f"{error}: that follows")
-            current = False
-        if not current:
-            waiting.append(run)
-    if not waiting:
-        return []
-    config = build_test_config(str(study.file), str(checkpoints[waiting[0]]))
-    check_testing(config)
+            for number in range(min(jobs, len(tasks))):
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_job, args=(tasks[number::jobs], threads, sender))
+                process.start()
+                processes.append((process, receiver))
+                sender.close()  # or a process that dies would be waited for
+            for process, receiver in processes:
+                try:
+                    errors += receiver.recv()
+                except EOFError:
+                    process.join()
+                    errors.append(
+                        ValueError(
+                            f"a process of the evaluation ended with code {process.exitcode}; the "
+                            "same command goes on, and fewer --jobs take less memory"
+                        )
+                    )
+        finally:
+            for process, _ in processes:
+                process.terminate()
+                process.join()
+    return errors
+
+
+def _job(tasks: Sequence[tuple[str, _Task]], threads: int, errors: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs
+    torch.set_num_threads(threads)
+    errors.send(_evaluate_each(tasks, progress=False))
+
+
+def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> list[ValueError]:
     errors = []
-    for number, run in enumerate(waiting, 1):
-        print(f"{name}: {run.name}, {number} of {len(waiting)}")
+    for number, task in tasks:
+        print(f"{task.name}: {task.run.name}, {number}", flush=True)
         try:
-            evaluate(config, str(checkpoints[run]), _path(run, name))
+            _evaluate(task, progress)
         except ValueError as error:
             errors.append(error)
     return errors
+
+
+def _evaluate(task: _Task, progress: bool) -> None:
+    study, run, checkpoint, name = task
+    path = _path(run, name)
+    config = build_test_config(str(study.file), str(checkpoint))
+    if name == SHIFT:
+        (record,) = shift_checkpoints(config, [str(checkpoint)], **study.shift, progress=progress)
+        write_json(record.as_dict(), path.with_suffix(".json"))
+        save_shift(record, study.shift, path)
+    else:
+        plan, paddings = _plan_of(study, name)
+        record = evaluate_checkpoints(
+            config, [str(checkpoint)], plan, progress=progress, paddings=paddings
+        )
+        write_json(Report(record).as_dict(), path.with_suffix(".json"))
+        record.save(path)  # last: it says that both are there
 
 
 def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]) -> bool:

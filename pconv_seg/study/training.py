@@ -76,7 +76,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
-    with _lock(study.folder / ".lock") as lock, _signals_raise():
+    with _lock(study.folder / ".lock") as lock, signals_raise():
         study.check_folder()
         unfinished = [run for run in study.runs if not _is_finished(run)]
         if unfinished:
@@ -245,7 +245,7 @@ def _lock(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def signals_raise() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise :class:`Interrupted`, once; further ones are ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

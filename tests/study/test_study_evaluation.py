@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from noise_study import CLASSES
+from noise_study import CLASSES, CONFIG
 
 from pconv_seg.evaluation import record
 from pconv_seg.evaluation.shift import ShiftRecord
@@ -36,7 +36,7 @@ def evaluated(monkeypatch, error):
     """Names of the runs whose evaluation was asked for, with the first tile and the paddings."""
     calls = []
 
-    def evaluate(config, checkpoints, plan, paddings):
+    def evaluate(config, checkpoints, plan, progress, paddings):
         names = [path.split("/")[-2] for path in checkpoints]
         if "partial_seed0" in names and error:
             raise error[0]
@@ -163,3 +163,21 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
     with pytest.raises(ValueError, match=r"zeros_seed0.*damaged.*--only train"):
         evaluate_runs(study)
     assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3
+
+
+@pytest.mark.slow
+def test_jobs_report_every_checkpoint_that_cannot_be_read(make):
+    study = make()  # their checkpoints are without weights
+    with pytest.raises(ValueError) as raised:
+        evaluate_runs(study, jobs=2)
+    for run in study.runs:
+        assert f"{run.folder / 'iter_2.pth'}" in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_job_that_dies_is_reported(make_study):
+    dies = "import multiprocessing, os\nif multiprocessing.parent_process():\n    os._exit(9)\n"
+    study = make_study(("zeros", "partial"), (0,), config=dies + CONFIG)
+    finish(study)
+    with pytest.raises(ValueError, match=r"ended with code 9; .* fewer --jobs"):
+        evaluate_runs(study, jobs=2)
