@@ -155,11 +155,13 @@ def partial_conv2d(
     Raises:
         ValueError: if the shape of ``mask`` does not fit the input.
     """
-    stride, padding, dilation = (
-        option if isinstance(option, (int, str)) else tuple(option)
-        for option in (stride, padding, dilation)
-    )
+    # One by one, since the compiler of torch 2.1 unpacks no generator.
+    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
     return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
+
+
+def _hashable(option: int | str | Sequence[int]) -> int | str | tuple[int, ...]:
+    return option if isinstance(option, (int, str)) else tuple(option)
 
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}

@@ -168,7 +168,7 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
 @pytest.mark.slow
 def test_jobs_report_every_checkpoint_that_cannot_be_read(make):
     study = make()  # their checkpoints are without weights
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=r"iter_2\.pth") as raised:
         evaluate_runs(study, jobs=2)
     for run in study.runs:
         assert f"{run.folder / 'iter_2.pth'}" in str(raised.value)
