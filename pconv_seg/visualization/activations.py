@@ -69,6 +69,7 @@ def plot_profiles(networks: list[tuple[str, dict[str, np.ndarray]]]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_title(layer, fontsize="x-small")
         axes.tick_params(labelsize="x-small")
+        axes.xaxis.get_major_locator().set_params(integer=True)
     lines = {line.get_color(): line for axes in grid for line in axes.lines[1:]}
     figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, fontsize="small")
     figure.supxlabel("distance to the border of the layer's map (px of that map)", fontsize="small")
