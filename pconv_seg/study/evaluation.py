@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
@@ -211,7 +212,8 @@ def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[Val
 
 
 def _job(tasks: Sequence[tuple[str, _Task]], threads: int, errors: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs,
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which clean up after themselves
     torch.set_num_threads(threads)
     errors.send(_evaluate_each(tasks, progress=False))
 
