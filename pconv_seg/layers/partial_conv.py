@@ -64,6 +64,7 @@ def _axes(kernel_size: Sequence[int], stride, padding, dilation) -> list[_Axis]:
 
 def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
     """The padding that a convolution takes itself, and what else is to be padded with zeros."""
+    # Of lists, since the compiler of torch 2.1 follows no generator here.
     before = tuple([axis.before for axis in axes])
     if before == tuple([axis.after for axis in axes]):
         return before, None

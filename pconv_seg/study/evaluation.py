@@ -50,8 +50,9 @@ def evaluate_runs(study: Study, jobs: int = 1) -> None:
 
     Raises:
         PreflightError: If data are missing, or the folder's runs were trained with another config.
-        ValueError: At the end, if a checkpoint cannot be read, naming it, or networks, data and
-            plan do not fit together.
+        ValueError: At the end, if a checkpoint cannot be read, naming it, networks, data and plan
+            do not fit together, or one of the processes died.
+        Interrupted: With several jobs, by SIGINT or SIGTERM, when all processes have ended.
     """
     study.check_folder()
     found = {run: finished_run(run.folder) for run in study.runs}
