@@ -25,7 +25,7 @@ def adaptive_padding(conv: nn.Conv2d, input: Tensor) -> list[tuple[int, int]]:
 class AdaptivePConv2d(PConv2d, Conv2dAdaptivePadding, nn.Conv2d):
     """``Conv2dAdaptivePadding`` with partial convolution based padding."""
 
-    def _partial_conv(
+    def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         padding = adaptive_padding(self, input)

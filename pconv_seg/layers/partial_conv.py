@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch._C import _are_functorch_transforms_active
+from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from ..geometry import border_runs
@@ -71,9 +73,10 @@ def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]
     return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
 
 
-# A value in a strip costs several times what it costs in a pass over all values: strips of columns
-# use a few bytes of each cache line. Where benchmarks/layers.py finds both equally fast:
-_LARGEST_SHARE_OF_STRIPS = 1 / 16
+# From where on scaling strips is faster than a pass over all values, in share of the outputs and in
+# number of values: a strip costs a call, and one of columns uses a few bytes of each cache line.
+_LARGEST_SHARE = 1 / 16
+_FEWEST_VALUES = 2**20
 
 
 class _Plan:
@@ -83,10 +86,11 @@ class _Plan:
         around: Of :func:`_around`.
         size: Of the output.
         runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
-        in_strips: Whether to scale these strips, or else everything by a map.
+        thin: Whether the strips are a small part of the output.
+        positions: How many outputs a map has.
     """
 
-    __slots__ = ("around", "in_strips", "runs", "size")
+    __slots__ = ("around", "positions", "runs", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
         self.around, self.size, runs, share = _around(axes), [], [], 0.0
@@ -102,7 +106,7 @@ class _Plan:
                 share += (stop - start) / outputs
         # Windows without any valid tap last: nothing may be added to them afterwards.
         self.runs = sorted(runs, key=lambda run: run[-1] == 0)
-        self.in_strips = share <= _LARGEST_SHARE_OF_STRIPS
+        self.thin, self.positions = share <= _LARGEST_SHARE, prod(self.size)
 
 
 # Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
@@ -198,7 +202,7 @@ def _partial_conv(
     if (
         not compiling
         and has_torch_function_unary(input)
-        and (isinstance(weight, torch.fx.Proxy) or weight.dim() == 4)
+        and (isinstance(weight, Proxy) or weight.dim() == 4)
     ):
         # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
         args = (input, weight, bias, stride, padding, dilation, groups, mask)
@@ -210,11 +214,15 @@ def _partial_conv(
         mask is None
         and not compiling
         and type(sum(size)) is int  # and no symbol or traced value
-        and not torch._C._are_functorch_transforms_active()
+        and not _are_functorch_transforms_active()
     ):
         plan = _plan(size, weight.shape[2:], stride, padding, dilation)
-        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        return _rescale_(output, bias, plan) if plan.runs else output
+        args = (input, weight, bias, stride, plan.around, dilation, groups)
+        if not plan.runs:
+            return _convolve(*args)
+        if plan.thin and input.shape[0] * weight.shape[0] * plan.positions >= _FEWEST_VALUES:
+            return _convolve_and_scale_strips(*args, plan.runs)
+        return _scale_by_map_(_convolve(*args), bias, plan)
 
     axes = _axes(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
@@ -233,12 +241,8 @@ def _partial_conv(
     return _reweight_(output, bias, ratio)
 
 
-def _rescale_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
-    """Scale the strips of a plan around ``bias``, in place; with ratio 0 they become 0."""
-    if plan.in_strips:
-        if output.requires_grad and torch.is_grad_enabled():
-            return _RescaleStrips.apply(output, bias, plan.runs)
-        return _rescale_strips_(output, bias, plan.runs)
+def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
     if type(output) is not Tensor or (output.is_cuda and torch.cuda.is_current_stream_capturing()):
         scale = _ratio_map(plan, output, bias is not None)
@@ -255,7 +259,7 @@ def _rescale_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
 def _ratio_map(plan: _Plan, like: Tensor, for_bias: bool) -> Tensor:
     """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
     ones = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
-    ratio = _rescale_strips_(ones, None, plan.runs).to(like.dtype)
+    ratio = _scale_strips_(ones, None, plan.runs).to(like.dtype)
     return 1 - ratio if for_bias else ratio
 
 
@@ -270,7 +274,7 @@ def _kept_ratio_map(
         return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
 
 
-def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
+def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
     if bias is not None:
         bias = _column(bias.to(output.dtype), output)
     for dim, start, length, ratio in runs:
@@ -282,32 +286,130 @@ def _rescale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> 
     return output
 
 
-class _RescaleStrips(torch.autograd.Function):
-    """:func:`_rescale_strips_` with one copy of the gradient, where autograd makes one a strip."""
+def _convolve_and_scale_strips(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups, runs
+) -> Tensor:
+    padding, pads = around
+    if pads:
+        input = F.pad(input, pads)
+    args = (input, weight, bias, stride, padding, dilation, groups)
+    # Under autocast PyTorch decides what type a convolution computes in.
+    if input.is_cpu and torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled():
+        return _ConvolveAndScaleStrips.apply(*args, runs)
+    output = _CONVOLUTIONS[weight.dim()](*args)
+    if output.requires_grad and torch.is_grad_enabled():
+        return _ScaleStrips.apply(output, bias, runs)
+    return _scale_strips_(output, bias, runs)
+
+
+def _scale_gradient_(gradient: Tensor, runs: list[tuple], for_bias: bool) -> Tensor | None:
+    """Take a gradient back through :func:`_scale_strips_`, in place.
+
+    Returns:
+        What the bias gets beside the sum of the scaled gradient, at least float32.
+    """
+    of_bias = None
+    if for_bias:
+        of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
+    # What lies in several strips is scaled several times, around the bias each time.
+    for dim, start, length, ratio in reversed(runs):
+        strip = gradient.narrow(dim, start, length)
+        if for_bias and ratio:
+            others = [d for d in range(strip.dim()) if d != 1]
+            of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+        strip.mul_(ratio)
+    return of_bias
+
+
+class _ScaleStrips(torch.autograd.Function):
+    """:func:`_scale_strips_` with one copy of the gradient, where autograd makes one a strip."""
 
     @staticmethod
     def forward(ctx, output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
         ctx.mark_dirty(output)
         ctx.runs, ctx.bias_dtype = runs, None if bias is None else bias.dtype
-        return _rescale_strips_(output, bias, runs)
+        return _scale_strips_(output, bias, runs)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        gradient, of_bias = gradient.clone(), None
-        if ctx.needs_input_grad[1]:
-            of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
-        # What lies in several strips is scaled several times, around the bias each time.
-        for dim, start, length, ratio in reversed(ctx.runs):
-            strip = gradient.narrow(dim, start, length)
-            if of_bias is not None and ratio:
-                others = [d for d in range(strip.dim()) if d != 1]
-                of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
-            strip.mul_(ratio)
+        gradient = gradient.clone()
+        of_bias = _scale_gradient_(gradient, ctx.runs, ctx.needs_input_grad[1])
         return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
-        return _rescale_strips_(tangent, bias_tangent, ctx.runs)
+        return _scale_strips_(tangent, bias_tangent, ctx.runs)
+
+
+class _ConvolveAndScaleStrips(torch.autograd.Function):
+    """Both in one node of the graph, which needs no copy of the gradient.
+
+    Others may hold the gradient, so strips of it are scaled in place and put back before they can
+    look: nodes of a CPU run one after the other. What a copy of a large map costs is the system's
+    zeroing of new pages, several times the scaling itself.
+    """
+
+    @staticmethod
+    def forward(ctx, input, weight, bias, stride, padding, dilation, groups, runs) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.options, ctx.runs = (stride, padding, dilation, groups), runs
+        output = _CONVOLUTIONS[weight.dim()](input, weight, bias, *ctx.options)
+        return _scale_strips_(output, bias, runs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        strips = []
+        if _may_write(gradient, input, weight):
+            # Whoever has saved it finds it as it was: no new version.
+            gradient = gradient.data
+            strips = [gradient.narrow(*place) for *place, _ in ctx.runs]
+        else:
+            gradient = gradient.clone()
+        kept = [strip.clone() for strip in strips]
+        try:
+            of_border = _scale_gradient_(gradient, ctx.runs, ctx.needs_input_grad[2])
+            n = weight.dim() - 2
+            of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
+                gradient,
+                input,
+                weight,
+                [weight.shape[0]],
+                *(list(_expand(option, n)) for option in (stride, padding, dilation)),
+                False,
+                [0] * n,
+                groups,
+                ctx.needs_input_grad[:3],
+            )
+        finally:
+            for strip, values in zip(strips, kept, strict=True):
+                strip.copy_(values)
+        if of_border is not None:
+            of_bias = (of_bias + of_border).to(of_bias.dtype)
+        return of_input, of_weight, of_bias, *(None,) * 5
+
+    @staticmethod
+    def jvp(ctx, of_input: Tensor, of_weight: Tensor, of_bias: Tensor | None, *_) -> Tensor:
+        input, weight = ctx.saved_tensors
+        convolve = _CONVOLUTIONS[weight.dim()]
+        tangent = convolve(of_input, weight, of_bias, *ctx.options)
+        tangent = tangent + convolve(input, of_weight, None, *ctx.options)
+        return _scale_strips_(tangent, of_bias, ctx.runs)
+
+
+def _may_write(gradient: Tensor, *others: Tensor) -> bool:
+    """Whether a write to ``gradient`` changes one value of it, and none of ``others``."""
+    return (
+        # Else the graph of higher derivatives holds it.
+        not torch.is_grad_enabled()
+        # Batches of gradients (is_grads_batched) have none.
+        and torch._C._has_storage(gradient)
+        and (gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last))
+        and gradient.untyped_storage().data_ptr()
+        not in [other.untyped_storage().data_ptr() for other in others]
+    )
 
 
 def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
@@ -426,18 +528,14 @@ class _PConvNd(nn.modules.conv._ConvNd):
         self.multi_channel = multi_channel
         self.return_mask = return_mask
 
-    # A hook that the subclasses whose padding depends on the input override.
-    def _partial_conv(
+    # mmcv and mmengine call this directly with weights of their own (efficient conv-bn
+    # evaluation): re-weighting in `forward` would be skipped there.
+    def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask
         )
-
-    # mmcv and mmengine call this directly with weights of their own (efficient conv-bn
-    # evaluation): re-weighting in `forward` would be skipped there.
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._partial_conv(input, weight, bias)
 
     def forward(
         self, input: Tensor, mask_in: Tensor | None = None
@@ -456,7 +554,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
         Raises:
             ValueError: if the shape of ``mask_in`` does not fit.
         """
-        if isinstance(input, torch.fx.Proxy):
+        if isinstance(input, Proxy):
             return fx_node(self, input, *(() if mask_in is None else (mask_in,)))
         if mask_in is None and not self.return_mask:
             return self._conv_forward(input, self.weight, self.bias)
@@ -471,7 +569,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
                 f"mask_in of shape {tuple(mask_in.shape)} must have {channels} channel(s), because "
                 f"multi_channel={self.multi_channel} and in_channels={self.in_channels}"
             )
-        output, mask = self._partial_conv(input, self.weight, self.bias, mask_in)
+        output, mask = self._conv_forward(input, self.weight, self.bias, mask_in)
         if self.multi_channel and self.in_channels == 1:
             mask = mask.expand(*mask.shape[: -n - 1], self.out_channels, *mask.shape[-n:])
         return (output, mask) if self.return_mask else output
@@ -481,7 +579,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
         return ", ".join([super().extra_repr(), *(f"{name}=True" for name in flags)])
 
 
-def fx_node(layer: nn.Module, *args: torch.fx.Proxy) -> torch.fx.Proxy:
+def fx_node(layer: nn.Module, *args: Proxy) -> Proxy:
     """The call of ``layer`` as one node of the graph that is being traced.
 
     fx does this for classes of torch.nn alone; mmengine's graph rewriting finds convolutions by it.

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv_seg import PConv2d, partial_conv2d
-from pconv_seg.layers import PConv1d, PConv3d
+from pconv_seg.layers import PConv1d, PConv3d, partial_conv
 
 
 def reference(input, weight, bias, stride, before, after, dilation, groups, mask):
@@ -94,9 +94,20 @@ def conv_args(layer):
     return layer[3:7]
 
 
+@pytest.fixture(params=["by map", "in strips"])
+def scaling(request, monkeypatch):
+    """Both ways to scale the border, on maps of any size."""
+    strips = request.param == "in strips"
+    monkeypatch.setattr(partial_conv, "_LARGEST_SHARE", math.inf)
+    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0 if strips else math.inf)
+    partial_conv._plan.cache_clear()
+    yield request.param
+    partial_conv._plan.cache_clear()
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_without_mask_equals_reference_with_and_without_gradients(layer, with_bias):
+def test_without_mask_equals_reference_with_and_without_gradients(layer, with_bias, scaling):
     input, weight, bias = draw(layer)
     bias = bias if with_bias else None
     expected, _ = expect(layer, input, weight, bias)
@@ -137,7 +148,7 @@ def test_full_mask_equals_no_mask():
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_same_and_valid_padding(kernel, dilation):
+def test_same_and_valid_padding(kernel, dilation, scaling):
     input, weight, bias = draw((2, 3, kernel, 1, 0, 1, 1, 8, 9))
     total = dilation * (kernel - 1)
     before, after = (total // 2,) * 2, (total - total // 2,) * 2
@@ -150,7 +161,7 @@ def test_same_and_valid_padding(kernel, dilation):
         assert torch.equal(valid, F.conv2d(input, weight, bias, 1, "valid", dilation))
 
 
-def test_border_ratios_of_the_paper_layer():
+def test_border_ratios_of_the_paper_layer(scaling):
     """3x3 with padding 1 on ones: 1.5 on edges and 2.25 in corners make up for zeros exactly."""
     weight = torch.ones(1, 1, 3, 3)
     for input in (torch.ones(1, 1, 4, 6), torch.ones(1, 1, 4, 6, requires_grad=True)):
@@ -160,7 +171,7 @@ def test_border_ratios_of_the_paper_layer():
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("records_gradient", [False, True])
-def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias):
+def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, scaling):
     input, weight, bias = draw((8, 16, 3, 1, 2, 2, 1, 16, 16), torch.float32)
     bias = bias if with_bias else None
     weight.requires_grad_(records_gradient)
@@ -172,7 +183,7 @@ def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias):
 
 # Groups; overlapping strips, some without any valid tap; strides; no interior.
 @pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10)], ids=str)
-def test_gradients(layer):
+def test_gradients(layer, scaling):
     input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
     mask = torch.rand(input.shape, generator=torch.Generator().manual_seed(0)) > 0.3
 
@@ -232,7 +243,7 @@ def test_vmap_over_one_argument(mapped, masked):
 
 @pytest.mark.parametrize("records_gradient", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
-def test_low_precision_counts_exactly(dtype, tolerance, records_gradient):
+def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, scaling):
     """961 taps do not fit into bfloat16's 8 bits: a count computed there would be off."""
     if dtype == torch.float16 and torch.__version__ < "2.4":
         pytest.skip("this torch has no float16 convolution on the CPU")
@@ -250,7 +261,7 @@ def test_low_precision_counts_exactly(dtype, tolerance, records_gradient):
         assert error < tolerance
 
 
-def test_unbatched_and_empty_batch():
+def test_unbatched_and_empty_batch(scaling):
     input, weight, bias = draw(LAYERS[0])
     batched = partial_conv2d(input[:1], weight, bias, padding=1)
     torch.testing.assert_close(partial_conv2d(input[0], weight, bias, padding=1), batched[0])
@@ -268,7 +279,7 @@ def test_unbatched_and_empty_batch():
     assert updated.shape == (1, 1, 6, 7)
 
 
-def test_channels_last_is_kept():
+def test_channels_last_is_kept(scaling):
     input, weight, bias = draw((8, 8, 3, 1, 1, 1, 1, 6, 6), torch.float32)
     input = input.to(memory_format=torch.channels_last)
     for needs in (False, True):
@@ -276,7 +287,7 @@ def test_channels_last_is_kept():
         assert output.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_inputs_and_masks_are_not_written_to():
+def test_inputs_and_masks_are_not_written_to(scaling):
     input, weight, bias = draw(LAYERS[0])
     mask = (torch.arange(42).view(1, 1, 6, 7) % 3).float()
     copies = [tensor.clone() for tensor in (input, weight, bias, mask)]
@@ -375,7 +386,7 @@ def test_one_dimension_is_a_map_of_height_one(kernel_size, padding):
 
 
 @pytest.mark.parametrize("records_gradient", [False, True])
-def test_three_dimensions_follow_the_definition(records_gradient):
+def test_three_dimensions_follow_the_definition(records_gradient, scaling):
     layer = PConv3d(
         2, 4, (3, 2, 3), stride=(1, 2, 1), padding=(1, 1, 2), dilation=(1, 1, 2)
     ).double()
@@ -403,7 +414,7 @@ def test_errors_say_what_to_do():
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
 
 
-def test_kept_ratios_do_not_depend_on_who_came_first():
+def test_kept_ratios_do_not_depend_on_who_came_first(scaling):
     """Inference, another dtype and fake tensors come first; training must not notice."""
     generator = torch.Generator().manual_seed(0)
     input, weight = torch.randn(2, 1, 2, 13, 11, generator=generator, dtype=torch.float64)
@@ -443,13 +454,9 @@ def test_without_bias_one_map_is_made(with_bias, maps):
     assert counted.found == maps
 
 
-# 3x3 with padding 1: strips on large maps, a map of ratios on small ones.
-@pytest.mark.parametrize("side", [8, 80])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_gradients_of_small_and_large_maps_equal_those_of_the_formula(side, with_bias):
-    input, weight, bias = (
-        tensor.requires_grad_() for tensor in draw((2, 3, 3, 1, 1, 1, 1, side, side))
-    )
+def test_gradients_equal_those_of_the_formula(with_bias, scaling):
+    input, weight, bias = (tensor.requires_grad_() for tensor in draw((2, 3, 3, 1, 1, 1, 1, 8, 8)))
     ratio = 9 / F.conv2d(torch.ones_like(input[:1, :1]), torch.ones_like(weight[:1, :1]), padding=1)
     expected = F.conv2d(input, weight, padding=1) * ratio
     leaves = (input, weight, bias)[: 2 + with_bias]
@@ -464,3 +471,80 @@ def test_gradients_of_small_and_large_maps_equal_those_of_the_formula(side, with
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(1, 128, 64, 127), (1, 128, 64, 128), (1, 1, 2100, 500)])
+def test_maps_of_real_size_choose_a_way_that_is_right(size):
+    """Around the number of values and the share of strips at which the way changes."""
+    input = torch.ones(size, requires_grad=True)
+    weight = torch.ones(size[1], 1, 3, 3)
+    output = partial_conv2d(input, weight, padding=1, groups=size[1])
+    assert torch.equal(output, torch.full(size, 9.0))
+    output.backward(torch.ones_like(output))
+    # A pixel is in 9 windows, whose outputs have ratios of 1, on edges 1.5 and in corners 2.25.
+    assert torch.equal(input.grad[0, 0, 2:-2, 2:-2].unique(), torch.tensor([9.0]))
+    assert input.grad[0, 0, 0, 0] == 2.25 + 1.5 + 1.5 + 1
+    assert input.grad.sum() == output.sum()
+
+
+# What a gradient can be when it comes back: writable, in another format, one value for many
+# places, or the memory of what the convolution saved.
+GRADIENTS = {
+    "contiguous": lambda input: torch.randn_like(input),
+    "channels_last": lambda input: torch.randn_like(input, memory_format=torch.channels_last),
+    "expanded": lambda input: torch.ones(()).expand(input.shape).to(input.dtype),
+    "expanded over maps": lambda input: torch.randn_like(input[:1, :1]).expand(input.shape),
+    "transposed": lambda input: torch.randn_like(input).transpose(2, 3),
+    "the saved input": lambda input: input.detach(),
+}
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_the_gradient_is_found_as_it_was(kind, scaling):
+    torch.manual_seed(0)
+    input, weight, bias = draw((4, 4, 3, 1, 2, 2, 1, 9, 9), torch.float32)
+    leaves = [tensor.requires_grad_() for tensor in (input, weight, bias)]
+    gradient = GRADIENTS[kind](input)
+    before, version = gradient.clone(), gradient._version
+    output = partial_conv2d(*leaves, padding=2, dilation=2)
+    found = torch.autograd.grad(output, leaves, gradient)
+    assert torch.equal(gradient, before)
+    assert gradient._version == version
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    output, _ = partial_conv2d(*doubles, padding=2, dilation=2, mask=torch.ones(1, 1, 9, 9))
+    expected = torch.autograd.grad(output, doubles, before.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-4, rtol=1e-5)
+
+
+def test_a_branch_beside_the_convolution_gets_the_whole_gradient(scaling):
+    """``input + conv(input)``: autograd hands one tensor to both."""
+    input, weight, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
+    input.requires_grad_()
+    gradient = torch.randn(input.shape, generator=torch.Generator().manual_seed(1)).double()
+    (alone,) = torch.autograd.grad(partial_conv2d(input, weight, padding=1), input, gradient)
+    both = input + partial_conv2d(input, weight, padding=1)
+    (found,) = torch.autograd.grad(both * 1, input, gradient)
+    torch.testing.assert_close(found, alone + gradient)
+
+
+def test_gradients_of_several_outputs_at_once(scaling):
+    input, weight, _ = draw((2, 2, 3, 1, 1, 1, 1, 6, 6), torch.float64)
+    input.requires_grad_()
+    output = partial_conv2d(input, weight, padding=1)
+    seeds = torch.randn(3, *output.shape, generator=torch.Generator().manual_seed(1)).double()
+    (together,) = torch.autograd.grad(output, input, seeds, True, is_grads_batched=True)
+    for seed, found in zip(seeds, together, strict=True):
+        (one,) = torch.autograd.grad(output, input, seed, True)
+        torch.testing.assert_close(found, one)
+
+
+def test_a_failing_backward_leaves_the_gradient_alone(monkeypatch):
+    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0)
+    weight = torch.ones(1, 1, 3, 3, requires_grad=True)
+    output = partial_conv2d(torch.ones(1, 1, 80, 80), weight, padding=1)
+    gradient = torch.ones_like(output)
+    monkeypatch.setattr(partial_conv, "_expand", lambda value, n: ())
+    with pytest.raises(RuntimeError):
+        output.backward(gradient)
+    assert torch.equal(gradient, torch.ones_like(output))
