@@ -62,7 +62,7 @@ BATCH = {"cpu": 1, "cuda": 16}
 def run(options: argparse.Namespace) -> Iterator[dict]:
     layers = LAYERS[:2] + LAYERS[5:6] if options.quick else LAYERS
     formats = ("float32", "bfloat16") if options.quick else FORMATS
-    cases = [(layer, name) for layer in layers for name in formats]
+    cases = [(layer, name) for layer in layers if options.only in layer.name for name in formats]
     for layer, name in progress(cases, TITLE):
         yield from _measure(layer, name, options)
 

@@ -91,7 +91,9 @@ NETWORKS = (
 
 
 def run(options: argparse.Namespace) -> Iterator[dict]:
-    for network in progress(NETWORKS[:2] if options.quick else NETWORKS, TITLE):
+    networks = NETWORKS[:2] if options.quick else NETWORKS
+    networks = [network for network in networks if options.only in network.name]
+    for network in progress(networks, TITLE):
         torch.manual_seed(0)
         model = network.build().to(options.device)
         inference = Bench(network.name, model.eval(), network.inference, options)

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                     # everything
     python benchmarks/run.py layers networks     # these
+    python benchmarks/run.py networks --only R50 # networks of that name alone
     python benchmarks/run.py --quick             # fewer cases and rounds
 
 Each benchmark is a module beside this file with a ``TITLE``, a description as its docstring, a
@@ -34,6 +35,9 @@ def main() -> None:
         "benchmarks", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHMARKS)}"
     )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="layers and networks with this in their names"
+    )
     parser.add_argument(
         "--seconds", type=float, help="time for the rounds of one figure (default: 10; quick: 2)"
     )
