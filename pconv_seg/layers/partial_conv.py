@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +72,8 @@ def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]
     return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
 
 
-# From where on scaling strips is faster than a pass over all values, in share of the outputs and in
-# number of values: a strip costs a call, and one of columns uses a few bytes of each cache line.
+# Strips with at most this share of an output of at least this many values are scaled faster than a
+# pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
 _LARGEST_SHARE = 1 / 16
 _FEWEST_VALUES = 2**20
 
@@ -87,10 +86,9 @@ class _Plan:
         size: Of the output.
         runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
         thin: Whether the strips are a small part of the output.
-        positions: How many outputs a map has.
     """
 
-    __slots__ = ("around", "positions", "runs", "size", "thin")
+    __slots__ = ("around", "runs", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
         self.around, self.size, runs, share = _around(axes), [], [], 0.0
@@ -106,7 +104,7 @@ class _Plan:
                 share += (stop - start) / outputs
         # Windows without any valid tap last: nothing may be added to them afterwards.
         self.runs = sorted(runs, key=lambda run: run[-1] == 0)
-        self.thin, self.positions = share <= _LARGEST_SHARE, prod(self.size)
+        self.thin = share <= _LARGEST_SHARE
 
 
 # Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
@@ -135,8 +133,8 @@ def partial_conv2d(
     and 0 (not ``b``) where no tap is valid. Zero padding is the case where the factor is always 1.
 
     Without ``mask``, validity depends on sizes alone and no mask is ever convolved: what an
-    ordinary convolution puts out is corrected in place, on large maps in strips along the border,
-    on small ones by one pass with a map of ratios. For finite values the interior is bit-identical
+    ordinary convolution puts out is corrected in place, large outputs in strips along the border,
+    small ones in one pass with a map of ratios. For finite values the interior is bit-identical
     to ``F.conv2d``. Compilers and function transforms see one multiplication by a map of ratios.
 
     Args:
@@ -217,12 +215,14 @@ def _partial_conv(
         and not _are_functorch_transforms_active()
     ):
         plan = _plan(size, weight.shape[2:], stride, padding, dilation)
-        args = (input, weight, bias, stride, plan.around, dilation, groups)
+        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
         if not plan.runs:
-            return _convolve(*args)
-        if plan.thin and input.shape[0] * weight.shape[0] * plan.positions >= _FEWEST_VALUES:
-            return _convolve_and_scale_strips(*args, plan.runs)
-        return _scale_by_map_(_convolve(*args), bias, plan)
+            return output
+        if not plan.thin or output.numel() < _FEWEST_VALUES:
+            return _scale_by_map_(output, bias, plan)
+        if output.requires_grad and torch.is_grad_enabled():
+            return _ScaleStrips.apply(output, bias, plan.runs)
+        return _scale_strips_(output, bias, plan.runs)
 
     axes = _axes(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
@@ -286,41 +286,6 @@ def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Te
     return output
 
 
-def _convolve_and_scale_strips(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups, runs
-) -> Tensor:
-    padding, pads = around
-    if pads:
-        input = F.pad(input, pads)
-    args = (input, weight, bias, stride, padding, dilation, groups)
-    # Under autocast PyTorch decides what type a convolution computes in.
-    if input.is_cpu and torch.is_grad_enabled() and not torch._C._is_any_autocast_enabled():
-        return _ConvolveAndScaleStrips.apply(*args, runs)
-    output = _CONVOLUTIONS[weight.dim()](*args)
-    if output.requires_grad and torch.is_grad_enabled():
-        return _ScaleStrips.apply(output, bias, runs)
-    return _scale_strips_(output, bias, runs)
-
-
-def _scale_gradient_(gradient: Tensor, runs: list[tuple], for_bias: bool) -> Tensor | None:
-    """Take a gradient back through :func:`_scale_strips_`, in place.
-
-    Returns:
-        What the bias gets beside the sum of the scaled gradient, at least float32.
-    """
-    of_bias = None
-    if for_bias:
-        of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
-    # What lies in several strips is scaled several times, around the bias each time.
-    for dim, start, length, ratio in reversed(runs):
-        strip = gradient.narrow(dim, start, length)
-        if for_bias and ratio:
-            others = [d for d in range(strip.dim()) if d != 1]
-            of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
-        strip.mul_(ratio)
-    return of_bias
-
-
 class _ScaleStrips(torch.autograd.Function):
     """:func:`_scale_strips_` with one copy of the gradient, where autograd makes one a strip."""
 
@@ -332,84 +297,22 @@ class _ScaleStrips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        gradient = gradient.clone()
-        of_bias = _scale_gradient_(gradient, ctx.runs, ctx.needs_input_grad[1])
+        # Others may hold the gradient, even in other threads, so it is not scaled in place.
+        gradient, of_bias = gradient.clone(), None
+        if ctx.needs_input_grad[1]:
+            of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
+        # What lies in several strips is scaled several times, around the bias each time.
+        for dim, start, length, ratio in reversed(ctx.runs):
+            strip = gradient.narrow(dim, start, length)
+            if of_bias is not None and ratio:
+                others = [d for d in range(strip.dim()) if d != 1]
+                of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+            strip.mul_(ratio)
         return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
         return _scale_strips_(tangent, bias_tangent, ctx.runs)
-
-
-class _ConvolveAndScaleStrips(torch.autograd.Function):
-    """Both in one node of the graph, which needs no copy of the gradient.
-
-    Others may hold the gradient, so strips of it are scaled in place and put back before they can
-    look: nodes of a CPU run one after the other. What a copy of a large map costs is the system's
-    zeroing of new pages, several times the scaling itself.
-    """
-
-    @staticmethod
-    def forward(ctx, input, weight, bias, stride, padding, dilation, groups, runs) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        ctx.save_for_forward(input, weight)
-        ctx.options, ctx.runs = (stride, padding, dilation, groups), runs
-        output = _CONVOLUTIONS[weight.dim()](input, weight, bias, *ctx.options)
-        return _scale_strips_(output, bias, runs)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
-        strips = []
-        if _may_write(gradient, input, weight):
-            # Whoever has saved it finds it as it was: no new version.
-            gradient = gradient.data
-            strips = [gradient.narrow(*place) for *place, _ in ctx.runs]
-        else:
-            gradient = gradient.clone()
-        kept = [strip.clone() for strip in strips]
-        try:
-            of_border = _scale_gradient_(gradient, ctx.runs, ctx.needs_input_grad[2])
-            n = weight.dim() - 2
-            of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
-                gradient,
-                input,
-                weight,
-                [weight.shape[0]],
-                *(list(_expand(option, n)) for option in (stride, padding, dilation)),
-                False,
-                [0] * n,
-                groups,
-                ctx.needs_input_grad[:3],
-            )
-        finally:
-            for strip, values in zip(strips, kept, strict=True):
-                strip.copy_(values)
-        if of_border is not None:
-            of_bias = (of_bias + of_border).to(of_bias.dtype)
-        return of_input, of_weight, of_bias, *(None,) * 5
-
-    @staticmethod
-    def jvp(ctx, of_input: Tensor, of_weight: Tensor, of_bias: Tensor | None, *_) -> Tensor:
-        input, weight = ctx.saved_tensors
-        convolve = _CONVOLUTIONS[weight.dim()]
-        tangent = convolve(of_input, weight, of_bias, *ctx.options)
-        tangent = tangent + convolve(input, of_weight, None, *ctx.options)
-        return _scale_strips_(tangent, of_bias, ctx.runs)
-
-
-def _may_write(gradient: Tensor, *others: Tensor) -> bool:
-    """Whether a write to ``gradient`` changes one value of it, and none of ``others``."""
-    return (
-        # Else the graph of higher derivatives holds it.
-        not torch.is_grad_enabled()
-        # Batches of gradients (is_grads_batched) have none.
-        and torch._C._has_storage(gradient)
-        and (gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last))
-        and gradient.untyped_storage().data_ptr()
-        not in [other.untyped_storage().data_ptr() for other in others]
-    )
 
 
 def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
