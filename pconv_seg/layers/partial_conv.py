@@ -15,8 +15,6 @@ from ..geometry import border_runs
 
 # torch < 2.3 has it in torch._utils only.
 _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
-# torch < 2.7 does not say whether what it compiles is for export.
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 class _Axis:
@@ -233,20 +231,14 @@ def _partial_conv(
         return _convolve(input, weight, bias, stride, _around(axes), dilation, groups)
     # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
     output = _convolve(input, weight, None, stride, _around(axes), dilation, groups)
-    ratios = []
+    ratio = 1.0
     for axis in axes:
         shape = [1] * len(axes)
         shape[axis.dim] = input.shape[axis.dim]
         ones = torch.ones(shape, dtype=torch.long, device=input.device)
-        ratios.append(_ratio(axis.window_sum(ones), axis.kernel_size, output))
-    if compiling and not _is_exporting():
-        # A factor per axis costs a compiled loop next to nothing. Of their product it would keep a
-        # map where several layers share it.
-        return _reweight_(output, bias, *ratios)
-    product = 1.0
-    for ratio in ratios:
-        product = product * ratio
-    return _reweight_(output, bias, product)
+        # A ratio per axis, so that a value costs the compiled loop two factors, no division.
+        ratio = ratio * _ratio(axis.window_sum(ones), axis.kernel_size, output)
+    return _reweight_(output, bias, ratio)
 
 
 def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
@@ -329,14 +321,12 @@ def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
     return ratio * (counts > 0)
 
 
-def _reweight_(output: Tensor, bias: Tensor | None, *ratios: Tensor) -> Tensor:
-    bias = None if bias is None else _column(bias.to(output.dtype), output)
-    for ratio in ratios:
-        output = output.mul_(ratio)
-        if bias is not None:
-            bias = bias * (ratio > 0)
+def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
+    output = output.mul_(ratio)
+    if bias is None:
+        return output
     # Not in place: bias alone may have a dimension of torch.vmap.
-    return output if bias is None else output + bias
+    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
 
 
 def _column(bias: Tensor, output: Tensor) -> Tensor:
