@@ -92,15 +92,19 @@ NETWORKS = (
 
 def run(options: argparse.Namespace) -> Iterator[dict]:
     networks = NETWORKS[:2] if options.quick else NETWORKS
-    networks = [network for network in networks if options.only in network.name]
-    for network in progress(networks, TITLE):
+    cases = [
+        (network, what)
+        for network in networks
+        for what in GOALS
+        if options.only in f"{network.name} {what}"
+    ]
+    for network, what in progress(cases, TITLE):
         torch.manual_seed(0)
         model = network.build().to(options.device)
-        inference = Bench(network.name, model.eval(), network.inference, options)
-        yield from inference.measure("inference", inference.predict)
-        yield from inference.measure("first call", inference.predict)
-        training = Bench(network.name, model.train(), network.training, options)
-        yield from training.measure("training step", training.step)
+        trains = what == "training step"
+        shape = network.training if trains else network.inference
+        bench = Bench(network.name, model.train(trains), shape, options)
+        yield from bench.measure(what, bench.step if trains else bench.predict)
 
 
 class Bench:

@@ -36,7 +36,10 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="layers and networks with this in their names"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="layers and networks with this in their names, e.g. 3x3, R50 or 'WRN38 training step'",
     )
     parser.add_argument(
         "--seconds", type=float, help="time for the rounds of one figure (default: 10; quick: 2)"
