@@ -93,18 +93,21 @@ NETWORKS = (
 def run(options: argparse.Namespace) -> Iterator[dict]:
     networks = NETWORKS[:2] if options.quick else NETWORKS
     cases = [
-        (network, what)
+        (network, what, mode)
         for network in networks
         for what in GOALS
-        if options.only in f"{network.name} {what}"
+        for mode in ("eager", "compiled")
+        if options.only in f"{network.name} {what} {mode}"
+        and (mode == "eager" or (what != "first call" and not options.quick))
     ]
-    for network, what in progress(cases, TITLE):
+    for network, what, mode in progress(cases, TITLE):
         torch.manual_seed(0)
         model = network.build().to(options.device)
         trains = what == "training step"
         shape = network.training if trains else network.inference
         bench = Bench(network.name, model.train(trains), shape, options)
-        yield from bench.measure(what, bench.step if trains else bench.predict)
+        measure = bench.measure if mode == "eager" else bench.measure_compiled
+        yield from measure(what, bench.step if trains else bench.predict)
 
 
 class Bench:
@@ -132,7 +135,7 @@ class Bench:
         return loss.detach()
 
     def measure(self, what: str, call: Callable[[nn.Module], Tensor]) -> Iterator[dict]:
-        """Time and peak memory of ``call`` in all contenders, and compiled where that applies."""
+        """Time and peak memory of ``call`` in all contenders."""
         model, device, seconds = self.model, self.options.device, self.options.seconds
         case = {**self.case, "what": what, "mode": "eager"}
         first = what == "first call"
@@ -154,10 +157,9 @@ class Bench:
             before(contender)
             peaks[contender] = peak_bytes(calls[contender], device)
         yield from memory_records(case, peaks, ZEROS, {PARTIAL: MEMORY_GOAL})
-        if not self.options.quick:
-            yield from self._measure_compiled(what, call)
 
-    def _measure_compiled(self, what: str, call: Callable) -> Iterator[dict]:
+    def measure_compiled(self, what: str, call: Callable[[nn.Module], Tensor]) -> Iterator[dict]:
+        """The same of zero and partial padding, compiled."""
         torch._dynamo.reset()
         # Other modules with the same tensors: one set of weights, and one optimizer for them.
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}

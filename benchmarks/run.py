@@ -39,7 +39,8 @@ def main() -> None:
         "--only",
         default="",
         metavar="TEXT",
-        help="layers and networks with this in their names, e.g. 3x3, R50 or 'WRN38 training step'",
+        help="layers and networks with this in their names, e.g. 3x3, R50 or "
+        "'WRN38 training step compiled'",
     )
     parser.add_argument(
         "--seconds", type=float, help="time for the rounds of one figure (default: 10; quick: 2)"

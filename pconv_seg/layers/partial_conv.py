@@ -42,6 +42,24 @@ class _Axis:
         else:
             self.before = self.after = 0 if padding == "valid" else padding
 
+    def counts(self, length: int, output: Tensor) -> Tensor:
+        """Taps of every window that lie on ``length`` pixels, along this axis.
+
+        Integers in float32, exact up to 2**24 pixels: a compiled loop counts anew for every value,
+        and neither vectorizes integers nor sums of many taps.
+        """
+        first = torch.arange(output.shape[self.dim], dtype=torch.float32, device=output.device)
+        first = first * self.stride - self.before
+        missed, reached = -first, length - first
+        if self.dilation > 1:
+            # One by one, since the compiler of torch 2.1 unpacks no generator.
+            missed, reached = (
+                torch.ceil(missed / self.dilation),
+                torch.ceil(reached / self.dilation),
+            )
+        counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
+        return counts.clamp(min=0).view(-1, *(1,) * (-1 - self.dim))
+
     def window_sum(self, valid: Tensor) -> Tensor:
         """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
 
@@ -233,11 +251,9 @@ def _partial_conv(
     output = _convolve(input, weight, None, stride, _around(axes), dilation, groups)
     ratio = 1.0
     for axis in axes:
-        shape = [1] * len(axes)
-        shape[axis.dim] = input.shape[axis.dim]
-        ones = torch.ones(shape, dtype=torch.long, device=input.device)
         # A ratio per axis, so that a value costs the compiled loop two factors, no division.
-        ratio = ratio * _ratio(axis.window_sum(ones), axis.kernel_size, output)
+        counts = axis.counts(input.shape[axis.dim], output)
+        ratio = ratio * _ratio(counts, axis.kernel_size, output)
     return _reweight_(output, bias, ratio)
 
 

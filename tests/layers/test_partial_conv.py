@@ -1,5 +1,6 @@
 """The layer's arithmetic against a slow reference that loops over windows and taps."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv_seg import PConv2d, partial_conv2d
+from pconv_seg.geometry import tap_count
 from pconv_seg.layers import PConv1d, PConv3d, partial_conv
 
 
@@ -92,6 +94,21 @@ def expect(layer, input, weight, bias, mask=None):
 
 def conv_args(layer):
     return layer[3:7]
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 7])
+def test_counts_in_tensors_equal_those_of_geometry(kernel_size, stride, dilation):
+    for length, before in itertools.product((1, 5, 16, 40), (0, 1, 3, 20)):
+        axis = partial_conv._Axis(-2, kernel_size, stride, (before, before), dilation)
+        outputs = (length + 2 * before - axis.span) // stride + 1
+        if outputs < 1:
+            continue
+        counts = axis.counts(length, torch.empty(1, 1, outputs, 1))
+        assert counts.flatten().tolist() == [
+            tap_count(i, length, kernel_size, stride, before, dilation) for i in range(outputs)
+        ]
 
 
 @pytest.fixture(params=["by map", "in strips"])
