@@ -15,6 +15,8 @@ from ..geometry import border_runs
 
 # torch < 2.3 has it in torch._utils only.
 _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+# torch < 2.7 does not say whether what it compiles is for export.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 class _Axis:
@@ -254,6 +256,9 @@ def _partial_conv(
         # A ratio per axis, so that a value costs the compiled loop two factors, no division.
         counts = axis.counts(input.shape[axis.dim], output)
         ratio = ratio * _ratio(counts, axis.kernel_size, output)
+    if compiling and not _is_exporting():
+        # A map that must be stored: else the loop over all values would compute it for each.
+        ratio = ratio.as_strided(ratio.shape, ratio.stride())
     return _reweight_(output, bias, ratio)
 
 
