@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from contenders import CONTENDERS, MASKS, PARTIAL, PEERS, ZEROS, check_close, switch
-from measure import memory_records, peak_bytes, progress, take_turns, time_records
+from measure import cuda_graph, memory_records, peak_bytes, progress, take_turns, time_records
 from torch import nn
 
 TITLE = "Layers"
@@ -108,17 +108,9 @@ def _measure(layer: Layer, format_name: str, options: argparse.Namespace) -> Ite
             yield from memory_records(case, peaks, ZEROS)
             if options.device == "cuda" and mode == "eager" and what == "forward":
                 # Launches from Python hide what the kernels of so small a layer cost.
-                graphs = {name: _graph(call) for name, call in calls.items()}
+                graphs = {name: cuda_graph(call) for name, call in calls.items()}
                 rounds = take_turns(graphs, options.device, options.seconds, peers=PEERS)
                 yield from time_records({**case, "mode": "CUDA graph"}, rounds, ZEROS)
-
-
-def _graph(call):
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
 
 
 def _check(layer, mode, models, reference, forward, both, dtype) -> None:

@@ -34,6 +34,15 @@ def seconds_of(call: Callable[[], object], device: str, number: int = 1) -> floa
     return (time.perf_counter() - began) / number
 
 
+def cuda_graph(call: Callable[[], object]) -> Callable[[], None]:
+    """What replays the kernels of a call, without the time that Python takes to launch them."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def take_turns(
     calls: dict[str, Callable[[], object]],
     device: str,

@@ -3,7 +3,8 @@
 One network is switched between the contenders, so all have the same weights. "First call" is an
 inference after everything that a contender keeps from earlier calls was dropped. A training step is
 forward, cross entropy, backward and SGD. Compiled are zero and partial padding alone; compiling is
-not part of the time. Peak memory is what PyTorch hands out during a call, above weights and images.
+not part of the time. On a GPU inference is replayed from a CUDA graph, too. Peak memory is what
+PyTorch hands out during a call, above weights and images.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from contenders import CONTENDERS, MASKS, PARTIAL, PEERS, ZEROS, check_close, forget, switch
-from measure import memory_records, peak_bytes, progress, take_turns, time_records
+from measure import cuda_graph, memory_records, peak_bytes, progress, take_turns, time_records
 from mmcv.cnn import VGG
 from mmengine import Config
 from mmengine.registry import init_default_scope
@@ -71,22 +72,38 @@ def resnet50() -> nn.Module:
 
 @dataclass(frozen=True)
 class Network:
-    """How to build a network, and the shapes (N, H, W) of its images on a CPU.
+    """How to build a network, and the shapes (N, H, W) of its images, by device.
 
     The map that a dilation of 36 sees at output stride 8 must be larger than 36 for reflection.
     """
 
     name: str
     build: Callable[[], nn.Module]
-    inference: tuple[int, int, int]
-    training: tuple[int, int, int]
+    inference: dict[str, tuple[int, int, int]]
+    training: dict[str, tuple[int, int, int]]
+
+
+def _classifier(name: str, build: Callable[[], nn.Module], batch: int) -> Network:
+    """On a GPU with the paper's batch: 256 on 8 GPUs."""
+    batches = {"cpu": (batch, 224, 224), "cuda": (32, 224, 224)}
+    return Network(name, build, {**batches, "cpu": (1, 224, 224)}, batches)
+
+
+def _segmentor(name: str, config: str, crop: int) -> Network:
+    """On a GPU with whole images of Cityscapes, and the batch and crop of the configs."""
+    return Network(
+        name,
+        lambda: Segmentor(config),
+        {"cpu": (1, 320, 640), "cuda": (1, 1024, 2048)},
+        {"cpu": (2, 320, 320), "cuda": (2, crop, crop)},
+    )
 
 
 NETWORKS = (
-    Network("VGG16-BN", vgg16, (1, 224, 224), (4, 224, 224)),
-    Network("ResNet50", resnet50, (1, 224, 224), (8, 224, 224)),
-    Network("DeepLabV3+ R50", lambda: Segmentor("r50"), (1, 320, 640), (2, 320, 320)),
-    Network("DeepLabV3+ WRN38", lambda: Segmentor("wrn38"), (1, 320, 640), (2, 320, 320)),
+    _classifier("VGG16-BN", vgg16, batch=4),
+    _classifier("ResNet50", resnet50, batch=8),
+    _segmentor("DeepLabV3+ R50", "r50", crop=896),
+    _segmentor("DeepLabV3+ WRN38", "wrn38", crop=736),
 )
 
 
@@ -104,8 +121,8 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
         torch.manual_seed(0)
         model = network.build().to(options.device)
         trains = what == "training step"
-        shape = network.training if trains else network.inference
-        bench = Bench(network.name, model.train(trains), shape, options)
+        shapes = network.training if trains else network.inference
+        bench = Bench(network.name, model.train(trains), shapes[options.device], options)
         measure = bench.measure if mode == "eager" else bench.measure_compiled
         yield from measure(what, bench.step if trains else bench.predict)
 
@@ -115,8 +132,6 @@ class Bench:
 
     def __init__(self, name: str, model: nn.Module, shape: tuple[int, int, int], options) -> None:
         self.model, self.options = model, options
-        if options.device == "cuda":
-            shape = (4 * shape[0], *shape[1:])
         self.images = torch.randn(shape[0], 3, *shape[1:], device=options.device)
         self.case = {"network": name, "images": "x".join(map(str, shape))}
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
@@ -152,6 +167,15 @@ class Bench:
         yield from time_records(case, rounds, ZEROS, {PARTIAL: GOALS[what]})
         if first:
             return
+        if device == "cuda" and what == "inference":
+            graphs = {}
+            for contender in CONTENDERS:
+                switch(model, contender)
+                graphs[contender] = cuda_graph(calls[contender])
+            rounds = take_turns(graphs, device, seconds, peers=PEERS)
+            graphs.clear()  # Their memory must not stand in the way of what follows.
+            replayed = {**case, "mode": "CUDA graph"}
+            yield from time_records(replayed, rounds, ZEROS, {PARTIAL: GOALS[what]})
         peaks = {}
         for contender in CONTENDERS:
             before(contender)

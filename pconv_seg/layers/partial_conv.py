@@ -1,6 +1,9 @@
 """Partial convolution based padding: a function, and convolution layers with it inside."""
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -8,6 +11,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
+from torch.autograd import forward_ad
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -92,7 +96,7 @@ def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]
     return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
 
 
-# Strips with at most this share of an output of at least this many values are scaled faster than a
+# Borders with at most this share of an output of at least this many values are scaled faster than a
 # pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
 _LARGEST_SHARE = 1 / 16
 _FEWEST_VALUES = 2**20
@@ -105,23 +109,26 @@ class _Plan:
         around: Of :func:`_around`.
         size: Of the output.
         runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
+        frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
         thin: Whether the strips are a small part of the output.
     """
 
-    __slots__ = ("around", "runs", "size", "thin")
+    __slots__ = ("around", "frame", "runs", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
-        self.around, self.size, runs, share = _around(axes), [], [], 0.0
+        self.around, self.size, self.frame, runs, share = _around(axes), [], [], [], 0.0
         for axis in axes:
             length = size[axis.dim]
             outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
             self.size.append(outputs)
-            for start, stop, count in border_runs(
-                length, outputs, axis.kernel_size, axis.stride, axis.before, axis.dilation
-            ):
+            taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
+            ends = [0, 0]
+            for start, stop, count in border_runs(length, outputs, *taps):
                 ratio = axis.kernel_size / count if count else 0.0
                 runs.append((axis.dim, start, stop - start, ratio))
                 share += (stop - start) / outputs
+                ends[start > ends[0]] += stop - start
+            self.frame.append((length, *taps, outputs, *ends))
         # Windows without any valid tap last: nothing may be added to them afterwards.
         self.runs = sorted(runs, key=lambda run: run[-1] == 0)
         self.thin = share <= _LARGEST_SHARE
@@ -238,11 +245,11 @@ def _partial_conv(
         output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
         if not plan.runs:
             return output
-        if not plan.thin or output.numel() < _FEWEST_VALUES:
+        if _by_map(output, plan):
             return _scale_by_map_(output, bias, plan)
         if output.requires_grad and torch.is_grad_enabled():
-            return _ScaleStrips.apply(output, bias, plan.runs)
-        return _scale_strips_(output, bias, plan.runs)
+            return _ScaleBorder.apply(output, bias, plan)
+        return _scale_border_(output, bias, plan)
 
     axes = _axes(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
@@ -262,10 +269,22 @@ def _partial_conv(
     return _reweight_(output, bias, ratio)
 
 
+def _by_map(output: Tensor, plan: _Plan) -> bool:
+    """Whether a pass over the output is faster than one over its border."""
+    if output.numel() < _FEWEST_VALUES:
+        # A graph that is captured can keep no map, so it would make it anew on every replay.
+        return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
+    return not (plan.thin or _kernel_for(output, plan))
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()
+
+
 def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
     """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
-    if type(output) is not Tensor or (output.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if type(output) is not Tensor or (output.is_cuda and _capturing()):
         scale = _ratio_map(plan, output, bias is not None)
     else:
         device = output.device
@@ -307,33 +326,143 @@ def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Te
     return output
 
 
-class _ScaleStrips(torch.autograd.Function):
-    """:func:`_scale_strips_` with one copy of the gradient, where autograd makes one a strip."""
+@lru_cache(maxsize=64)
+def _border_kernel(device: torch.device) -> Callable | None:
+    """:func:`.border_kernel.scale_border_`, or None where Triton is missing or cannot compile."""
+    try:
+        from .border_kernel import scale_border_
+
+        scale_border_(torch.zeros(1, 1, 1, 1, device=device), None, ((1,) * 8,) * 2, False)
+    except ImportError:
+        return None
+    except Exception as error:
+        warnings.warn(
+            f"Triton does not work on {device}, so partial padding takes more launches there: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return None
+    return scale_border_
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _kernel_for(values: Tensor, plan: _Plan) -> Callable | None:
+    if not _on_gpu(values):
+        return None
+    if (
+        len(plan.frame) != 2
+        or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        # Whatever follows PyTorch's operations would not see the kernel.
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or not _is_dense_memory(values)
+    ):
+        return None
+    return _border_kernel(values.device)
+
+
+def _is_dense_memory(tensor: Tensor) -> bool:
+    """Whether it is no more than memory, in which every value has one place, side by side."""
+    return (
+        type(tensor) is Tensor
+        # What torch.vmap and its like hand on has the type of a tensor, too, but no memory.
+        and torch._C._has_storage(tensor)
+        and (
+            tensor.is_contiguous()
+            or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+
+
+def _scale_border_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    """:func:`_scale_by_map_` without the interior."""
+    kernel = _kernel_for(output, plan)
+    if kernel is None:
+        return _scale_strips_(output, bias, plan.runs)
+    kernel(output, bias, plan.frame, False)
+    return output
+
+
+class _ScaleBorder(torch.autograd.Function):
+    """:func:`_scale_border_` with at most one copy of the gradient; autograd makes several."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
+    def forward(ctx, output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
         ctx.mark_dirty(output)
-        ctx.runs, ctx.bias_dtype = runs, None if bias is None else bias.dtype
-        return _scale_strips_(output, bias, runs)
+        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
+        ctx.free = _holders_of_free_gradient()
+        return _scale_border_(output, bias, plan)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        # Others may hold the gradient, even in other threads, so it is not scaled in place.
-        gradient, of_bias = gradient.clone(), None
-        if ctx.needs_input_grad[1]:
-            of_bias = gradient.new_zeros(gradient.shape[1], dtype=_at_least_float32(gradient.dtype))
-        # What lies in several strips is scaled several times, around the bias each time.
-        for dim, start, length, ratio in reversed(ctx.runs):
-            strip = gradient.narrow(dim, start, length)
-            if of_bias is not None and ratio:
-                others = [d for d in range(strip.dim()) if d != 1]
-                of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
-            strip.mul_(ratio)
+        # Whoever else holds the gradient must not see it scaled. Autograd itself takes a gradient
+        # over as .grad by the same rule, without a copy if nobody else holds it.
+        if (
+            torch.is_grad_enabled()
+            or not _is_dense_memory(gradient)
+            or _holders(gradient) != ctx.free
+        ):
+            gradient = gradient.clone()
+        of_bias = None
+        kernel = None if torch.is_grad_enabled() else _kernel_for(gradient, ctx.plan)
+        if kernel is None:
+            if ctx.needs_input_grad[1]:
+                dtype = _at_least_float32(gradient.dtype)
+                of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
+            # What lies in several strips is scaled several times, around the bias each time.
+            for dim, start, length, ratio in reversed(ctx.plan.runs):
+                strip = gradient.narrow(dim, start, length)
+                if of_bias is not None and ratio:
+                    others = [d for d in range(strip.dim()) if d != 1]
+                    of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+                strip.mul_(ratio)
+        else:
+            of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
         return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
-        return _scale_strips_(tangent, bias_tangent, ctx.runs)
+        return _scale_strips_(tangent, bias_tangent, ctx.plan.runs)
+
+
+def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
+    """How many hold the tensor, its memory and its Python object; None if PyTorch does not say."""
+    if not hasattr(tensor, "_use_count"):
+        return None
+    storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return tensor._use_count(), storage, sys.getrefcount(tensor)
+
+
+class _Held(torch.autograd.Function):
+    """Appends to ``counts`` what :func:`_holders` counts in a backward function."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, counts: list) -> Tensor:
+        ctx.counts = counts
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.counts.append(_holders(gradient))
+        return gradient, None
+
+
+# Read off an example, since the versions of Python and PyTorch count differently.
+@lru_cache(maxsize=1)
+def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
+    """:func:`_holders` of a gradient that nobody but autograd holds."""
+    counts = []
+
+    def differentiate() -> None:
+        (_Held.apply(torch.zeros(1, requires_grad=True), counts) * 2).sum().backward()
+
+    # In a thread of its own, where no mode, transform or profiler of the caller is active.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(differentiate).result()
+    return counts[0] or ()
 
 
 def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:

@@ -1,0 +1,181 @@
+"""The Triton kernel against PyTorch's operations; without a GPU in Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # Read where a kernel is defined.
+pytest.importorskip("triton")
+
+from pconv_seg import partial_conv2d  # noqa: E402
+from pconv_seg.layers import partial_conv  # noqa: E402
+from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
+
+DEVICE = torch.device("cuda" if GPU else "cpu")
+needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
+
+# size, kernel, stride, padding, dilation
+GEOMETRIES = [
+    ((6, 7), 3, 1, 1, 1),
+    ((70, 67), 3, 1, 1, 1),  # more outputs than one program has
+    ((9, 8), 7, 2, 3, 1),
+    ((6, 7), 3, 1, 12, 12),  # no interior
+    ((13, 6), 3, 1, 4, 4),  # none along one axis
+    ((4, 9), (1, 5), (1, 3), (0, 2), (1, 2)),  # no border along one axis
+    ((6, 6), (4, 2), (2, 1), (2, 1), (1, 3)),
+    ((4, 3), 1, 1, 1, 1),  # windows without any valid tap
+]
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def plan_of(size, *options):
+    pairs = [(o, o) if isinstance(o, int) else o for o in options]
+    return partial_conv._plan(size, *pairs)
+
+
+def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
+    torch.manual_seed(0)
+    values = torch.randn(2, channels, *plan.size, dtype=dtype)
+    return values.to(DEVICE, memory_format=memory_format), torch.randn(channels).to(DEVICE, dtype)
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The kernel takes everything that it can take, on a CPU as on a GPU."""
+    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0)
+    if not GPU:
+        monkeypatch.setattr(partial_conv, "_on_gpu", lambda tensor: True)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
+    plan = plan_of(*geometry)
+    values, bias = draw(plan, memory_format=memory_format)
+    bias = bias if with_bias else None
+    expected = partial_conv._scale_strips_(values.clone(), bias, plan.runs)
+    interior = partial_conv._scale_strips_(torch.ones_like(values), None, plan.runs) == 1
+    before = values.clone()
+    assert scale_border_(values, bias, plan.frame, False) is None
+    torch.testing.assert_close(values, expected)
+    assert torch.equal(values[interior], before[interior])
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_sums_are_what_was_taken_away(geometry, memory_format):
+    plan = plan_of(*geometry)
+    values, _ = draw(plan, memory_format=memory_format)
+    ratio = partial_conv._scale_strips_(torch.ones_like(values), None, plan.runs)
+    expected = ((1 - ratio) * values * (ratio > 0)).sum((0, 2, 3))
+    torch.testing.assert_close(scale_border_(values, None, plan.frame, True), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    # Half an ulp, and a whole one where the interpreter does not round to the nearest.
+    [(torch.float32, 2**-22), (torch.bfloat16, 2**-8 if GPU else 2**-7), (torch.float16, 2**-11)],
+    ids=str,
+)
+def test_values_are_rounded_once(dtype, tolerance):
+    plan = plan_of((9, 8), 7, 2, 3, 1)
+    values, bias = draw(plan, dtype)
+    expected = partial_conv._scale_strips_(values.double(), bias.double(), plan.runs)
+    sums = scale_border_(values.clone(), None, plan.frame, True)
+    assert sums.dtype == torch.float32
+    scale_border_(values, bias, plan.frame, False)
+    torch.testing.assert_close(values.double(), expected, rtol=tolerance, atol=1e-6)
+
+
+def test_nothing_is_done_to_an_empty_batch():
+    plan = plan_of((6, 7), 3, 1, 1, 1)
+    sums = scale_border_(torch.empty(0, 5, 6, 7, device=DEVICE), None, plan.frame, True)
+    assert torch.equal(sums, torch.zeros(5, device=DEVICE))
+
+
+def loss_and_gradients(layer, leaves, memory_format, **options):
+    input, *others = leaves
+    output = partial_conv2d(input.to(memory_format=memory_format), *others, *layer)
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    return output, torch.autograd.grad((output * seed).sum(), leaves, **options)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_convolutions_equal_those_by_map(geometry, with_bias, memory_format, kernel, monkeypatch):
+    (size, kernel_size, *layer) = geometry
+    torch.manual_seed(1)
+    shape = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
+    leaves = [torch.randn(2, 4, *size), torch.randn(6, 4, *shape), torch.randn(6)][: 2 + with_bias]
+    leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
+    if not with_bias:
+        layer = [None, *layer]
+    found = loss_and_gradients(layer, leaves, memory_format)
+    monkeypatch.setattr(partial_conv, "_by_map", lambda output, plan: True)
+    torch.testing.assert_close(found, loss_and_gradients(layer, leaves, memory_format))
+
+
+def test_second_derivatives(kernel):
+    leaves = [torch.randn(shape) for shape in ((1, 2, 4, 5), (2, 2, 3, 3), (2,))]
+    leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
+
+    def convolve(*leaves):
+        return partial_conv2d(*leaves, padding=1)
+
+    assert torch.autograd.gradcheck(convolve, leaves, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(convolve, leaves)
+
+
+def test_gradients_of_several_outputs_at_once(kernel):
+    input = torch.randn(1, 2, 5, 6, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, device=DEVICE, dtype=torch.float64)
+    output = partial_conv2d(input, weight, padding=1)
+    seeds = torch.randn(3, *output.shape, device=DEVICE, dtype=torch.float64)
+    (together,) = torch.autograd.grad(output, input, seeds, True, is_grads_batched=True)
+    for seed, found in zip(seeds, together, strict=True):
+        (one,) = torch.autograd.grad(output, input, seed, True)
+        torch.testing.assert_close(found, one)
+
+
+class Seen(TorchDispatchMode):
+    """Which operations write in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_who_follows_operations_sees_the_scaling(kernel):
+    input = torch.randn(1, 2, 5, 6, device=DEVICE)
+    with Seen() as seen:
+        partial_conv2d(input, torch.randn(3, 2, 3, 3, device=DEVICE), padding=1)
+    assert "aten.mul_.Tensor" in seen.names or "aten.mul_.Scalar" in seen.names
+
+
+@needs_gpu
+@pytest.mark.parametrize("size", [(12, 9), (600, 500)])
+def test_a_graph_replays_the_scaling(size):
+    """The small map is captured first, before anything was compiled for it."""
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 1, 4, *size, device=DEVICE, dtype=torch.float64)
+    weight = torch.randn(4, 4, 3, 3, device=DEVICE, dtype=torch.float64)
+    static = inputs[0].clone()
+    graph = torch.cuda.CUDAGraph()
+    torch.nn.functional.conv2d(static, weight, padding=1)
+    with torch.cuda.graph(graph):
+        output = partial_conv2d(static, weight, padding=1)
+    for input in inputs:
+        static.copy_(input)
+        graph.replay()
+        expected = partial_conv2d(input.cpu(), weight.cpu(), padding=1)
+        torch.testing.assert_close(output.cpu(), expected)
