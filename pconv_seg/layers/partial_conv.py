@@ -288,7 +288,7 @@ def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
         scale = _ratio_map(plan, output, bias is not None)
     else:
         device = output.device
-        stream = torch.cuda.current_stream(device).cuda_stream if output.is_cuda else 0
+        stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
         scale = _kept_ratio_map(plan, output.dtype, device, stream, bias is not None)
     if bias is None:
         return output.mul_(scale)
