@@ -10,9 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 # Values of one program: along what lies side by side in memory, and across it.
-_ALONG, _ACROSS = 64, 16
-# Bytes of a row that are written together at its ends. 
-_WIDEN = 64
+_CONTIGUOUS = 64, 16
+_CHANNELS_LAST = 64, 16
 _WARPS = 4
 
 # Each layer has its own sizes: the kernel is not to be compiled anew where one is 1 or a multiple
@@ -27,13 +26,55 @@ _SIZES = (
 @triton.jit
 def _ratio(i, length, kernel_size, stride, before, dilation, float_type: tl.constexpr):
     """k over the taps of window ``i`` that lie on ``length`` pixels; 0 where none does."""
-    count = tl.zeros_like(i)
     place = i * stride - before
+    count = place * 0
     for _ in range(kernel_size):
         count += ((place >= 0) & (place < length)).to(tl.int32)
         place += dilation
     ratio = kernel_size / tl.maximum(count, 1).to(float_type)
     return tl.where(count > 0, ratio, 0)
+
+
+@triton.jit
+def _scale(
+    values,
+    bias,
+    sums,
+    image,
+    channel,
+    pixel,
+    inside,
+    ratio,
+    channels,
+    pixels,
+    has_bias: tl.constexpr,
+    has_sums: tl.constexpr,
+    channels_last: tl.constexpr,
+    float_type: tl.constexpr,
+):
+    """Scale those of the ``pixels`` of one image that are ``inside``."""
+    # What lies side by side in memory goes last: threads take values in this order.
+    if channels_last:
+        place = (image * pixels + pixel)[:, None] * channels + channel[None, :]
+        mask = inside[:, None] & (channel < channels)[None, :]
+        ratio = ratio[:, None]
+    else:
+        place = (image * channels + channel)[:, None] * pixels + pixel[None, :]
+        mask = (channel < channels)[:, None] & inside[None, :]
+        ratio = ratio[None, :]
+    old = tl.load(values + place, mask, 0).to(float_type)
+    new = old * ratio
+    if has_bias:
+        shift = tl.load(bias + channel, channel < channels, 0).to(values.dtype.element_ty)
+        shift = shift.to(float_type)
+        shift = shift[None, :] if channels_last else shift[:, None]
+        new += shift * (1 - ratio)
+    tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
+    if has_sums:
+        parts = tl.where(ratio == 0, 0, old * (1 - ratio))
+        row = image * tl.num_programs(0) + tl.program_id(0)
+        part = tl.sum(parts, 0 if channels_last else 1)
+        tl.store(sums + row * channels + channel, part, channel < channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -62,56 +103,68 @@ def _scale_border(
     has_sums: tl.constexpr,
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
-    pixels: tl.constexpr,
-    ends: tl.constexpr,
+    pixel_block: tl.constexpr,
+    side: tl.constexpr,
     channel_block: tl.constexpr,
 ):
-    block = tl.program_id(0)
     channel = tl.program_id(1) * channel_block + tl.arange(0, channel_block)
     image = tl.program_id(2).to(tl.int64)
-    pixel = tl.arange(0, pixels)
-
-    # First come pieces of the rows above and below ...
-    pieces = tl.cdiv(columns, pixels)
-    row = block // pieces
-    row_x = block % pieces * pixels + pixel
-    row_y = row + tl.where(row < top, 0, rows - top - bottom)
-    # ... then of the rows between, both ends together.
-    side = block - (top + bottom) * pieces
-    side_pieces = tl.cdiv(left + right, ends)
-    end = side % side_pieces * ends + pixel % ends
-    side_x = end + tl.where(end < left, 0, columns - left - right)
-    side_y = top + side // side_pieces * (pixels // ends) + pixel // ends
-    y = tl.where(side < 0, row_y, side_y)
-    x = tl.where(side < 0, row_x, side_x)
-    inside = tl.where(side < 0, row_x < columns, (side_y < rows - bottom) & (end < left + right))
-
-    ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type)
-    ratio *= _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
-
-    # What lies side by side in memory goes last: threads take values in this order.
-    if channels_last:
-        place = (image * rows * columns + y * columns + x)[:, None] * channels + channel[None, :]
-        mask = inside[:, None] & (channel < channels)[None, :]
-        ratio = ratio[:, None]
+    lane = tl.arange(0, pixel_block)
+    # In turns at the start and at the end, first of the map, then of the rows between.
+    at_end = tl.program_id(0) % 2 == 1
+    piece = tl.program_id(0) // 2
+    row_pieces = tl.cdiv(tl.maximum(top, bottom) * columns, pixel_block)
+    # In two branches, so that the compiler sees of each which of its pixels are neighbours.
+    if piece < row_pieces:
+        along = piece * pixel_block + lane
+        inside = along < tl.where(at_end, bottom, top) * columns
+        pixel = tl.where(at_end, (rows - bottom) * columns, 0) + along
+        y = pixel // columns
+        x = pixel % columns
+        ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type)
+        ratio *= _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
+        _scale(
+            values,
+            bias,
+            sums,
+            image,
+            channel,
+            pixel,
+            inside,
+            ratio,
+            channels,
+            rows * columns,
+            has_bias,
+            has_sums,
+            channels_last,
+            float_type,
+        )
     else:
-        place = (image * channels + channel)[:, None] * rows * columns + (y * columns + x)[None, :]
-        mask = (channel < channels)[:, None] & inside[None, :]
-        ratio = ratio[None, :]
-    old = tl.load(values + place, mask, 0).to(float_type)
-    new = old * ratio
-    if has_bias:
-        shift = tl.load(bias + channel, channel < channels, 0).to(values.dtype.element_ty)
-        shift = shift.to(float_type)
-        shift = shift[None, :] if channels_last else shift[:, None]
-        new += shift * (1 - ratio)
-    new = tl.where(ratio == 0, 0, tl.where(ratio == 1, old, new))
-    tl.store(values + place, new, mask)
-    if has_sums:
-        parts = tl.where(ratio == 0, 0, old * (1 - ratio))
-        part = tl.sum(parts, 0 if channels_last else 1)
-        row = image * tl.num_programs(0) + block
-        tl.store(sums + row * channels + channel, part, channel < channels)
+        piece -= row_pieces
+        side_pieces = tl.cdiv(tl.maximum(left, right), side)
+        along = piece % side_pieces * side + lane % side
+        y = top + piece // side_pieces * (pixel_block // side) + lane // side
+        inside = (y < rows - bottom) & (along < tl.where(at_end, right, left))
+        x = tl.where(at_end, columns - right, 0) + along
+        pixel = y * columns + x
+        ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type)
+        ratio *= _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
+        _scale(
+            values,
+            bias,
+            sums,
+            image,
+            channel,
+            pixel,
+            inside,
+            ratio,
+            channels,
+            rows * columns,
+            has_bias,
+            has_sums,
+            channels_last,
+            float_type,
+        )
 
 
 def scale_border_(
@@ -134,14 +187,12 @@ def scale_border_(
     images, channels, rows, columns = values.shape
     (*_, top, bottom), (*_, left, right) = frame
     channels_last = not values.is_contiguous()
-    pixels, channel_block = (_ACROSS, _ALONG) if channels_last else (_ALONG, _ACROSS)
-    if not channels_last and _WIDEN and left + right:
-        granule = _WIDEN // values.element_size()
-        left = min(-(-left // granule) * granule, columns)
-        right = min(-(-right // granule) * granule, columns - left)
-    ends = min(triton.next_power_of_2(max(left + right, 1)), pixels)
-    blocks = (top + bottom) * -(-columns // pixels)
-    blocks += -(-(left + right) // ends) * -(-(rows - top - bottom) // (pixels // ends))
+    along, across = _CHANNELS_LAST if channels_last else _CONTIGUOUS
+    pixel_block, channel_block = (across, along) if channels_last else (along, across)
+    width = max(left, right)
+    side = min(triton.next_power_of_2(max(width, 1)), pixel_block)
+    blocks = 2 * -(-max(top, bottom) * columns // pixel_block)
+    blocks += 2 * -(-width // side) * -(-(rows - top - bottom) // (pixel_block // side))
     double = values.dtype == torch.float64
     parts = None
     if sums:
@@ -157,15 +208,13 @@ def scale_border_(
                 parts,
                 channels,
                 *frame[0],
-                *frame[1][:-2],
-                left,
-                right,
+                *frame[1],
                 has_bias=bias is not None,
                 has_sums=sums,
                 channels_last=channels_last,
                 float_type=tl.float64 if double else tl.float32,
-                pixels=pixels,
-                ends=ends,
+                pixel_block=pixel_block,
+                side=side,
                 channel_block=channel_block,
                 num_warps=_WARPS,
             )
