@@ -10,9 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 # Values of one program: along what lies side by side in memory, and across it.
-_CONTIGUOUS = 64, 16
-_CHANNELS_LAST = 64, 16
-_WARPS = 4
+_ALONG, _ACROSS = 64, 16
 
 # Each layer has its own sizes: the kernel is not to be compiled anew where one is 1 or a multiple
 # of 16.
@@ -40,41 +38,35 @@ def _scale(
     values,
     bias,
     sums,
-    image,
     channel,
     pixel,
     inside,
     ratio,
     channels,
     pixels,
-    has_bias: tl.constexpr,
-    has_sums: tl.constexpr,
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
 ):
-    """Scale those of the ``pixels`` of one image that are ``inside``."""
+    """Scale pixels of one image; ``sums`` is of this program alone."""
     # What lies side by side in memory goes last: threads take values in this order.
     if channels_last:
-        place = (image * pixels + pixel)[:, None] * channels + channel[None, :]
+        place = pixel[:, None] * channels + channel[None, :]
         mask = inside[:, None] & (channel < channels)[None, :]
         ratio = ratio[:, None]
     else:
-        place = (image * channels + channel)[:, None] * pixels + pixel[None, :]
+        place = channel[:, None] * pixels + pixel[None, :]
         mask = (channel < channels)[:, None] & inside[None, :]
         ratio = ratio[None, :]
     old = tl.load(values + place, mask, 0).to(float_type)
     new = old * ratio
-    if has_bias:
+    if bias is not None:
         shift = tl.load(bias + channel, channel < channels, 0).to(values.dtype.element_ty)
         shift = shift.to(float_type)
-        shift = shift[None, :] if channels_last else shift[:, None]
-        new += shift * (1 - ratio)
+        new += (shift[None, :] if channels_last else shift[:, None]) * (1 - ratio)
     tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
-    if has_sums:
-        parts = tl.where(ratio == 0, 0, old * (1 - ratio))
-        row = image * tl.num_programs(0) + tl.program_id(0)
-        part = tl.sum(parts, 0 if channels_last else 1)
-        tl.store(sums + row * channels + channel, part, channel < channels)
+    if sums is not None:
+        taken = tl.where(ratio == 0, 0, old * (1 - ratio))
+        tl.store(sums + channel, tl.sum(taken, 0 if channels_last else 1), channel < channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -99,18 +91,19 @@ def _scale_border(
     columns,
     left,
     right,
-    has_bias: tl.constexpr,
-    has_sums: tl.constexpr,
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
     pixel_block: tl.constexpr,
     side: tl.constexpr,
     channel_block: tl.constexpr,
 ):
-    channel = tl.program_id(1) * channel_block + tl.arange(0, channel_block)
+    channel = (tl.program_id(1) * channel_block + tl.arange(0, channel_block)).to(tl.int64)
     image = tl.program_id(2).to(tl.int64)
+    values += image * channels * rows * columns
+    if sums is not None:
+        sums += (image * tl.num_programs(0) + tl.program_id(0)) * channels
     lane = tl.arange(0, pixel_block)
-    # In turns at the start and at the end, first of the map, then of the rows between.
+    # In turns at the start and at the end: first of the map, then of the rows between.
     at_end = tl.program_id(0) % 2 == 1
     piece = tl.program_id(0) // 2
     row_pieces = tl.cdiv(tl.maximum(top, bottom) * columns, pixel_block)
@@ -119,49 +112,42 @@ def _scale_border(
         along = piece * pixel_block + lane
         inside = along < tl.where(at_end, bottom, top) * columns
         pixel = tl.where(at_end, (rows - bottom) * columns, 0) + along
-        y = pixel // columns
-        x = pixel % columns
-        ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type)
-        ratio *= _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
+        ratio = _ratio(
+            pixel // columns, height, kernel_height, stride_y, before_y, dilation_y, float_type
+        ) * _ratio(pixel % columns, width, kernel_width, stride_x, before_x, dilation_x, float_type)
         _scale(
             values,
             bias,
             sums,
-            image,
             channel,
-            pixel,
+            pixel.to(tl.int64),
             inside,
             ratio,
             channels,
             rows * columns,
-            has_bias,
-            has_sums,
             channels_last,
             float_type,
         )
     else:
         piece -= row_pieces
-        side_pieces = tl.cdiv(tl.maximum(left, right), side)
-        along = piece % side_pieces * side + lane % side
-        y = top + piece // side_pieces * (pixel_block // side) + lane // side
-        inside = (y < rows - bottom) & (along < tl.where(at_end, right, left))
+        pieces = tl.cdiv(tl.maximum(left, right), side)
+        along = piece % pieces * side + lane % side
+        y = top + piece // pieces * (pixel_block // side) + lane // side
         x = tl.where(at_end, columns - right, 0) + along
-        pixel = y * columns + x
-        ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type)
-        ratio *= _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
+        inside = (y < rows - bottom) & (along < tl.where(at_end, right, left))
+        ratio = _ratio(
+            y, height, kernel_height, stride_y, before_y, dilation_y, float_type
+        ) * _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
         _scale(
             values,
             bias,
             sums,
-            image,
             channel,
-            pixel,
+            (y * columns + x).to(tl.int64),
             inside,
             ratio,
             channels,
             rows * columns,
-            has_bias,
-            has_sums,
             channels_last,
             float_type,
         )
@@ -187,35 +173,31 @@ def scale_border_(
     images, channels, rows, columns = values.shape
     (*_, top, bottom), (*_, left, right) = frame
     channels_last = not values.is_contiguous()
-    along, across = _CHANNELS_LAST if channels_last else _CONTIGUOUS
-    pixel_block, channel_block = (across, along) if channels_last else (along, across)
+    pixel_block, channel_block = (_ACROSS, _ALONG) if channels_last else (_ALONG, _ACROSS)
     width = max(left, right)
     side = min(triton.next_power_of_2(max(width, 1)), pixel_block)
-    blocks = 2 * -(-max(top, bottom) * columns // pixel_block)
-    blocks += 2 * -(-width // side) * -(-(rows - top - bottom) // (pixel_block // side))
+    blocks = 2 * triton.cdiv(max(top, bottom) * columns, pixel_block)
+    blocks += 2 * triton.cdiv(width, side) * triton.cdiv(rows - top - bottom, pixel_block // side)
     double = values.dtype == torch.float64
     parts = None
     if sums:
-        parts = values.new_empty(
-            images * blocks, channels, dtype=torch.float64 if double else torch.float32
-        )
+        dtype = torch.float64 if double else torch.float32
+        parts = values.new_empty(images * blocks, channels, dtype=dtype)
     if blocks * channels * images:
         # Triton launches on the current device.
         with torch.cuda.device_of(values):
-            _scale_border[(blocks, -(-channels // channel_block), images)](
+            _scale_border[(blocks, triton.cdiv(channels, channel_block), images)](
                 values,
                 bias,
                 parts,
                 channels,
                 *frame[0],
                 *frame[1],
-                has_bias=bias is not None,
-                has_sums=sums,
                 channels_last=channels_last,
                 float_type=tl.float64 if double else tl.float32,
                 pixel_block=pixel_block,
                 side=side,
                 channel_block=channel_block,
-                num_warps=_WARPS,
+                num_warps=2 if channels_last else 4,
             )
     return parts.sum(0) if sums else None

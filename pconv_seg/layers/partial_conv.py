@@ -100,6 +100,8 @@ def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]
 # pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
 _LARGEST_SHARE = 1 / 16
 _FEWEST_VALUES = 2**20
+# On a GPU, where the kernel takes two calls from Python for that in training, autograd's own none.
+_FEWEST_VALUES_IN_TRAINING = 2**24
 
 
 class _Plan:
@@ -245,9 +247,10 @@ def _partial_conv(
         output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
         if not plan.runs:
             return output
-        if _by_map(output, plan):
+        recorded = output.requires_grad and torch.is_grad_enabled()
+        if _by_map(output, plan, recorded):
             return _scale_by_map_(output, bias, plan)
-        if output.requires_grad and torch.is_grad_enabled():
+        if recorded:
             return _ScaleBorder.apply(output, bias, plan)
         return _scale_border_(output, bias, plan)
 
@@ -269,12 +272,14 @@ def _partial_conv(
     return _reweight_(output, bias, ratio)
 
 
-def _by_map(output: Tensor, plan: _Plan) -> bool:
+def _by_map(output: Tensor, plan: _Plan, recorded: bool) -> bool:
     """Whether a pass over the output is faster than one over its border."""
     if output.numel() < _FEWEST_VALUES:
         # A graph that is captured can keep no map, so it would make it anew on every replay.
         return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
-    return not (plan.thin or _kernel_for(output, plan))
+    if not _kernel_for(output, plan):
+        return not plan.thin
+    return recorded and output.numel() < _FEWEST_VALUES_IN_TRAINING and not _capturing()
 
 
 def _capturing() -> bool:
@@ -354,6 +359,7 @@ def _kernel_for(values: Tensor, plan: _Plan) -> Callable | None:
         return None
     if (
         len(plan.frame) != 2
+        or len(values) > 65535
         or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
         # Whatever follows PyTorch's operations would not see the kernel.
         or torch._C._len_torch_dispatch_stack()

@@ -554,3 +554,75 @@ def test_gradients_of_several_outputs_at_once(scaling):
     for seed, found in zip(seeds, together, strict=True):
         (one,) = torch.autograd.grad(output, input, seed, True)
         torch.testing.assert_close(found, one)
+
+
+# Who may hold the gradient of an output while it is being scaled on its way back.
+def by_hook(output, keep):
+    output.register_hook(keep)
+
+
+def by_view_in_hook(output, keep):
+    output.register_hook(lambda gradient: keep(gradient.view(-1)))
+
+
+def by_hook_before_node(output, keep):
+    output.grad_fn.register_prehook(lambda gradients: keep(gradients[0]))
+
+
+def by_hook_after_node(output, keep):
+    output.grad_fn.register_hook(lambda _, gradients: keep(gradients[0]))
+
+
+@pytest.mark.parametrize(
+    "hold", [by_hook, by_view_in_hook, by_hook_before_node, by_hook_after_node]
+)
+def test_who_holds_a_gradient_keeps_it_as_it_was(hold, scaling):
+    input, weight, bias = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
+    output = partial_conv2d(input, weight.requires_grad_(), bias, padding=1)
+    kept = []
+    hold(output, lambda gradient: kept.append(gradient))
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
+    torch.autograd.grad((output * seed).sum(), weight)
+    assert torch.equal(kept[0].view_as(seed), seed)
+
+
+def test_gradients_that_are_asked_for_or_retained_are_not_scaled(scaling):
+    input, weight, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
+    output = partial_conv2d(input, weight.requires_grad_(), padding=1)
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
+    loss = (output * seed).sum()
+    found, _ = torch.autograd.grad(loss, (output, weight), retain_graph=True)
+    assert torch.equal(found, seed)
+    output.retain_grad()
+    loss.backward()
+    assert torch.equal(output.grad, seed)
+
+
+class Pass(torch.autograd.Function):
+    """Notes where the gradient lies that comes back, and makes a fresh one for what is before."""
+
+    @staticmethod
+    def forward(ctx, input, places):
+        ctx.places = places
+        return input.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.places.append(gradient.data_ptr())
+        gradient = gradient + 0
+        ctx.places.append(gradient.data_ptr())
+        return gradient, None
+
+
+@pytest.mark.skipif(not hasattr(torch.Tensor, "_use_count"), reason="this torch does not count")
+def test_a_gradient_that_nobody_holds_is_not_copied(scaling):
+    """What comes out of the scaling lies where autograd had put what went in."""
+    if scaling == "by map":
+        pytest.skip("autograd multiplies the gradient into a new one")
+    before, after = [], []
+    plan = partial_conv._plan((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
+    input = torch.ones(2, 3, 5, 6, requires_grad=True)
+    output = partial_conv._ScaleBorder.apply(Pass.apply(input, before), None, plan)
+    Pass.apply(output, after).sum().backward()
+    assert before[0] == after[1]
+    assert input.grad[0, 0, 0, 0] == 2.25
