@@ -26,7 +26,16 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
 class _Axis:
     """What one axis of a convolution looks like: plain integers, padding resolved."""
 
-    __slots__ = ("after", "before", "dilation", "dim", "kernel_size", "span", "stride")
+    __slots__ = (
+        "after",
+        "before",
+        "dilation",
+        "dim",
+        "kernel_size",
+        "never_empty",
+        "span",
+        "stride",
+    )
 
     def __init__(
         self,
@@ -47,6 +56,10 @@ class _Axis:
             self.before, self.after = total // 2, total - total // 2
         else:
             self.before = self.after = 0 if padding == "valid" else padding
+        # True only if every window has a valid tap on a map of any length: one tap lies behind all
+        # of the padding before, even in the first window, and before all after in the last.
+        tap = -(-self.before // dilation)
+        self.never_empty = self.after <= (kernel_size - 1 - tap) * dilation
 
     def counts(self, length: int, output: Tensor) -> Tensor:
         """Taps of every window that lie on ``length`` pixels, along this axis.
@@ -261,15 +274,16 @@ def _partial_conv(
         return _convolve(input, weight, bias, stride, _around(axes), dilation, groups)
     # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
     output = _convolve(input, weight, None, stride, _around(axes), dilation, groups)
-    ratio = 1.0
+    ratio, never_empty = 1.0, True
     for axis in axes:
         counts = axis.counts(input.shape[axis.dim], output)
         ratio = ratio * _ratio(counts, axis.kernel_size, output)
+        never_empty = never_empty and axis.never_empty
     if compiling and not _is_exporting():
         # This view needs its map in memory. Without it, the loop over all values computes each
         # one's ratio anew, in all channels.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    return _reweight_(output, bias, ratio)
+    return _reweight_(output, bias, ratio, never_empty)
 
 
 def _by_map(output: Tensor, plan: _Plan, recorded: bool) -> bool:
@@ -477,12 +491,15 @@ def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
     return ratio * (counts > 0)
 
 
-def _reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
+def _reweight_(
+    output: Tensor, bias: Tensor | None, ratio: Tensor, never_empty: bool = False
+) -> Tensor:
     output = output.mul_(ratio)
     if bias is None:
         return output
+    bias = _column(bias.to(output.dtype), output)
     # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
+    return output + (bias if never_empty else bias * (ratio > 0))
 
 
 def _column(bias: Tensor, output: Tensor) -> Tensor:

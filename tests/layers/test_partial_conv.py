@@ -111,6 +111,20 @@ def test_counts_in_tensors_equal_those_of_geometry(kernel_size, stride, dilation
         ]
 
 
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
+def test_windows_are_known_to_be_never_empty_without_the_length(kernel_size):
+    options = itertools.product((1, 2, 3), (1, 2, 5), (0, 1, 3, 6), (0, 1, 3, 6))
+    for stride, dilation, before, after in options:
+        axis = partial_conv._Axis(-2, kernel_size, stride, (before, after), dilation)
+        counts = [
+            tap_count(i, length, kernel_size, stride, before, dilation)
+            for length in range(1, 20)
+            for i in range((length + before + after - axis.span) // stride + 1)
+        ]
+        assert all(counts) or not axis.never_empty
+    assert partial_conv._Axis(-2, kernel_size, 2, (kernel_size - 1) // 2, 1).never_empty
+
+
 @pytest.fixture(params=["by map", "in strips"])
 def scaling(request, monkeypatch):
     """Both ways to scale the border, on maps of any size."""
