@@ -57,9 +57,11 @@ class _Axis:
         else:
             self.before = self.after = 0 if padding == "valid" else padding
         # True only if every window has a valid tap on a map of any length: one tap lies behind all
-        # of the padding before, even in the first window, and before all after in the last.
+        # of the padding before, even in the first window, and before all after in the last. While
+        # torch.jit.trace follows sizes, nothing is known of them.
         tap = -(-self.before // dilation)
-        self.never_empty = self.after <= (kernel_size - 1 - tap) * dilation
+        known = type(kernel_size) is int
+        self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
 
     def counts(self, length: int, output: Tensor) -> Tensor:
         """Taps of every window that lie on ``length`` pixels, along this axis.
