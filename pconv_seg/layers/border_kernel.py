@@ -60,8 +60,7 @@ def _scale(
     old = tl.load(values + place, mask, 0).to(float_type)
     new = old * ratio
     if bias is not None:
-        shift = tl.load(bias + channel, channel < channels, 0).to(values.dtype.element_ty)
-        shift = shift.to(float_type)
+        shift = tl.load(bias + channel, channel < channels, 0).to(float_type)
         new += (shift[None, :] if channels_last else shift[:, None]) * (1 - ratio)
     tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
     if sums is not None:
@@ -153,14 +152,32 @@ def _scale_border(
         )
 
 
+def load(device: torch.device, dtype: torch.dtype, contiguous: bool, side: int) -> None:
+    """Compile and load all that :func:`scale_border_` launches for values like these.
+
+    Args:
+        device: Of the values.
+        dtype: Of the values.
+        contiguous: Whether they are contiguous; otherwise they are channels_last.
+        side: Columns that miss taps at the start or at the end, rounded up to a power of two.
+    """
+    memory_format = torch.contiguous_format if contiguous else torch.channels_last
+    values = torch.zeros(1, 2, 2, side, dtype=dtype, device=device)
+    values = values.contiguous(memory_format=memory_format)
+    frame = (2, 1, 1, 0, 1, 2, 0, 0), (side, 1, 1, 0, 1, side, side, 0)
+    scale_border_(values, None, frame, False)
+    scale_border_(values, None, frame, True)
+    scale_border_(values, values[0, :, 0, 0].clone(), frame, False)
+
+
 def scale_border_(
     values: Tensor, bias: Tensor | None, frame: tuple[tuple[int, ...], tuple[int, ...]], sums: bool
 ) -> Tensor | None:
     """Scale the border of ``values`` around ``bias``, in place; with ratio 0 they become 0.
 
     Args:
-        values: ``Tensor[N, C, H, W]`` of a floating dtype, contiguous or channels_last; N below
-            65536.
+        values: ``Tensor[N, C, H, W]`` of a floating dtype, contiguous or channels_last, beginning
+            at a multiple of 16 bytes; N below 65536.
         bias: ``Tensor[C]``.
         frame: For rows, then for columns: input length, kernel size, stride, padding before,
             dilation, number of outputs, and how many of them miss taps at the start and at the end.
@@ -172,6 +189,10 @@ def scale_border_(
     """
     images, channels, rows, columns = values.shape
     (*_, top, bottom), (*_, left, right) = frame
+    if bias is not None:
+        bias = bias.to(values.dtype).contiguous()
+        if bias.data_ptr() % 16:
+            bias = bias.clone()
     channels_last = not values.is_contiguous()
     pixel_block, channel_block = (_ACROSS, _ALONG) if channels_last else (_ALONG, _ACROSS)
     width = max(left, right)

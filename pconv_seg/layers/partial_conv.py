@@ -127,10 +127,11 @@ class _Plan:
         size: Of the output.
         runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
         frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
+        side: Columns that miss taps at an end, rounded up to a power of two.
         thin: Whether the strips are a small part of the output.
     """
 
-    __slots__ = ("around", "frame", "runs", "size", "thin")
+    __slots__ = ("around", "frame", "runs", "side", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
         self.around, self.size, self.frame, runs, share = _around(axes), [], [], [], 0.0
@@ -149,6 +150,7 @@ class _Plan:
         # Windows without any valid tap last: nothing may be added to them afterwards.
         self.runs = sorted(runs, key=lambda run: run[-1] == 0)
         self.thin = share <= _LARGEST_SHARE
+        self.side = 1 << max(max(self.frame[-1][-2:]) - 1, 0).bit_length()
 
 
 # Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
@@ -310,7 +312,9 @@ def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
     else:
         device = output.device
         stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
-        scale = _kept_ratio_map(plan, output.dtype, device, stream, bias is not None)
+        scale = _kept_ratio_map(
+            plan, output.dtype, device, stream, bias is not None, output.is_contiguous()
+        )
     if bias is None:
         return output.mul_(scale)
     output = output.lerp_(_column(bias.to(output.dtype), output), scale)
@@ -328,8 +332,16 @@ def _ratio_map(plan: _Plan, like: Tensor, for_bias: bool) -> Tensor:
 # stream is there because a map may be read on the stream alone that wrote it.
 @lru_cache(maxsize=64)
 def _kept_ratio_map(
-    plan: _Plan, dtype: torch.dtype, device: torch.device, stream: int, for_bias: bool
+    plan: _Plan,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: int,
+    for_bias: bool,
+    contiguous: bool,
 ) -> Tensor:
+    if device.type == "cuda" and len(plan.frame) == 2:
+        # Should a graph be captured next, it needs the kernel.
+        _border_kernel(device, dtype, contiguous, plan.side)
     # No inference tensors even where they are first needed in inference mode: training may be next.
     with torch.inference_mode(False), torch.no_grad():
         return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
@@ -347,13 +359,26 @@ def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Te
     return output
 
 
-@lru_cache(maxsize=64)
-def _border_kernel(device: torch.device) -> Callable | None:
-    """:func:`.border_kernel.scale_border_`, or None where Triton is missing or cannot compile."""
-    try:
-        from .border_kernel import scale_border_
+_border_kernels: dict[tuple, Callable | None] = {}
 
-        scale_border_(torch.zeros(1, 1, 1, 1, device=device), None, ((1,) * 8,) * 2, False)
+
+def _border_kernel(
+    device: torch.device, dtype: torch.dtype, contiguous: bool, side: int
+) -> Callable | None:
+    """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
+    key = device, dtype, contiguous, side
+    if key not in _border_kernels:
+        if _capturing():
+            return None  # CUDA loads no code then.
+        _border_kernels[key] = _load_border_kernel(*key)
+    return _border_kernels[key]
+
+
+def _load_border_kernel(device: torch.device, *values: torch.dtype | bool | int) -> Callable | None:
+    try:
+        from . import border_kernel
+
+        border_kernel.load(device, *values)
     except ImportError:
         return None
     except Exception as error:
@@ -363,7 +388,7 @@ def _border_kernel(device: torch.device) -> Callable | None:
             stacklevel=2,
         )
         return None
-    return scale_border_
+    return border_kernel.scale_border_
 
 
 def _on_gpu(tensor: Tensor) -> bool:
@@ -381,9 +406,11 @@ def _kernel_for(values: Tensor, plan: _Plan) -> Callable | None:
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
         or not _is_dense_memory(values)
+        # It would be compiled anew for such places.
+        or values.data_ptr() % 16
     ):
         return None
-    return _border_kernel(values.device)
+    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.side)
 
 
 def _is_dense_memory(tensor: Tensor) -> bool:
@@ -420,16 +447,14 @@ class _ScaleBorder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        # Whoever else holds the gradient must not see it scaled. Autograd itself takes a gradient
-        # over as .grad by the same rule, without a copy if nobody else holds it.
-        if (
-            torch.is_grad_enabled()
-            or not _is_dense_memory(gradient)
-            or _holders(gradient) != ctx.free
-        ):
+        # Nothing else follows what is done to the gradient.
+        alone = not (torch.is_grad_enabled() or _is_compiling())
+        # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
+        # .grad by the same rule, without a copy if nobody else holds it.
+        if not (alone and _is_dense_memory(gradient) and _holders(gradient) == ctx.free):
             gradient = gradient.clone()
         of_bias = None
-        kernel = None if torch.is_grad_enabled() else _kernel_for(gradient, ctx.plan)
+        kernel = _kernel_for(gradient, ctx.plan) if alone else None
         if kernel is None:
             if ctx.needs_input_grad[1]:
                 dtype = _at_least_float32(gradient.dtype)

@@ -12,7 +12,7 @@ if not GPU:
 pytest.importorskip("triton")
 
 from pconv_seg import partial_conv2d  # noqa: E402
-from pconv_seg.layers import partial_conv  # noqa: E402
+from pconv_seg.layers import border_kernel, partial_conv  # noqa: E402
 from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
 
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -163,16 +163,71 @@ def test_who_follows_operations_sees_the_scaling(kernel):
     assert "aten.mul_.Tensor" in seen.names or "aten.mul_.Scalar" in seen.names
 
 
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, kernel, monkeypatch):
+    """CUDA forbids it: then the kernel is used only if it was loaded before."""
+    capturing, loads = [True], []
+    monkeypatch.setattr(partial_conv, "_border_kernels", {})
+    monkeypatch.setattr(partial_conv, "_capturing", lambda: capturing[0])
+    jit = border_kernel._scale_border
+    monkeypatch.setattr(border_kernel, "_scale_border", Launches(jit, loads))
+    plan = plan_of((9, 8), 7, 2, 3, 1)
+    values, bias = draw(plan, memory_format=memory_format)
+    assert partial_conv._kernel_for(values, plan) is None
+    assert not loads
+    capturing[0] = False
+    scale = partial_conv._kernel_for(values, plan)
+    loaded = len(loads)
+    capturing[0] = True
+    assert partial_conv._kernel_for(values, plan) is scale
+    biases = bias, bias.float(), torch.cat([bias, bias])[1:][: len(bias)]
+    for options in ((None, False), (None, True), *((bias, False) for bias in biases)):
+        scale(values, options[0], plan.frame, options[1])
+    assert {*loads[loaded:]} <= {*loads[:loaded]}
+
+
+def test_values_that_begin_between_16_bytes_and_biases_with_gaps(kernel):
+    plan = plan_of((6, 7), 3, 1, 1, 1)
+    values, _ = draw(plan, channels=3)
+    apart = torch.cat([values.flatten(), values.flatten()[:1]])[1:].view(values.shape)
+    assert partial_conv._kernel_for(apart, plan) is None
+    bias = torch.randn(3, 2, device=DEVICE, dtype=torch.float64)[:, 0]
+    expected = partial_conv._scale_strips_(values.clone(), bias, plan.runs)
+    scale_border_(values, bias, plan.frame, False)
+    torch.testing.assert_close(values, expected)
+
+
+class Launches:
+    """Notes for what a kernel is compiled at each launch."""
+
+    def __init__(self, kernel, found):
+        self.kernel, self.found = kernel, found
+
+    def __getitem__(self, grid):
+        def launch(*args, **constants):
+            given = tuple(
+                (arg.dtype, arg.data_ptr() % 16) if isinstance(arg, torch.Tensor) else type(arg)
+                for arg in args
+            )
+            self.found.append((given, *sorted(constants.items(), key=str)))
+            self.kernel[grid](*args, **constants)
+
+        return launch
+
+
 @needs_gpu
+@pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("size", [(12, 9), (600, 500)])
-def test_a_graph_replays_the_scaling(size):
-    """The small map is captured first, before anything was compiled for it."""
+def test_a_graph_replays_the_scaling(size, warm, monkeypatch):
+    """Also if it is captured before any other call."""
+    monkeypatch.setattr(partial_conv, "_border_kernels", {})
     torch.manual_seed(0)
     inputs = torch.randn(2, 1, 4, *size, device=DEVICE, dtype=torch.float64)
     weight = torch.randn(4, 4, 3, 3, device=DEVICE, dtype=torch.float64)
     static = inputs[0].clone()
     graph = torch.cuda.CUDAGraph()
-    torch.nn.functional.conv2d(static, weight, padding=1)
+    convolve = partial_conv2d if warm else torch.nn.functional.conv2d
+    convolve(static, weight, padding=1)
     with torch.cuda.graph(graph):
         output = partial_conv2d(static, weight, padding=1)
     for input in inputs:
