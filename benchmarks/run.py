@@ -78,6 +78,8 @@ def main() -> None:
         for record in module.run(options):
             section["records"].append(record)
             write(report, options.out)
+        if not section["records"]:
+            parser.error(f"{name} has no case with {options.only!r} in its name")
         if hasattr(module, "plot"):
             section["figure"] = f"{name}.svg"
             save_figure(module.plot(section["records"]), options.out / section["figure"])
