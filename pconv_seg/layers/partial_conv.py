@@ -115,8 +115,9 @@ def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]
 # pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
 _LARGEST_SHARE = 1 / 16
 _FEWEST_VALUES = 2**20
-# On a GPU, where the kernel takes two calls from Python for that in training, autograd's own none.
-_FEWEST_VALUES_IN_TRAINING = 2**24
+# On a GPU the border is scaled by a kernel. In training that takes more of Python, there and back,
+# than autograd's own multiplication, which hides it only behind outputs of more bytes than this.
+_MOST_BYTES_BY_MAP_IN_TRAINING = 2**26
 
 
 class _Plan:
@@ -297,7 +298,8 @@ def _by_map(output: Tensor, plan: _Plan, recorded: bool) -> bool:
         return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
     if not _kernel_for(output, plan):
         return not plan.thin
-    return recorded and output.numel() < _FEWEST_VALUES_IN_TRAINING and not _capturing()
+    size = output.numel() * output.element_size()
+    return recorded and size <= _MOST_BYTES_BY_MAP_IN_TRAINING and not _capturing()
 
 
 def _capturing() -> bool:

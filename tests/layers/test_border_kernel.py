@@ -43,7 +43,7 @@ def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, chann
 def kernel(monkeypatch):
     """The kernel takes everything that it can take, on a CPU as on a GPU."""
     monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0)
-    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES_IN_TRAINING", 0)
+    monkeypatch.setattr(partial_conv, "_MOST_BYTES_BY_MAP_IN_TRAINING", 0)
     if not GPU:
         monkeypatch.setattr(partial_conv, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(partial_conv, "_capturing", lambda: False)
