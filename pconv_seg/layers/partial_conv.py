@@ -180,9 +180,10 @@ def partial_conv2d(
     and 0 (not ``b``) where no tap is valid. Zero padding is the case where the factor is always 1.
 
     Without ``mask``, validity depends on sizes alone and no mask is ever convolved: what an
-    ordinary convolution puts out is corrected in place, large outputs in strips along the border,
-    small ones in one pass with a map of ratios. For finite values the interior is bit-identical
-    to ``F.conv2d``. Compilers and function transforms see one multiplication by a map of ratios.
+    ordinary convolution puts out is corrected in place, large outputs along the border alone (on a
+    GPU by a Triton kernel), small ones in one pass with a map of ratios. For finite values the
+    interior is bit-identical to ``F.conv2d``. Compilers and function transforms see one
+    multiplication by a map of ratios.
 
     Args:
         input: ``Tensor[N, C_in, H, W]`` or ``Tensor[C_in, H, W]``, any floating dtype.
@@ -402,7 +403,9 @@ def _kernel_for(values: Tensor, plan: _Plan) -> Callable | None:
         return None
     if (
         len(plan.frame) != 2
+        # Bounds of CUDA's grid and of the kernel's integers.
         or len(values) > 65535
+        or plan.size[0] * plan.size[1] >= 2**31
         or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
         # Whatever follows PyTorch's operations would not see the kernel.
         or torch._C._len_torch_dispatch_stack()

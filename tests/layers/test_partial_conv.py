@@ -600,6 +600,16 @@ def test_who_holds_a_gradient_keeps_it_as_it_was(hold, scaling):
     assert torch.equal(kept[0].view_as(seed), seed)
 
 
+def test_hooks_of_the_layer_see_the_gradient_of_its_output(scaling):
+    layer, kept = PConv2d(4, 4, 3, padding=1).double(), []
+    layer.register_full_backward_hook(lambda layer, of_input, of_output: kept.append(of_output[0]))
+    input, _, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
+    output = layer(input.requires_grad_())
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
+    (output * seed).sum().backward()
+    assert torch.equal(kept[0], seed)
+
+
 def test_gradients_that_are_asked_for_or_retained_are_not_scaled(scaling):
     input, weight, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
     output = partial_conv2d(input, weight.requires_grad_(), padding=1)
