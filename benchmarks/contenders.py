@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pconv_seg import set_padding
 from pconv_seg.geometry import border_runs
-from pconv_seg.layers import partial_conv
+from pconv_seg.layers import scaling
 
 ZEROS, PARTIAL, MASKS = "zeros", "partial", "mask convolution"
 PEERS = (MASKS, "reflect", "replicate")
@@ -54,7 +54,7 @@ def switch(model: nn.Module, contender: str) -> None:
 
 def forget(model: nn.Module) -> None:
     """Drop what any contender has kept from earlier calls."""
-    for function in (border_runs, partial_conv._plan, partial_conv._kept_ratio_map):
+    for function in (border_runs, scaling.plan_of, scaling._kept_ratio_map):
         function.cache_clear()
     for module in model.modules():
         vars(module).pop("kept", None)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .partial_conv import _axes, _ratio, _reweight_
+from .axes import axes_of
+from .scaling import ratio_of, reweight_
 
 Extents = tuple[tuple[int, int], ...]
 
@@ -63,7 +64,7 @@ def conv2d_within(
     Returns:
         ``Tensor[N, C_out, H', W']``, arbitrary outside its real area, and the extents of that.
     """
-    axes = _axes(weight.shape[2:], stride, padding, dilation)
+    axes = axes_of(weight.shape[2:], stride, padding, dilation)
     # Without padding no window of the output's real area reaches beyond the input's.
     padded = any(axis.before or axis.after for axis in axes)
     if padded:
@@ -73,7 +74,7 @@ def conv2d_within(
     output = F.conv2d(input, weight, None if partial else bias, stride, padding, dilation, groups)
     if partial:
         counts = axes[0].window_sum(rows.long()) * axes[1].window_sum(cols.long())
-        output = _reweight_(output, bias, _ratio(counts, weight[0, 0].numel(), output))
+        output = reweight_(output, bias, ratio_of(counts, weight[0, 0].numel(), output))
     return output, tuple(
         tuple(
             (length + axis.before + axis.after - axis.dilation * (axis.kernel_size - 1) - 1)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .partial_conv import _CONVOLUTIONS, _is_compiling, fx_node
+from .compiling import is_compiling
+from .partial_conv import _CONVOLUTIONS, fx_node
 
 
 def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
@@ -31,7 +32,7 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     Returns:
         ``Tensor[N, C, *padded size]`` (or unbatched); no gradient flows through padded values.
     """
-    if not _is_compiling() and has_torch_function_unary(input):
+    if not is_compiling() and has_torch_function_unary(input):
         # Seen as one operation, like F.pad, by whoever follows operations (padded batches do).
         return handle_torch_function(distribution_pad, (input,), input, padding)
     n, shape = len(padding) // 2, input.shape

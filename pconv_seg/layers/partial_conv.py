@@ -1,163 +1,18 @@
 """Partial convolution based padding: a function, and convolution layers with it inside."""
 
-import sys
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
-from torch.autograd import forward_ad
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from ..geometry import border_runs
-
-# torch < 2.3 has it in torch._utils only.
-_is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
-# torch < 2.7 does not say whether what it compiles is for export.
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)
-
-
-class _Axis:
-    """What one axis of a convolution looks like: plain integers, padding resolved."""
-
-    __slots__ = (
-        "after",
-        "before",
-        "dilation",
-        "dim",
-        "kernel_size",
-        "never_empty",
-        "span",
-        "stride",
-    )
-
-    def __init__(
-        self,
-        dim: int,
-        kernel_size: int,
-        stride: int,
-        padding: int | str | tuple[int, int],
-        dilation: int,
-    ) -> None:
-        self.dim, self.kernel_size, self.stride, self.dilation = dim, kernel_size, stride, dilation
-        # Pixels from the first to the last tap. The compiler of torch 2.1 follows no properties.
-        self.span = dilation * (kernel_size - 1) + 1
-        if isinstance(padding, tuple):
-            self.before, self.after = padding
-        elif padding == "same":
-            # As in PyTorch: an odd total puts the extra pixel behind.
-            total = self.span - 1
-            self.before, self.after = total // 2, total - total // 2
-        else:
-            self.before = self.after = 0 if padding == "valid" else padding
-        # True only if every window has a valid tap on a map of any length: one tap lies behind all
-        # of the padding before, even in the first window, and before all after in the last. While
-        # torch.jit.trace follows sizes, nothing is known of them.
-        tap = -(-self.before // dilation)
-        known = type(kernel_size) is int
-        self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
-
-    def counts(self, length: int, output: Tensor) -> Tensor:
-        """Taps of every window that lie on ``length`` pixels, along this axis.
-
-        Integers in float32, exact up to 2**24 pixels, since compilers vectorize no int64. Sums of
-        ones over the taps of a 7x7 layer would take as long as its convolution.
-        """
-        first = torch.arange(output.shape[self.dim], dtype=torch.float32, device=output.device)
-        first = first * self.stride - self.before
-        missed, reached = -first, length - first
-        if self.dilation > 1:
-            # One by one, since the compiler of torch 2.1 unpacks no generator.
-            missed, reached = (
-                torch.ceil(missed / self.dilation),
-                torch.ceil(reached / self.dilation),
-            )
-        counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
-        return counts.clamp(min=0).view(-1, *(1,) * (-1 - self.dim))
-
-    def window_sum(self, valid: Tensor) -> Tensor:
-        """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
-
-        Integers in, so exact integers out.
-        """
-        padding = (0, 0) * (-1 - self.dim) + (self.before, self.after)
-        windows = F.pad(valid, padding).unfold(self.dim, self.span, self.stride)
-        return windows[..., :: self.dilation].sum(-1)
-
-
-def _expand(value: int | str | Sequence[int], n: int) -> Sequence[int | str]:
-    return (value,) * n if isinstance(value, (int, str)) else value
-
-
-def _axes(kernel_size: Sequence[int], stride, padding, dilation) -> list[_Axis]:
-    """One per spatial dimension; ``padding`` may also be a sequence of (before, after)."""
-    n = len(kernel_size)
-    stride, padding, dilation = _expand(stride, n), _expand(padding, n), _expand(dilation, n)
-    return [_Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
-
-
-def _around(axes: list[_Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
-    """The padding that a convolution takes itself, and what else is to be padded with zeros."""
-    # Of lists, since the compiler of torch 2.1 follows no generator here.
-    before = tuple([axis.before for axis in axes])
-    if before == tuple([axis.after for axis in axes]):
-        return before, None
-    return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
-
-
-# Borders with at most this share of an output of at least this many values are scaled faster than a
-# pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
-_LARGEST_SHARE = 1 / 16
-_FEWEST_VALUES = 2**20
-# On a GPU the border is scaled by a kernel. In training that takes more of Python, there and back,
-# than autograd's own multiplication, which hides it only behind outputs of more bytes than this.
-_MOST_BYTES_BY_MAP_IN_TRAINING = 2**26
-
-
-class _Plan:
-    """What partial padding does to a map of one size.
-
-    Attributes:
-        around: Of :func:`_around`.
-        size: Of the output.
-        runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
-        frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
-        side: Columns that miss taps at an end, rounded up to a power of two.
-        thin: Whether the strips are a small part of the output.
-    """
-
-    __slots__ = ("around", "frame", "runs", "side", "size", "thin")
-
-    def __init__(self, size: tuple[int, ...], axes: list[_Axis]) -> None:
-        self.around, self.size, self.frame, runs, share = _around(axes), [], [], [], 0.0
-        for axis in axes:
-            length = size[axis.dim]
-            outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
-            self.size.append(outputs)
-            taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
-            ends = [0, 0]
-            for start, stop, count in border_runs(length, outputs, *taps):
-                ratio = axis.kernel_size / count if count else 0.0
-                runs.append((axis.dim, start, stop - start, ratio))
-                share += (stop - start) / outputs
-                ends[start > ends[0]] += stop - start
-            self.frame.append((length, *taps, outputs, *ends))
-        # Windows without any valid tap last: nothing may be added to them afterwards.
-        self.runs = sorted(runs, key=lambda run: run[-1] == 0)
-        self.thin = share <= _LARGEST_SHARE
-        self.side = 1 << max(max(self.frame[-1][-2:]) - 1, 0).bit_length()
-
-
-# Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
-@lru_cache(maxsize=4096)
-def _plan(size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation) -> _Plan:
-    return _Plan(size, _axes(kernel_size, stride, padding, dilation))
+from .axes import Axis, axes_of, padding_around
+from .compiling import is_compiling, is_exporting
+from .scaling import plan_of, ratio_of, reweight_, scale_
 
 
 def partial_conv2d(
@@ -221,7 +76,7 @@ _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 def _convolve(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups
 ) -> Tensor:
-    """Convolve with zeros around, not necessarily as many behind as before (:func:`_around`)."""
+    """Convolve with zeros around (:func:`padding_around`), perhaps more behind than before."""
     padding, pads = around
     if pads:
         input = F.pad(input, pads)
@@ -243,7 +98,7 @@ def _partial_conv(
     ``stride``, ``padding`` and ``dilation`` must be hashable. Between two convolutions Python is
     slow (its code has left the caches of the CPU), so small maps pay for every line of this.
     """
-    compiling = _is_compiling()
+    compiling = is_compiling()
     # Not while compiling, which the compiler of torch 2.1 cannot follow.
     if (
         not compiling
@@ -262,284 +117,27 @@ def _partial_conv(
         and type(sum(size)) is int  # and no symbol or traced value
         and not _are_functorch_transforms_active()
     ):
-        plan = _plan(size, weight.shape[2:], stride, padding, dilation)
+        plan = plan_of(size, weight.shape[2:], stride, padding, dilation)
         output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        if not plan.runs:
-            return output
-        recorded = output.requires_grad and torch.is_grad_enabled()
-        if _by_map(output, plan, recorded):
-            return _scale_by_map_(output, bias, plan)
-        if recorded:
-            return _ScaleBorder.apply(output, bias, plan)
-        return _scale_border_(output, bias, plan)
+        return scale_(output, bias, plan) if plan.runs else output
 
-    axes = _axes(weight.shape[2:], stride, padding, dilation)
+    axes = axes_of(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
         return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
     if not any(axis.before or axis.after for axis in axes):
-        return _convolve(input, weight, bias, stride, _around(axes), dilation, groups)
+        return _convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
     # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
-    output = _convolve(input, weight, None, stride, _around(axes), dilation, groups)
+    output = _convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
     ratio, never_empty = 1.0, True
     for axis in axes:
         counts = axis.counts(input.shape[axis.dim], output)
-        ratio = ratio * _ratio(counts, axis.kernel_size, output)
+        ratio = ratio * ratio_of(counts, axis.kernel_size, output)
         never_empty = never_empty and axis.never_empty
-    if compiling and not _is_exporting():
+    if compiling and not is_exporting():
         # This view needs its map in memory. Without it, the loop over all values computes each
         # one's ratio anew, in all channels.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    return _reweight_(output, bias, ratio, never_empty)
-
-
-def _by_map(output: Tensor, plan: _Plan, recorded: bool) -> bool:
-    """Whether a pass over the output is faster than one over its border."""
-    if output.numel() < _FEWEST_VALUES:
-        # A graph that is captured can keep no map, so it would make it anew on every replay.
-        return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
-    if not _kernel_for(output, plan):
-        return not plan.thin
-    size = output.numel() * output.element_size()
-    return recorded and size <= _MOST_BYTES_BY_MAP_IN_TRAINING and not _capturing()
-
-
-def _capturing() -> bool:
-    return torch.cuda.is_current_stream_capturing()
-
-
-def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
-    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
-    # Tensors that belong to a trace or a CUDA graph must not outlive it.
-    if type(output) is not Tensor or (output.is_cuda and _capturing()):
-        scale = _ratio_map(plan, output, bias is not None)
-    else:
-        device = output.device
-        stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
-        scale = _kept_ratio_map(
-            plan, output.dtype, device, stream, bias is not None, output.is_contiguous()
-        )
-    if bias is None:
-        return output.mul_(scale)
-    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
-    return output if all(ratio for *_, ratio in plan.runs) else output.mul_(scale < 1)
-
-
-def _ratio_map(plan: _Plan, like: Tensor, for_bias: bool) -> Tensor:
-    """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
-    ones = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
-    ratio = _scale_strips_(ones, None, plan.runs).to(like.dtype)
-    return 1 - ratio if for_bias else ratio
-
-
-# Everything that the maps follow from is in the key, so no call can see what another one left. The
-# stream is there because a map may be read on the stream alone that wrote it.
-@lru_cache(maxsize=64)
-def _kept_ratio_map(
-    plan: _Plan,
-    dtype: torch.dtype,
-    device: torch.device,
-    stream: int,
-    for_bias: bool,
-    contiguous: bool,
-) -> Tensor:
-    if device.type == "cuda" and len(plan.frame) == 2:
-        # Should a graph be captured next, it needs the kernel.
-        _border_kernel(device, dtype, contiguous, plan.side)
-    # No inference tensors even where they are first needed in inference mode: training may be next.
-    with torch.inference_mode(False), torch.no_grad():
-        return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
-
-
-def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
-    if bias is not None:
-        bias = _column(bias.to(output.dtype), output)
-    for dim, start, length, ratio in runs:
-        strip = output.narrow(dim, start, length)
-        if bias is None or ratio == 0:
-            strip.mul_(ratio)
-        else:
-            strip.lerp_(bias, 1 - ratio)
-    return output
-
-
-_border_kernels: dict[tuple, Callable | None] = {}
-
-
-def _border_kernel(
-    device: torch.device, dtype: torch.dtype, contiguous: bool, side: int
-) -> Callable | None:
-    """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
-    key = device, dtype, contiguous, side
-    if key not in _border_kernels:
-        if _capturing():
-            return None  # CUDA loads no code then.
-        _border_kernels[key] = _load_border_kernel(*key)
-    return _border_kernels[key]
-
-
-def _load_border_kernel(device: torch.device, *values: torch.dtype | bool | int) -> Callable | None:
-    try:
-        from . import border_kernel
-
-        border_kernel.load(device, *values)
-    except ImportError:
-        return None
-    except Exception as error:
-        warnings.warn(
-            f"Triton does not work on {device}, so partial padding takes more launches there: "
-            f"{type(error).__name__}: {error}",
-            stacklevel=2,
-        )
-        return None
-    return border_kernel.scale_border_
-
-
-def _on_gpu(tensor: Tensor) -> bool:
-    return tensor.is_cuda
-
-
-def _kernel_for(values: Tensor, plan: _Plan) -> Callable | None:
-    if not _on_gpu(values):
-        return None
-    if (
-        len(plan.frame) != 2
-        # Bounds of CUDA's grid and of the kernel's integers.
-        or len(values) > 65535
-        or plan.size[0] * plan.size[1] >= 2**31
-        or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-        # Whatever follows PyTorch's operations would not see the kernel.
-        or torch._C._len_torch_dispatch_stack()
-        or forward_ad._current_level >= 0
-        or not _is_dense_memory(values)
-        # It would be compiled anew for such places.
-        or values.data_ptr() % 16
-    ):
-        return None
-    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.side)
-
-
-def _is_dense_memory(tensor: Tensor) -> bool:
-    """Whether it is no more than memory, in which every value has one place, side by side."""
-    return (
-        type(tensor) is Tensor
-        # What torch.vmap and its like hand on has the type of a tensor, too, but no memory.
-        and torch._C._has_storage(tensor)
-        and (
-            tensor.is_contiguous()
-            or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        )
-    )
-
-
-def _scale_border_(output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
-    """:func:`_scale_by_map_` without the interior."""
-    kernel = _kernel_for(output, plan)
-    if kernel is None:
-        return _scale_strips_(output, bias, plan.runs)
-    kernel(output, bias, plan.frame, False)
-    return output
-
-
-class _ScaleBorder(torch.autograd.Function):
-    """:func:`_scale_border_` with at most one copy of the gradient; autograd makes several."""
-
-    @staticmethod
-    def forward(ctx, output: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
-        ctx.mark_dirty(output)
-        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
-        ctx.free = _holders_of_free_gradient()
-        return _scale_border_(output, bias, plan)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        # Nothing else follows what is done to the gradient.
-        alone = not (torch.is_grad_enabled() or _is_compiling())
-        # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
-        # .grad by the same rule, without a copy if nobody else holds it.
-        if not (alone and _is_dense_memory(gradient) and _holders(gradient) == ctx.free):
-            gradient = gradient.clone()
-        of_bias = None
-        kernel = _kernel_for(gradient, ctx.plan) if alone else None
-        if kernel is None:
-            if ctx.needs_input_grad[1]:
-                dtype = _at_least_float32(gradient.dtype)
-                of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
-            # What lies in several strips is scaled several times, around the bias each time.
-            for dim, start, length, ratio in reversed(ctx.plan.runs):
-                strip = gradient.narrow(dim, start, length)
-                if of_bias is not None and ratio:
-                    others = [d for d in range(strip.dim()) if d != 1]
-                    of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
-                strip.mul_(ratio)
-        else:
-            of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
-        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
-
-    @staticmethod
-    def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
-        return _scale_strips_(tangent, bias_tangent, ctx.plan.runs)
-
-
-def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
-    """How many hold the tensor, its memory and its Python object; None if PyTorch does not say."""
-    if not hasattr(tensor, "_use_count"):
-        return None
-    storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    return tensor._use_count(), storage, sys.getrefcount(tensor)
-
-
-class _Held(torch.autograd.Function):
-    """Appends to ``counts`` what :func:`_holders` counts in a backward function."""
-
-    @staticmethod
-    def forward(ctx, output: Tensor, counts: list) -> Tensor:
-        ctx.counts = counts
-        return output.clone()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.counts.append(_holders(gradient))
-        return gradient, None
-
-
-# Read off an example, since the versions of Python and PyTorch count differently.
-@lru_cache(maxsize=1)
-def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
-    """:func:`_holders` of a gradient that nobody but autograd holds."""
-    counts = []
-
-    def differentiate() -> None:
-        (_Held.apply(torch.zeros(1, requires_grad=True), counts) * 2).sum().backward()
-
-    # In a thread of its own, where no mode, transform or profiler of the caller is active.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(differentiate).result()
-    return counts[0] or ()
-
-
-def _ratio(counts: Tensor, taps: int, output: Tensor) -> Tensor:
-    """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
-    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output.dtype))
-    return ratio * (counts > 0)
-
-
-def _reweight_(
-    output: Tensor, bias: Tensor | None, ratio: Tensor, never_empty: bool = False
-) -> Tensor:
-    output = output.mul_(ratio)
-    if bias is None:
-        return output
-    bias = _column(bias.to(output.dtype), output)
-    # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + (bias if never_empty else bias * (ratio > 0))
-
-
-def _column(bias: Tensor, output: Tensor) -> Tensor:
-    return bias.reshape(-1, *(1,) * (output.dim() - 2))
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return reweight_(output, bias, ratio, never_empty)
 
 
 def _masked(
@@ -547,7 +145,7 @@ def _masked(
     weight: Tensor,
     bias: Tensor | None,
     stride,
-    axes: list[_Axis],
+    axes: list[Axis],
     dilation,
     groups: int,
     mask: Tensor,
@@ -571,7 +169,7 @@ def _masked(
     counts = valid.unflatten(1, (mask_groups, depth)).sum(2)
     for axis in axes:
         counts = axis.window_sum(counts)
-    ratio_of_groups = _ratio(counts, depth * weight[0, 0].numel(), batched)
+    ratio_of_groups = ratio_of(counts, depth * weight[0, 0].numel(), batched)
     ratio, updated = ratio_of_groups, counts > 0
     if valid.shape[1] > 1:
         ratio, updated = (
@@ -580,8 +178,8 @@ def _masked(
         )
     # `where`, not a product: NaN * 0 is NaN.
     real = torch.where(valid, batched, torch.zeros((), dtype=input.dtype, device=input.device))
-    output = _convolve(real, weight, None, stride, _around(axes), dilation, groups)
-    output = _reweight_(output, bias, ratio)
+    output = _convolve(real, weight, None, stride, padding_around(axes), dilation, groups)
+    output = reweight_(output, bias, ratio)
     updated = updated.to(mask.dtype)
     return (
         output if input.dim() == weight.dim() else output[0],

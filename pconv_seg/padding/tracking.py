@@ -45,8 +45,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ..layers import partial_conv2d
+from ..layers.compiling import is_compiling
 from ..layers.extents import Extents, conv2d_within
-from ..layers.partial_conv import _is_compiling
 
 
 class _Area(NamedTuple):
@@ -309,7 +309,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        if _is_compiling():
+        if is_compiling():
             raise self._error("torch.compile", "compiled code hides its operations")
         kwargs = dict(kwargs or {})
         tracked = _tracked(args, kwargs)

@@ -8,7 +8,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
 from pconv_seg import partial_conv2d  # noqa: E402
-from pconv_seg.layers import border_kernel, partial_conv  # noqa: E402
+from pconv_seg.layers import border_kernel, scaling  # noqa: E402
 from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
 
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -30,7 +30,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 def plan_of(size, *options):
     pairs = [(o, o) if isinstance(o, int) else o for o in options]
-    return partial_conv._plan(size, *pairs)
+    return scaling.plan_of(size, *pairs)
 
 
 def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
@@ -42,11 +42,11 @@ def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, chann
 @pytest.fixture
 def kernel(monkeypatch):
     """The kernel takes everything that it can take, on a CPU as on a GPU."""
-    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0)
-    monkeypatch.setattr(partial_conv, "_MOST_BYTES_BY_MAP_IN_TRAINING", 0)
+    monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP_IN_TRAINING", 0)
     if not GPU:
-        monkeypatch.setattr(partial_conv, "_on_gpu", lambda tensor: True)
-        monkeypatch.setattr(partial_conv, "_capturing", lambda: False)
+        monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
+        monkeypatch.setattr(scaling, "_capturing", lambda: False)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -56,8 +56,8 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
     plan = plan_of(*geometry)
     values, bias = draw(plan, memory_format=memory_format)
     bias = bias if with_bias else None
-    expected = partial_conv._scale_strips_(values.clone(), bias, plan.runs)
-    interior = partial_conv._scale_strips_(torch.ones_like(values), None, plan.runs) == 1
+    expected = scaling._scale_strips_(values.clone(), bias, plan.runs)
+    interior = scaling._scale_strips_(torch.ones_like(values), None, plan.runs) == 1
     before = values.clone()
     assert scale_border_(values, bias, plan.frame, False) is None
     torch.testing.assert_close(values, expected)
@@ -69,7 +69,7 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
 def test_sums_are_what_was_taken_away(geometry, memory_format):
     plan = plan_of(*geometry)
     values, _ = draw(plan, memory_format=memory_format)
-    ratio = partial_conv._scale_strips_(torch.ones_like(values), None, plan.runs)
+    ratio = scaling._scale_strips_(torch.ones_like(values), None, plan.runs)
     expected = ((1 - ratio) * values * (ratio > 0)).sum((0, 2, 3))
     torch.testing.assert_close(scale_border_(values, None, plan.frame, True), expected)
 
@@ -83,7 +83,7 @@ def test_sums_are_what_was_taken_away(geometry, memory_format):
 def test_values_are_rounded_once(dtype, tolerance):
     plan = plan_of((9, 8), 7, 2, 3, 1)
     values, bias = draw(plan, dtype)
-    expected = partial_conv._scale_strips_(values.double(), bias.double(), plan.runs)
+    expected = scaling._scale_strips_(values.double(), bias.double(), plan.runs)
     sums = scale_border_(values.clone(), None, plan.frame, True)
     assert sums.dtype == torch.float32
     scale_border_(values, bias, plan.frame, False)
@@ -115,7 +115,7 @@ def test_convolutions_equal_those_by_map(geometry, with_bias, memory_format, ker
     if not with_bias:
         layer = [None, *layer]
     found = loss_and_gradients(layer, leaves, memory_format)
-    monkeypatch.setattr(partial_conv, "_by_map", lambda output, plan, recorded: True)
+    monkeypatch.setattr(scaling, "_by_map", lambda output, plan, recorded: True)
     torch.testing.assert_close(found, loss_and_gradients(layer, leaves, memory_format))
 
 
@@ -164,19 +164,19 @@ def test_who_follows_operations_sees_the_scaling(kernel):
 def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, kernel, monkeypatch):
     """CUDA forbids it: then the kernel is used only if it was loaded before."""
     capturing, loads = [True], []
-    monkeypatch.setattr(partial_conv, "_border_kernels", {})
-    monkeypatch.setattr(partial_conv, "_capturing", lambda: capturing[0])
+    monkeypatch.setattr(scaling, "_border_kernels", {})
+    monkeypatch.setattr(scaling, "_capturing", lambda: capturing[0])
     jit = border_kernel._scale_border
     monkeypatch.setattr(border_kernel, "_scale_border", Launches(jit, loads))
     plan = plan_of((9, 8), 7, 2, 3, 1)
     values, bias = draw(plan, memory_format=memory_format)
-    assert partial_conv._kernel_for(values, plan) is None
+    assert scaling._kernel_for(values, plan) is None
     assert not loads
     capturing[0] = False
-    scale = partial_conv._kernel_for(values, plan)
+    scale = scaling._kernel_for(values, plan)
     loaded = len(loads)
     capturing[0] = True
-    assert partial_conv._kernel_for(values, plan) is scale
+    assert scaling._kernel_for(values, plan) is scale
     biases = bias, bias.float(), torch.cat([bias, bias])[1:][: len(bias)]
     for options in ((None, False), (None, True), *((bias, False) for bias in biases)):
         scale(values, options[0], plan.frame, options[1])
@@ -187,9 +187,9 @@ def test_values_that_begin_between_16_bytes_and_biases_with_gaps(kernel):
     plan = plan_of((6, 7), 3, 1, 1, 1)
     values, _ = draw(plan, channels=3)
     apart = torch.cat([values.flatten(), values.flatten()[:1]])[1:].view(values.shape)
-    assert partial_conv._kernel_for(apart, plan) is None
+    assert scaling._kernel_for(apart, plan) is None
     bias = torch.randn(3, 2, device=DEVICE, dtype=torch.float64)[:, 0]
-    expected = partial_conv._scale_strips_(values.clone(), bias, plan.runs)
+    expected = scaling._scale_strips_(values.clone(), bias, plan.runs)
     scale_border_(values, bias, plan.frame, False)
     torch.testing.assert_close(values, expected)
 
@@ -217,7 +217,7 @@ class Launches:
 @pytest.mark.parametrize("size", [(12, 9), (600, 500)])
 def test_a_graph_replays_the_scaling(size, warm, monkeypatch):
     """Also if it is captured before any other call."""
-    monkeypatch.setattr(partial_conv, "_border_kernels", {})
+    monkeypatch.setattr(scaling, "_border_kernels", {})
     torch.manual_seed(0)
     inputs = torch.randn(2, 1, 4, *size, device=DEVICE, dtype=torch.float64)
     weight = torch.randn(4, 4, 3, 3, device=DEVICE, dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.geometry import tap_count
-from pconv_seg.layers import PConv1d, PConv3d, partial_conv
+from pconv_seg.layers import PConv1d, PConv3d, axes, scaling
 
 
 def reference(input, weight, bias, stride, before, after, dilation, groups, mask):
@@ -101,7 +101,7 @@ def conv_args(layer):
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 7])
 def test_counts_in_tensors_equal_those_of_geometry(kernel_size, stride, dilation):
     for length, before in itertools.product((1, 5, 16, 40), (0, 1, 3, 20)):
-        axis = partial_conv._Axis(-2, kernel_size, stride, (before, before), dilation)
+        axis = axes.Axis(-2, kernel_size, stride, (before, before), dilation)
         outputs = (length + 2 * before - axis.span) // stride + 1
         if outputs < 1:
             continue
@@ -115,30 +115,30 @@ def test_counts_in_tensors_equal_those_of_geometry(kernel_size, stride, dilation
 def test_windows_are_known_to_be_never_empty_without_the_length(kernel_size):
     options = itertools.product((1, 2, 3), (1, 2, 5), (0, 1, 3, 6), (0, 1, 3, 6))
     for stride, dilation, before, after in options:
-        axis = partial_conv._Axis(-2, kernel_size, stride, (before, after), dilation)
+        axis = axes.Axis(-2, kernel_size, stride, (before, after), dilation)
         counts = [
             tap_count(i, length, kernel_size, stride, before, dilation)
             for length in range(1, 20)
             for i in range((length + before + after - axis.span) // stride + 1)
         ]
         assert all(counts) or not axis.never_empty
-    assert partial_conv._Axis(-2, kernel_size, 2, (kernel_size - 1) // 2, 1).never_empty
+    assert axes.Axis(-2, kernel_size, 2, (kernel_size - 1) // 2, 1).never_empty
 
 
 @pytest.fixture(params=["by map", "in strips"])
-def scaling(request, monkeypatch):
+def way(request, monkeypatch):
     """Both ways to scale the border, on maps of any size."""
     strips = request.param == "in strips"
-    monkeypatch.setattr(partial_conv, "_LARGEST_SHARE", math.inf)
-    monkeypatch.setattr(partial_conv, "_FEWEST_VALUES", 0 if strips else math.inf)
-    partial_conv._plan.cache_clear()
+    monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
+    monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if strips else math.inf)
+    scaling.plan_of.cache_clear()
     yield request.param
-    partial_conv._plan.cache_clear()
+    scaling.plan_of.cache_clear()
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_without_mask_equals_reference_with_and_without_gradients(layer, with_bias, scaling):
+def test_without_mask_equals_reference_with_and_without_gradients(layer, with_bias, way):
     input, weight, bias = draw(layer)
     bias = bias if with_bias else None
     expected, _ = expect(layer, input, weight, bias)
@@ -179,7 +179,7 @@ def test_full_mask_equals_no_mask():
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_same_and_valid_padding(kernel, dilation, scaling):
+def test_same_and_valid_padding(kernel, dilation, way):
     input, weight, bias = draw((2, 3, kernel, 1, 0, 1, 1, 8, 9))
     total = dilation * (kernel - 1)
     before, after = (total // 2,) * 2, (total - total // 2,) * 2
@@ -192,7 +192,7 @@ def test_same_and_valid_padding(kernel, dilation, scaling):
         assert torch.equal(valid, F.conv2d(input, weight, bias, 1, "valid", dilation))
 
 
-def test_border_ratios_of_the_paper_layer(scaling):
+def test_border_ratios_of_the_paper_layer(way):
     """3x3 with padding 1 on ones: 1.5 on edges and 2.25 in corners make up for zeros exactly."""
     weight = torch.ones(1, 1, 3, 3)
     for input in (torch.ones(1, 1, 4, 6), torch.ones(1, 1, 4, 6, requires_grad=True)):
@@ -202,7 +202,7 @@ def test_border_ratios_of_the_paper_layer(scaling):
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("records_gradient", [False, True])
-def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, scaling):
+def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, way):
     input, weight, bias = draw((8, 16, 3, 1, 2, 2, 1, 16, 16), torch.float32)
     bias = bias if with_bias else None
     weight.requires_grad_(records_gradient)
@@ -214,7 +214,7 @@ def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, 
 
 # Groups; overlapping strips, some without any valid tap; strides; no interior.
 @pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10)], ids=str)
-def test_gradients(layer, scaling):
+def test_gradients(layer, way):
     input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
     mask = torch.rand(input.shape, generator=torch.Generator().manual_seed(0)) > 0.3
 
@@ -274,7 +274,7 @@ def test_vmap_over_one_argument(mapped, masked):
 
 @pytest.mark.parametrize("records_gradient", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
-def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, scaling):
+def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, way):
     """961 taps do not fit into bfloat16's 8 bits: a count computed there would be off."""
     if dtype == torch.float16 and torch.__version__ < "2.4":
         pytest.skip("this torch has no float16 convolution on the CPU")
@@ -292,7 +292,7 @@ def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, scalin
         assert error < tolerance
 
 
-def test_unbatched_and_empty_batch(scaling):
+def test_unbatched_and_empty_batch(way):
     input, weight, bias = draw(LAYERS[0])
     batched = partial_conv2d(input[:1], weight, bias, padding=1)
     torch.testing.assert_close(partial_conv2d(input[0], weight, bias, padding=1), batched[0])
@@ -310,7 +310,7 @@ def test_unbatched_and_empty_batch(scaling):
     assert updated.shape == (1, 1, 6, 7)
 
 
-def test_channels_last_is_kept(scaling):
+def test_channels_last_is_kept(way):
     input, weight, bias = draw((8, 8, 3, 1, 1, 1, 1, 6, 6), torch.float32)
     input = input.to(memory_format=torch.channels_last)
     for needs in (False, True):
@@ -318,7 +318,7 @@ def test_channels_last_is_kept(scaling):
         assert output.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_inputs_and_masks_are_not_written_to(scaling):
+def test_inputs_and_masks_are_not_written_to(way):
     input, weight, bias = draw(LAYERS[0])
     mask = (torch.arange(42).view(1, 1, 6, 7) % 3).float()
     copies = [tensor.clone() for tensor in (input, weight, bias, mask)]
@@ -417,7 +417,7 @@ def test_one_dimension_is_a_map_of_height_one(kernel_size, padding):
 
 
 @pytest.mark.parametrize("records_gradient", [False, True])
-def test_three_dimensions_follow_the_definition(records_gradient, scaling):
+def test_three_dimensions_follow_the_definition(records_gradient, way):
     layer = PConv3d(
         2, 4, (3, 2, 3), stride=(1, 2, 1), padding=(1, 1, 2), dilation=(1, 1, 2)
     ).double()
@@ -445,7 +445,7 @@ def test_errors_say_what_to_do():
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
 
 
-def test_kept_ratios_do_not_depend_on_who_came_first(scaling):
+def test_kept_ratios_do_not_depend_on_who_came_first(way):
     """Inference, another dtype and fake tensors come first; training must not notice."""
     generator = torch.Generator().manual_seed(0)
     input, weight = torch.randn(2, 1, 2, 13, 11, generator=generator, dtype=torch.float64)
@@ -486,7 +486,7 @@ def test_without_bias_one_map_is_made(with_bias, maps):
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_gradients_equal_those_of_the_formula(with_bias, scaling):
+def test_gradients_equal_those_of_the_formula(with_bias, way):
     input, weight, bias = (tensor.requires_grad_() for tensor in draw((2, 3, 3, 1, 1, 1, 1, 8, 8)))
     ratio = 9 / F.conv2d(torch.ones_like(input[:1, :1]), torch.ones_like(weight[:1, :1]), padding=1)
     expected = F.conv2d(input, weight, padding=1) * ratio
@@ -531,7 +531,7 @@ GRADIENTS = {
 
 
 @pytest.mark.parametrize("kind", GRADIENTS)
-def test_the_gradient_is_found_as_it_was(kind, scaling):
+def test_the_gradient_is_found_as_it_was(kind, way):
     torch.manual_seed(0)
     input, weight, bias = draw((4, 4, 3, 1, 2, 2, 1, 9, 9), torch.float32)
     leaves = [tensor.requires_grad_() for tensor in (input, weight, bias)]
@@ -548,7 +548,7 @@ def test_the_gradient_is_found_as_it_was(kind, scaling):
         torch.testing.assert_close(ours.double(), theirs, atol=1e-4, rtol=1e-5)
 
 
-def test_a_branch_beside_the_convolution_gets_the_whole_gradient(scaling):
+def test_a_branch_beside_the_convolution_gets_the_whole_gradient(way):
     """``input + conv(input)``: autograd hands one tensor to both."""
     input, weight, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
     input.requires_grad_()
@@ -559,7 +559,7 @@ def test_a_branch_beside_the_convolution_gets_the_whole_gradient(scaling):
     torch.testing.assert_close(found, alone + gradient)
 
 
-def test_gradients_of_several_outputs_at_once(scaling):
+def test_gradients_of_several_outputs_at_once(way):
     input, weight, _ = draw((2, 2, 3, 1, 1, 1, 1, 6, 6), torch.float64)
     input.requires_grad_()
     output = partial_conv2d(input, weight, padding=1)
@@ -590,7 +590,7 @@ def by_hook_after_node(output, keep):
 @pytest.mark.parametrize(
     "hold", [by_hook, by_view_in_hook, by_hook_before_node, by_hook_after_node]
 )
-def test_who_holds_a_gradient_keeps_it_as_it_was(hold, scaling):
+def test_who_holds_a_gradient_keeps_it_as_it_was(hold, way):
     input, weight, bias = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
     output = partial_conv2d(input, weight.requires_grad_(), bias, padding=1)
     kept = []
@@ -600,7 +600,7 @@ def test_who_holds_a_gradient_keeps_it_as_it_was(hold, scaling):
     assert torch.equal(kept[0].view_as(seed), seed)
 
 
-def test_hooks_of_the_layer_see_the_gradient_of_its_output(scaling):
+def test_hooks_of_the_layer_see_the_gradient_of_its_output(way):
     layer, kept = PConv2d(4, 4, 3, padding=1).double(), []
     layer.register_full_backward_hook(lambda layer, of_input, of_output: kept.append(of_output[0]))
     input, _, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
@@ -610,7 +610,7 @@ def test_hooks_of_the_layer_see_the_gradient_of_its_output(scaling):
     assert torch.equal(kept[0], seed)
 
 
-def test_gradients_that_are_asked_for_or_retained_are_not_scaled(scaling):
+def test_gradients_that_are_asked_for_or_retained_are_not_scaled(way):
     input, weight, _ = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
     output = partial_conv2d(input, weight.requires_grad_(), padding=1)
     seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -639,14 +639,14 @@ class Pass(torch.autograd.Function):
 
 
 @pytest.mark.skipif(not hasattr(torch.Tensor, "_use_count"), reason="this torch does not count")
-def test_a_gradient_that_nobody_holds_is_not_copied(scaling):
+def test_a_gradient_that_nobody_holds_is_not_copied(way):
     """What comes out of the scaling lies where autograd had put what went in."""
-    if scaling == "by map":
+    if way == "by map":
         pytest.skip("autograd multiplies the gradient into a new one")
     before, after = [], []
-    plan = partial_conv._plan((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
+    plan = scaling.plan_of((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
     input = torch.ones(2, 3, 5, 6, requires_grad=True)
-    output = partial_conv._ScaleBorder.apply(Pass.apply(input, before), None, plan)
+    output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, plan)
     Pass.apply(output, after).sum().backward()
     assert before[0] == after[1]
     assert input.grad[0, 0, 0, 0] == 2.25

@@ -1,0 +1,95 @@
+"""The axes of a convolution, one by one."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Axis:
+    """What one axis of a convolution looks like: plain integers, padding resolved."""
+
+    __slots__ = (
+        "after",
+        "before",
+        "dilation",
+        "dim",
+        "kernel_size",
+        "never_empty",
+        "span",
+        "stride",
+    )
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int,
+        stride: int,
+        padding: int | str | tuple[int, int],
+        dilation: int,
+    ) -> None:
+        self.dim, self.kernel_size, self.stride, self.dilation = dim, kernel_size, stride, dilation
+        # Pixels from the first to the last tap. The compiler of torch 2.1 follows no properties.
+        self.span = dilation * (kernel_size - 1) + 1
+        if isinstance(padding, tuple):
+            self.before, self.after = padding
+        elif padding == "same":
+            # As in PyTorch: an odd total puts the extra pixel behind.
+            total = self.span - 1
+            self.before, self.after = total // 2, total - total // 2
+        else:
+            self.before = self.after = 0 if padding == "valid" else padding
+        # True only if every window has a valid tap on a map of any length: one tap lies behind all
+        # of the padding before, even in the first window, and before all after in the last. While
+        # torch.jit.trace follows sizes, nothing is known of them.
+        tap = -(-self.before // dilation)
+        known = type(kernel_size) is int
+        self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
+
+    def counts(self, length: int, output: Tensor) -> Tensor:
+        """Taps of every window that lie on ``length`` pixels, along this axis.
+
+        Integers in float32, exact up to 2**24 pixels, since compilers vectorize no int64. Sums of
+        ones over the taps of a 7x7 layer would take as long as its convolution.
+        """
+        first = torch.arange(output.shape[self.dim], dtype=torch.float32, device=output.device)
+        first = first * self.stride - self.before
+        missed, reached = -first, length - first
+        if self.dilation > 1:
+            # One by one, since the compiler of torch 2.1 unpacks no generator.
+            missed, reached = (
+                torch.ceil(missed / self.dilation),
+                torch.ceil(reached / self.dilation),
+            )
+        counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
+        return counts.clamp(min=0).view(-1, *(1,) * (-1 - self.dim))
+
+    def window_sum(self, valid: Tensor) -> Tensor:
+        """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
+
+        Integers in, so exact integers out.
+        """
+        padding = (0, 0) * (-1 - self.dim) + (self.before, self.after)
+        windows = F.pad(valid, padding).unfold(self.dim, self.span, self.stride)
+        return windows[..., :: self.dilation].sum(-1)
+
+
+def _expand(value: int | str | Sequence[int], n: int) -> Sequence[int | str]:
+    return (value,) * n if isinstance(value, (int, str)) else value
+
+
+def axes_of(kernel_size: Sequence[int], stride, padding, dilation) -> list[Axis]:
+    """One per spatial dimension; ``padding`` may also be a sequence of (before, after)."""
+    n = len(kernel_size)
+    stride, padding, dilation = _expand(stride, n), _expand(padding, n), _expand(dilation, n)
+    return [Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
+
+
+def padding_around(axes: list[Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
+    """The padding that a convolution takes itself, and what else is to be padded with zeros."""
+    # Of lists, since the compiler of torch 2.1 follows no generator here.
+    before = tuple([axis.before for axis in axes])
+    if before == tuple([axis.after for axis in axes]):
+        return before, None
+    return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]

@@ -1,0 +1,8 @@
+"""Whether compilers are at work, in all versions of PyTorch."""
+
+import torch
+
+# torch < 2.3 has it in torch._utils only.
+is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+# torch < 2.7 does not say whether what it compiles is for export.
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)

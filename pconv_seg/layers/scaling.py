@@ -1,0 +1,327 @@
+"""How partial padding scales what a convolution put out: k / sum(M) times, around the bias.
+
+By a formula in tensors for compilers and masks; otherwise by a map of ratios, in strips along the
+border, or by a kernel, whichever is fastest.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..geometry import border_runs
+from .axes import Axis, axes_of, padding_around
+from .compiling import is_compiling
+
+# Borders with at most this share of an output of at least this many values are scaled faster than a
+# pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
+_LARGEST_SHARE = 1 / 16
+_FEWEST_VALUES = 2**20
+# On a GPU the border is scaled by a kernel. In training that takes more of Python, there and back,
+# than autograd's own multiplication, which hides it only behind outputs of more bytes than this.
+_MOST_BYTES_BY_MAP_IN_TRAINING = 2**26
+
+
+class Plan:
+    """What partial padding does to a map of one size.
+
+    Attributes:
+        around: Of :func:`padding_around`.
+        size: Of the output.
+        runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
+        frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
+        side: Columns that miss taps at an end, rounded up to a power of two.
+        thin: Whether the strips are a small part of the output.
+    """
+
+    __slots__ = ("around", "frame", "runs", "side", "size", "thin")
+
+    def __init__(self, size: tuple[int, ...], axes: list[Axis]) -> None:
+        self.around, self.size, self.frame, runs, share = padding_around(axes), [], [], [], 0.0
+        for axis in axes:
+            length = size[axis.dim]
+            outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
+            self.size.append(outputs)
+            taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
+            ends = [0, 0]
+            for start, stop, count in border_runs(length, outputs, *taps):
+                ratio = axis.kernel_size / count if count else 0.0
+                runs.append((axis.dim, start, stop - start, ratio))
+                share += (stop - start) / outputs
+                ends[start > ends[0]] += stop - start
+            self.frame.append((length, *taps, outputs, *ends))
+        # Windows without any valid tap last: nothing may be added to them afterwards.
+        self.runs = sorted(runs, key=lambda run: run[-1] == 0)
+        self.thin = share <= _LARGEST_SHARE
+        self.side = 1 << max(max(self.frame[-1][-2:]) - 1, 0).bit_length()
+
+
+# Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
+@lru_cache(maxsize=4096)
+def plan_of(size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation) -> Plan:
+    return Plan(size, axes_of(kernel_size, stride, padding, dilation))
+
+
+def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
+    recorded = output.requires_grad and torch.is_grad_enabled()
+    if _by_map(output, plan, recorded):
+        return _scale_by_map_(output, bias, plan)
+    if recorded:
+        return _ScaleBorder.apply(output, bias, plan)
+    return _scale_border_(output, bias, plan)
+
+
+def _by_map(output: Tensor, plan: Plan, recorded: bool) -> bool:
+    """Whether a pass over the output is faster than one over its border."""
+    if output.numel() < _FEWEST_VALUES:
+        # A graph that is captured can keep no map, so it would make it anew on every replay.
+        return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
+    if not _kernel_for(output, plan):
+        return not plan.thin
+    size = output.numel() * output.element_size()
+    return recorded and size <= _MOST_BYTES_BY_MAP_IN_TRAINING and not _capturing()
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()
+
+
+def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
+    # Tensors that belong to a trace or a CUDA graph must not outlive it.
+    if type(output) is not Tensor or (output.is_cuda and _capturing()):
+        scale = _ratio_map(plan, output, bias is not None)
+    else:
+        device = output.device
+        stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
+        scale = _kept_ratio_map(
+            plan, output.dtype, device, stream, bias is not None, output.is_contiguous()
+        )
+    if bias is None:
+        return output.mul_(scale)
+    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
+    return output if all(ratio for *_, ratio in plan.runs) else output.mul_(scale < 1)
+
+
+def _ratio_map(plan: Plan, like: Tensor, for_bias: bool) -> Tensor:
+    """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
+    ones = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
+    ratio = _scale_strips_(ones, None, plan.runs).to(like.dtype)
+    return 1 - ratio if for_bias else ratio
+
+
+# Everything that the maps follow from is in the key, so no call can see what another one left. The
+# stream is there because a map may be read on the stream alone that wrote it.
+@lru_cache(maxsize=64)
+def _kept_ratio_map(
+    plan: Plan,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream: int,
+    for_bias: bool,
+    contiguous: bool,
+) -> Tensor:
+    if device.type == "cuda" and len(plan.frame) == 2:
+        # Should a graph be captured next, it needs the kernel.
+        _border_kernel(device, dtype, contiguous, plan.side)
+    # No inference tensors even where they are first needed in inference mode: training may be next.
+    with torch.inference_mode(False), torch.no_grad():
+        return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
+
+
+def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
+    if bias is not None:
+        bias = _column(bias.to(output.dtype), output)
+    for dim, start, length, ratio in runs:
+        strip = output.narrow(dim, start, length)
+        if bias is None or ratio == 0:
+            strip.mul_(ratio)
+        else:
+            strip.lerp_(bias, 1 - ratio)
+    return output
+
+
+_border_kernels: dict[tuple, Callable | None] = {}
+
+
+def _border_kernel(
+    device: torch.device, dtype: torch.dtype, contiguous: bool, side: int
+) -> Callable | None:
+    """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
+    key = device, dtype, contiguous, side
+    if key not in _border_kernels:
+        if _capturing():
+            return None  # CUDA loads no code then.
+        _border_kernels[key] = _load_border_kernel(*key)
+    return _border_kernels[key]
+
+
+def _load_border_kernel(device: torch.device, *values: torch.dtype | bool | int) -> Callable | None:
+    try:
+        from . import border_kernel
+
+        border_kernel.load(device, *values)
+    except ImportError:
+        return None
+    except Exception as error:
+        warnings.warn(
+            f"Triton does not work on {device}, so partial padding takes more launches there: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return None
+    return border_kernel.scale_border_
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda
+
+
+def _kernel_for(values: Tensor, plan: Plan) -> Callable | None:
+    if not _on_gpu(values):
+        return None
+    if (
+        len(plan.frame) != 2
+        # Bounds of CUDA's grid and of the kernel's integers.
+        or len(values) > 65535
+        or plan.size[0] * plan.size[1] >= 2**31
+        or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        # Whatever follows PyTorch's operations would not see the kernel.
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or not _is_dense_memory(values)
+        # It would be compiled anew for such places.
+        or values.data_ptr() % 16
+    ):
+        return None
+    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.side)
+
+
+def _is_dense_memory(tensor: Tensor) -> bool:
+    """Whether it is no more than memory, in which every value has one place, side by side."""
+    return (
+        type(tensor) is Tensor
+        # What torch.vmap and its like hand on has the type of a tensor, too, but no memory.
+        and torch._C._has_storage(tensor)
+        and (
+            tensor.is_contiguous()
+            or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+
+
+def _scale_border_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    """:func:`_scale_by_map_` without the interior."""
+    kernel = _kernel_for(output, plan)
+    if kernel is None:
+        return _scale_strips_(output, bias, plan.runs)
+    kernel(output, bias, plan.frame, False)
+    return output
+
+
+class _ScaleBorder(torch.autograd.Function):
+    """:func:`_scale_border_` with at most one copy of the gradient; autograd makes several."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+        ctx.mark_dirty(output)
+        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
+        ctx.free = _holders_of_free_gradient()
+        return _scale_border_(output, bias, plan)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        # Nothing else follows what is done to the gradient.
+        alone = not (torch.is_grad_enabled() or is_compiling())
+        # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
+        # .grad by the same rule, without a copy if nobody else holds it.
+        if not (alone and _is_dense_memory(gradient) and _holders(gradient) == ctx.free):
+            gradient = gradient.clone()
+        of_bias = None
+        kernel = _kernel_for(gradient, ctx.plan) if alone else None
+        if kernel is None:
+            if ctx.needs_input_grad[1]:
+                dtype = _at_least_float32(gradient.dtype)
+                of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
+            # What lies in several strips is scaled several times, around the bias each time.
+            for dim, start, length, ratio in reversed(ctx.plan.runs):
+                strip = gradient.narrow(dim, start, length)
+                if of_bias is not None and ratio:
+                    others = [d for d in range(strip.dim()) if d != 1]
+                    of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+                strip.mul_(ratio)
+        else:
+            of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
+        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
+        return _scale_strips_(tangent, bias_tangent, ctx.plan.runs)
+
+
+def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
+    """How many hold the tensor, its memory and its Python object; None if PyTorch does not say."""
+    if not hasattr(tensor, "_use_count"):
+        return None
+    storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+    return tensor._use_count(), storage, sys.getrefcount(tensor)
+
+
+class _Held(torch.autograd.Function):
+    """Appends to ``counts`` what :func:`_holders` counts in a backward function."""
+
+    @staticmethod
+    def forward(ctx, output: Tensor, counts: list) -> Tensor:
+        ctx.counts = counts
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.counts.append(_holders(gradient))
+        return gradient, None
+
+
+# Read off an example, since the versions of Python and PyTorch count differently.
+@lru_cache(maxsize=1)
+def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
+    """:func:`_holders` of a gradient that nobody but autograd holds."""
+    counts = []
+
+    def differentiate() -> None:
+        (_Held.apply(torch.zeros(1, requires_grad=True), counts) * 2).sum().backward()
+
+    # In a thread of its own, where no mode, transform or profiler of the caller is active.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(differentiate).result()
+    return counts[0] or ()
+
+
+def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
+    """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
+    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output.dtype))
+    return ratio * (counts > 0)
+
+
+def reweight_(
+    output: Tensor, bias: Tensor | None, ratio: Tensor, never_empty: bool = False
+) -> Tensor:
+    output = output.mul_(ratio)
+    if bias is None:
+        return output
+    bias = _column(bias.to(output.dtype), output)
+    # Not in place: bias alone may have a dimension of torch.vmap.
+    return output + (bias if never_empty else bias * (ratio > 0))
+
+
+def _column(bias: Tensor, output: Tensor) -> Tensor:
+    return bias.reshape(-1, *(1,) * (output.dim() - 2))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
