@@ -1,13 +1,16 @@
 """Partial padding's scaling as one Triton kernel, which reads and writes border outputs alone.
 
 PyTorch's own operations take one launch for each strip, or a pass over the whole map. Importing
-this module needs Triton, which PyTorch's builds for CUDA bring along.
+this module needs Triton 3, which builds of PyTorch >= 2.4 for CUDA bring along.
 """
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if triton.__version__ < "3":
+    raise ImportError(f"the kernel needs Triton 3.0 or newer, not {triton.__version__}")
 
 # Values of one program: along what lies side by side in memory, and across it.
 _ALONG, _ACROSS = 64, 16

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.cuda.is_available()
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.0")
 
 from pconv_seg import partial_conv2d  # noqa: E402
 from pconv_seg.layers import border_kernel, scaling  # noqa: E402
