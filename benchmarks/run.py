@@ -60,8 +60,9 @@ def main() -> None:
     options = parser.parse_args()
     for name in set(options.benchmarks) - set(BENCHMARKS):
         parser.error(f"no benchmark {name!r}: choose from {', '.join(BENCHMARKS)}")
-    if options.device == "cpu" and "GLIBC_TUNABLES" not in os.environ:
-        # They are read when a process starts.
+    glibc_is_untouched = sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ
+    if glibc_is_untouched and options.device == "cpu":
+        # The tunables are read when a process starts.
         arguments = [sys.executable, *sys.argv]
         os.execve(sys.executable, arguments, {**os.environ, "GLIBC_TUNABLES": KEEP_MEMORY})
     options.seconds = options.seconds or (2 if options.quick else 10)
@@ -70,7 +71,8 @@ def main() -> None:
 
     report = {"machine": machine(options.device), "command": sys.argv, "benchmarks": {}}
     # Processes whose own memory is measured are to give it back.
-    os.environ.pop("GLIBC_TUNABLES", None)
+    if os.environ.get("GLIBC_TUNABLES") == KEEP_MEMORY:
+        del os.environ["GLIBC_TUNABLES"]
     for name in options.benchmarks or BENCHMARKS:
         module = importlib.import_module(name)
         section = {"title": module.TITLE, "text": module.__doc__, "records": []}
