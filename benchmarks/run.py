@@ -27,7 +27,7 @@ from pconv_seg.visualization.files import save_figure
 
 BENCHMARKS = ("layers", "networks", "tiled_inference", "border_counts", "training_pipeline")
 # By default glibc gives large blocks back at once, and the system fills them with zeros for the
-# next call. That is a fifth of a training step of VGG16-BN, or twice as much, by chance.
+# next call. How long that takes differs more from call to call than what is measured.
 KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000"
 
 

@@ -162,12 +162,13 @@ def load(device: torch.device, dtype: torch.dtype, contiguous: bool, side: int) 
         device: Of the values.
         dtype: Of the values.
         contiguous: Whether they are contiguous; otherwise they are channels_last.
-        side: Columns that miss taps at the start or at the end, rounded up to a power of two.
+        side: Columns that miss taps, at the end where more of them do.
     """
     memory_format = torch.contiguous_format if contiguous else torch.channels_last
-    values = torch.zeros(1, 2, 2, side, dtype=dtype, device=device)
+    columns = max(side, 1)
+    values = torch.zeros(1, 2, 2, columns, dtype=dtype, device=device)
     values = values.contiguous(memory_format=memory_format)
-    frame = (2, 1, 1, 0, 1, 2, 0, 0), (side, 1, 1, 0, 1, side, side, 0)
+    frame = (2, 1, 1, 0, 1, 2, 0, 0), (columns, 1, 1, 0, 1, columns, side, 0)
     scale_border_(values, None, frame, False)
     scale_border_(values, None, frame, True)
     scale_border_(values, values[0, :, 0, 0].clone(), frame, False)

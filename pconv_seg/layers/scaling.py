@@ -35,7 +35,7 @@ class Plan:
         size: Of the output.
         runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
         frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
-        side: Columns that miss taps at an end, rounded up to a power of two.
+        side: Columns that miss taps, at the end where more of them do.
         thin: Whether the strips are a small part of the output.
     """
 
@@ -58,7 +58,7 @@ class Plan:
         # Windows without any valid tap last: nothing may be added to them afterwards.
         self.runs = sorted(runs, key=lambda run: run[-1] == 0)
         self.thin = share <= _LARGEST_SHARE
-        self.side = 1 << max(max(self.frame[-1][-2:]) - 1, 0).bit_length()
+        self.side = max(self.frame[-1][-2:])
 
 
 # Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
@@ -93,7 +93,7 @@ def _capturing() -> bool:
 
 
 def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
+    """:func:`scale_` in one pass over everything."""
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
     if type(output) is not Tensor or (output.is_cuda and _capturing()):
         scale = _ratio_map(plan, output, bias is not None)
@@ -217,7 +217,7 @@ def _is_dense_memory(tensor: Tensor) -> bool:
 
 
 def _scale_border_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    """:func:`_scale_by_map_` without the interior."""
+    """:func:`scale_` without touching the interior."""
     kernel = _kernel_for(output, plan)
     if kernel is None:
         return _scale_strips_(output, bias, plan.runs)
