@@ -42,5 +42,12 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.15, momentum=0.9, weight_decay=1e-4),
 )
+max_iters, val_interval = 6400, 800
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=100, by_epoch=False),
+    # Slow at its end, so that the curves come to rest.
+    dict(type="CosineAnnealingLR", eta_min=0, begin=100, end=max_iters, by_epoch=False),
+]
+train_cfg = dict(type="ResumableTrainLoop", max_iters=max_iters, val_interval=val_interval)
 # The last checkpoint counts, whatever its score: choosing by the validation split would flatter.
-default_hooks = dict(checkpoint=dict(save_best=None))
+default_hooks = dict(checkpoint=dict(interval=val_interval, save_best=None))

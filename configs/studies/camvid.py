@@ -1,6 +1,5 @@
 # Does padding matter on CamVid?
 _base_ = ["../_base_/study.py", "../_base_/datasets/camvid.py"]
-max_iters, val_interval = 5000, 625
 study = dict(
     paddings=("zeros", "partial", "reflect", "replicate"),
     seeds=(0, 1, 2),
@@ -17,9 +16,3 @@ model = dict(decode_head=dict(num_classes=11))
 train_dataloader = _base_.train_dataloader_halved
 val_dataloader = _base_.test_dataloader_halved
 test_dataloader = val_dataloader
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=100, by_epoch=False),
-    dict(type="PolyLR", power=0.9, eta_min=0, begin=100, end=max_iters, by_epoch=False),
-]
-train_cfg = dict(type="ResumableTrainLoop", max_iters=max_iters, val_interval=val_interval)
-default_hooks = dict(checkpoint=dict(interval=val_interval))

@@ -1,6 +1,5 @@
 # Does padding matter on drawn street scenes?
 _base_ = ["../_base_/study.py", "../_base_/datasets/demo.py"]
-max_iters, val_interval = 6400, 800
 study = dict(
     paddings=("zeros", "partial", "reflect", "replicate"),
     seeds=(0, 1, 2),
@@ -18,10 +17,3 @@ model = dict(decode_head=dict(dilations=(1, 2, 4, 6)))
 train_dataloader = _base_.train_dataloader_halved
 val_dataloader = _base_.test_dataloader_halved
 test_dataloader = val_dataloader
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=100, by_epoch=False),
-    # Slow at its end, so that the curves come to rest.
-    dict(type="CosineAnnealingLR", eta_min=0, begin=100, end=max_iters, by_epoch=False),
-]
-train_cfg = dict(type="ResumableTrainLoop", max_iters=max_iters, val_interval=val_interval)
-default_hooks = dict(checkpoint=dict(interval=val_interval))
