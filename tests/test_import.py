@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pconv_seg"
+TOOLS = sorted((PACKAGE.parent / "tools").glob("*.py"))
 
 BUILD_SCOPED = """
 from mmengine.registry import MODELS
@@ -34,6 +35,7 @@ def _run(code: str, path: Path) -> str:
         ("mmcv", "import pconv_seg"),
         ("mmseg", "import pconv_seg"),
         ("mmseg", BUILD_SCOPED),
+        *(("mmengine", f"import runpy; runpy.run_path({str(tool)!r})") for tool in TOOLS),
     ],
 )
 def test_missing_mm_package_names_both_ways_out(missing: str, code: str) -> None:

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmengine.config import Config
-
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
@@ -22,6 +20,8 @@ from pconv_seg.evaluation.runs import latest_run
 from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, plot_leave_out, plot_shift, save_figure
+
+from mmengine.config import Config
 
 # What counts regions, or belongs to their tables.
 _NOT_SHIFTED = ("per_class", "show_dir", "save_confusion", "from_confusion")

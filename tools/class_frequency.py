@@ -3,8 +3,6 @@
 import argparse
 import sys
 
-from mmengine.registry import init_default_scope
-
 from pconv_seg.datasets.sampling import (
     ClassFrequency,
     SampleError,
@@ -13,6 +11,8 @@ from pconv_seg.datasets.sampling import (
 )
 from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
+
+from mmengine.registry import init_default_scope
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

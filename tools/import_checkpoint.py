@@ -8,9 +8,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-
 from pconv_seg.checkpoints import (
     FORMATS,
     ImportReport,
@@ -19,6 +16,9 @@ from pconv_seg.checkpoints import (
     network_of,
     save_weights,
 )
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -5,13 +5,13 @@ import json
 import sys
 from pathlib import Path
 
-from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
-
 from pconv_seg.engine import PreflightError, read_config
 from pconv_seg.files import atomic_path
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
 from pconv_seg.visualization import figure_path, plot_padding, save_figure
+
+from mmengine.registry import init_default_scope
+from mmseg.registry import MODELS
 
 
 def size(text: str) -> tuple[int, int]:

@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from mmseg.apis import init_model
-
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
+
+from mmseg.apis import init_model
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -3,8 +3,6 @@
 import argparse
 import sys
 
-from mmengine.registry import RUNNERS
-
 from pconv_seg.checkpoints import CheckpointError
 from pconv_seg.engine import (
     PreflightError,
@@ -13,6 +11,8 @@ from pconv_seg.engine import (
     check_training,
     join_processes,
 )
+
+from mmengine.registry import RUNNERS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
