@@ -1,9 +1,10 @@
-"""Writing files so that a reader never sees half of one, and naming them in few words."""
+"""Files: written whole or not at all, read with an error that names them, named in few words."""
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +43,28 @@ def remove_leftovers(folder: str | Path, pattern: str) -> None:
         name = leftover.name[1:-9]
         if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {name}:
             shutil.rmtree(leftover)
+
+
+def parse_json(text: bytes, place: object, keys: Collection[str], remedy: str) -> dict:
+    """The JSON object that a file, or a line of one, holds.
+
+    Args:
+        text: What is there.
+        place: Where that is, for the error.
+        keys: What the object must have.
+        remedy: What to do if it is damaged, for the error.
+
+    Raises:
+        ValueError: Naming the place and the remedy, if the text is anything else.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:  # bytes that are no text, too
+        raise ValueError(f"{place} is damaged ({error}): {remedy}") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        wanted = ", ".join(keys)
+        raise ValueError(f"{place} is damaged (it is no object with {wanted}): {remedy}")
+    return content
 
 
 def short_names(checkpoints: Iterable[str]) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Whole files or nothing, and their names."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from pconv_seg.files import atomic_path, remove_leftovers, short_names
+from pconv_seg.files import atomic_path, parse_json, remove_leftovers, short_names
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -52,6 +53,30 @@ def test_only_what_atomic_path_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name / "notes").touch()
     remove_leftovers(tmp_path, "*.pth")
     assert {path.name for path in tmp_path.iterdir()} == {*files, *folders}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "Expecting value: line 1 column 1 (char 0)"),
+        (b'{"a": 1, "b', "Unterminated string starting at: line 1 column 10 (char 9)"),
+        (
+            b'{"a": "\xff"}',
+            "'utf-8' codec can't decode byte 0xff in position 7: invalid start byte",
+        ),
+        (b"[]", "it is no object with a, b"),
+        (b'{"a": 1}', "it is no object with a, b"),
+    ],
+)
+def test_json_that_is_damaged_is_named_with_the_way_out(text: bytes, reason: str) -> None:
+    message = re.escape(f"{Path('x/run.json')} is damaged ({reason}): delete it")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        parse_json(text, Path("x/run.json"), ["a", "b"], "delete it")
+    assert parse_json(b'{"a": 1, "b": [], "c": "\xc3\xa4"}', "", ["a", "b"], "") == {
+        "a": 1,
+        "b": [],
+        "c": "\u00e4",
+    }
 
 
 def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart() -> None:

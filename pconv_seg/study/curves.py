@@ -1,25 +1,29 @@
 """What the trainings logged: loss and validation score by iteration."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from pconv_seg.files import parse_json
 
 
 def read_scalars(folder: Path) -> Iterator[dict]:
     """The records that mmengine's LoggerHook wrote, in the order of writing over all attempts.
 
     An attempt that was interrupted may have logged iterations that the next one repeats.
+
+    Raises:
+        ValueError: Naming the file and the line, if one is damaged.
     """
     for path in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in path.read_text().splitlines():
-            # The last line of a process that was killed may be cut.
-            if line.endswith("}"):
-                yield json.loads(line)
+        # A process that was killed may have cut its last line, and one at work is not through it.
+        *lines, _ = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            yield parse_json(line, f"{path}, line {number},", ["step"], "delete that line")
 
 
 def reached_iteration(folder: Path) -> int:
     """The last logged iteration of a run, 0 if nothing is logged."""
-    return max((record["step"] for record in read_scalars(folder) if "step" in record), default=0)
+    return max((record["step"] for record in read_scalars(folder)), default=0)
 
 
 def training_curves(folder: Path) -> tuple[dict[int, float], dict[int, float]]:

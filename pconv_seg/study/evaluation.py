@@ -51,7 +51,8 @@ def evaluate_runs(study: Study, jobs: int = 1) -> None:
     Raises:
         PreflightError: If data are missing, or the folder's runs were trained with another config.
         ValueError: At the end, if a checkpoint cannot be read, naming it, networks, data and plan
-            do not fit together, or one of the processes died.
+            do not fit together, or one of the processes died. At once, if the state of a run is
+            damaged, naming its file.
         Interrupted: With several jobs, by SIGINT or SIGTERM, when all processes have ended.
     """
     study.check_folder()

@@ -32,15 +32,16 @@ def write_report(study: Study) -> Path:
 
     Raises:
         PreflightError: As from :class:`Results`.
+        ValueError: Naming the file, if the state, the log or the digests of a run are damaged.
     """
     results = Results(study)
+    contents = Contents(results)  # before anything is written: it reads all that may be damaged
     folder = study.folder / "report"
     figures = draw_figures(results)
     for name, figure in figures.items():
         save_figure(figure, folder / "figures" / f"{name}.svg")
     own = [name for name in results.records if name != "cross"]
     paper_line = any(has_paper_line(results, name) for name in own)
-    contents = Contents(results)
     write_json(contents.as_dict(), folder / "report.json")
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -12,6 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from pconv_seg.files import atomic_path, parse_json
+
 _FILE = "start.json"
 
 
@@ -59,7 +61,8 @@ class StartDigestHook(Hook):
             "batches": self._seen.hexdigest(),
             "number_of_batches": number,
         }
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _add(digest: Any, value: torch.Tensor) -> None:
@@ -67,6 +70,13 @@ def _add(digest: Any, value: torch.Tensor) -> None:
 
 
 def read_start(work_dir: Path) -> dict:
-    """What the hook wrote; empty if it wrote nothing."""
+    """What the hook wrote; empty if it wrote nothing.
+
+    Raises:
+        ValueError: Naming the file, if it is damaged.
+    """
     path = work_dir / _FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    remedy = "delete it, and the start of this run counts as not known"
+    return parse_json(path.read_bytes(), path, ["weights"], remedy)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, parse_json
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
 from pconv_seg.work_dir import newest_checkpoint
@@ -73,6 +73,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         PreflightError: Data or weights are missing, the network has convolutions whose padding
             cannot be switched, the folder holds a study with another training config, or another
             process is at work in it.
+        ValueError: Naming the file, if the state or the log of a run is damaged.
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
@@ -88,8 +89,10 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         print(f"{len(study.runs)} runs, {done} of them finished; logs in {study.folder}/runs/*/")
         machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
         total = study.max_iters * len(waiting)
+        # Before the first process starts, since a damaged log would end those at work.
+        begun = sum(reached_iteration(run.folder) for run in unfinished)
         running: list[_Process] = []
-        with tqdm(total=total, unit="iter", disable=not total, mininterval=5) as bar:
+        with tqdm(total=total, initial=begun, unit="iter", disable=not total, mininterval=5) as bar:
             try:
                 while waiting or running:
                     while waiting and len(running) < jobs:
@@ -114,10 +117,14 @@ def read_state(run: StudyRun) -> dict:
     Keys: ``padding``, ``seed``, ``status`` (``finished``, ``failed``, ``interrupted``, ``running``
     or ``not started``), ``machine``, ``attempts`` (each with ``started``, ``seconds``,
     ``from_iteration``, ``exit_code``) and, for a failed run, ``log_tail``.
+
+    Raises:
+        ValueError: Naming the file, if it is damaged.
     """
     path = run.folder / _STATE
     if path.is_file():
-        return json.loads(path.read_text())
+        remedy = "delete it, and the next training goes on from the run's last checkpoint"
+        return parse_json(path.read_bytes(), path, ["status", "attempts"], remedy)
     return {"padding": run.padding, "seed": run.seed, "status": "not started", "attempts": []}
 
 
@@ -219,7 +226,7 @@ class _Process:
 
 def _is_finished(run: StudyRun) -> bool:
     # The last checkpoint is written before the last validation, and does not say how that went.
-    return finished_run(run.folder) is not None and read_state(run)["status"] == "finished"
+    return read_state(run)["status"] == "finished" and finished_run(run.folder) is not None
 
 
 def _resume_point(folder: Path) -> int:

@@ -15,6 +15,7 @@ from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.study.contents import Contents
+from pconv_seg.study.curves import read_scalars
 from pconv_seg.study.evaluation import evaluate_runs, read_shift
 from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
 from pconv_seg.study.report import write_report
@@ -311,6 +312,32 @@ def test_counts_that_cannot_be_read_are_named(make_study, evaluate_at_random, da
     damage(path)
     with pytest.raises(PreflightError, match=rf"{path} is damaged.*again, with --only evaluate"):
         Results(study)
+
+
+@pytest.mark.parametrize("name", ["run.json", "start.json", "now/vis_data/scalars.json"])
+def test_files_of_a_run_that_cannot_be_read_are_named(make_study, evaluate_at_random, name):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    path = study.runs[1].folder / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match=rf"{path}.* is damaged \(.*: delete "):
+        write_report(study)
+    assert not (study.folder / "report").exists()
+    path.unlink()
+    Contents(Results(study))
+
+
+def test_only_the_last_line_of_a_log_may_be_cut(make_study):
+    (run,) = make_study(("zeros",), (0,)).runs
+    for attempt, lines in (("1", '{"step": 1}\n{"step": 2}\n{"step": 3'), ("2", '{"step": 2}\n')):
+        log = run.folder / attempt / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        log.write_text(lines)
+    assert list(read_scalars(run.folder)) == [{"step": 1}, {"step": 2}, {"step": 2}]
+    log.write_text('{"step": 2}\nat work}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=rf"^{log}, line 2, is damaged \(.*\): delete that line$"):
+        list(read_scalars(run.folder))
 
 
 def test_runs_of_another_training_config_are_refused(make_study, evaluate_at_random):

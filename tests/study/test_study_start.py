@@ -1,6 +1,7 @@
 """Runs of one seed start alike, whatever their padding; and the whole way of a study."""
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from mmengine.registry import RUNNERS
 from pconv_seg.engine import build_training_config
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
-from pconv_seg.study.start import read_start
+from pconv_seg.study.start import StartDigestHook, read_start
 from pconv_seg.study.training import read_state
 
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
@@ -42,6 +43,16 @@ def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
     other = start("zeros", 1)
     assert other["weights"] != expected["weights"]
     assert other["batches"] != expected["batches"]
+
+
+def test_digests_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        StartDigestHook()._write(tmp_path / "start.json", 10)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_libraries_of_the_report_are_missed_before_training(monkeypatch):

@@ -173,6 +173,28 @@ def test_a_damaged_checkpoint_does_not_count(make_study):
     assert (attempt["from_iteration"], attempt["exit_code"]) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("run.json", "", "run.json is damaged"),
+        ("run.json", "[]", "run.json is damaged"),
+        ("run.json", "{}", "run.json is damaged"),
+        ("now/vis_data/scalars.json", '{"step": 1}\n{"ste\n', "scalars.json, line 2, is damaged"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_before_the_first_starts(make_study, file, content, words):
+    study = make_study(("zeros", "partial"), (0,))
+    path = study.runs[1].folder / file
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"{study.runs[1].folder}.*/{words} \(.*\): delete "):
+        train_runs(study, STUB)
+    assert [calls(run) for run in study.runs] == [[], []]
+    path.unlink()
+    train_runs(study, STUB)
+    assert set(statuses(study).values()) == {"finished"}
+
+
 def test_another_training_config_is_refused_and_another_plan_is_not(make_study):
     train_runs(make_study(("zeros",), (0,)), STUB)
     changed = make_study(("zeros",), (0,), config=CONFIG.replace("lr=0.01", "lr=0.02"))
