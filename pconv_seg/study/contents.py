@@ -162,10 +162,12 @@ class Contents:
         study, config = self._study, self._study.config
         record = next(iter(self._results.records.values()))
         train = config.train_dataloader
+        heads = config.model.decode_head
+        heads = heads if isinstance(heads, list) else [heads]  # of a CascadeEncoderDecoder
         yield (
             f"Study file `{study.file}`: {config.model.backbone.type} with "
-            f"{config.model.decode_head.type}, every padded convolution switched to the padding "
-            "that is named."
+            f"{' and '.join(head.type for head in heads)}, every padded convolution switched to "
+            "the padding that is named."
         )
         yield (
             f"Budget: {study.max_iters} iterations of {train.batch_size} images each, the same for "

@@ -273,6 +273,22 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     assert f"{cell['mean']:.2f} ± {cell['sd']:.2f}" in text
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("", "ResNet with FCNHead, every"),
+        (
+            "model['decode_head'] = [model['decode_head'], dict(type='PointHead')]\n",
+            "ResNet with FCNHead and PointHead, every",
+        ),
+    ],
+)
+def test_the_setup_names_all_heads(make_study, evaluate_at_random, model, words):
+    study = make_study(("zeros",), (0,), config=CONFIG + model)
+    evaluate_at_random(study)
+    assert words in Contents(Results(study)).context["setup"][0]
+
+
 def test_the_page_says_what_is_evaluated_from_the_counts(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)
