@@ -49,7 +49,8 @@ class Contents:
         ]
         self._states = {run: read_state(run) for run in self._study.runs}
         self._findings = findings(results)
-        self._shown: list[tuple[str, dict[Cell, float], Contrast]] = []
+        # By kind and terms: several tables show region 0, and it counts once.
+        self._shown: dict[tuple[str, tuple[tuple[Cell, float], ...]], Contrast] = {}
         self.context = self._context()
 
     def _context(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Contents:
         }
         differences = [
             contrast
-            for kind, _, contrast in self._shown
+            for (kind, _), contrast in self._shown.items()
             if kind == "difference" and not math.isnan(contrast.over_seeds.low)
         ]
         context["comparisons"] = len(differences)
@@ -108,11 +109,11 @@ class Contents:
                             "region": self._results.region_names(cell.evaluation)[cell.region],
                             "weight": weight,
                         }
-                        for cell, weight in weights.items()
+                        for cell, weight in terms
                     ],
                     **_contrast_dict(contrast),
                 }
-                for kind, weights, contrast in self._shown
+                for (kind, terms), contrast in self._shown.items()
             ],
         }
 
@@ -307,14 +308,15 @@ class Contents:
         return rows
 
     def _score(self, weights: dict[Cell, float]) -> str:
-        contrast = self._results.contrast(weights)
-        self._shown.append(("score", weights, contrast))
-        return _spread(contrast.values)
+        return _spread(self._show("score", weights).values)
 
     def _difference(self, weights: dict[Cell, float]) -> str:
+        return difference(self._show("difference", weights))
+
+    def _show(self, kind: str, weights: dict[Cell, float]) -> Contrast:
         contrast = self._results.contrast(weights)
-        self._shown.append(("difference", weights, contrast))
-        return difference(contrast)
+        self._shown[kind, tuple(weights.items())] = contrast
+        return contrast
 
     def _blocks(self, kind: str) -> list[dict[str, Any]]:
         """Two tables for each mode of each plan; what does not depend on tiles only once."""

@@ -257,12 +257,18 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     content = json.loads(path.with_suffix(".json").read_text())
     scores = [cell for cell in content["cells"] if cell["kind"] == "score"]
     columns = 1 + 2 * 2  # whole images; two kinds of tiles of two sizes
-    leave_outs = 2 * columns
+    leave_outs = columns  # one that is not 0, which the whole area is
     border, seam = 2 * columns, 2 * 2 * 2
     cross = 3 * 2  # three paddings in the test; whole images and tiles
     shift = 1 + 2  # all pixels, and two bins
     assert len(scores) == 3 * (columns + leave_outs + border + seam + cross + shift)
     assert all(len(cell["values"]) == 3 for cell in content["cells"])
+    # Two paddings minus zeros, and three under two others.
+    differences = 2 * (columns + leave_outs + border + seam + shift) + 3 * 2 * 2
+    assert differences == 84 - 10
+    assert len(content["cells"]) == len(scores) + differences
+    assert f"of {differences} differences below" in path.read_text()
+    assert f"about\n{differences / 20:.1f} would exclude 0 by chance" in path.read_text()
     run = content["runs"][0]
     assert run["iterations"] == 2
     assert run["seconds_per_iteration"] == 1.125
