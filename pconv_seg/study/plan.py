@@ -68,8 +68,15 @@ class Study:
         """Read a study file.
 
         Raises:
-            PreflightError: If there is no such file, or it is not a study's.
+            PreflightError: If there is no such file, it is not a study's, or the folder cannot be
+                one.
         """
+        folder = Path(folder)
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise PreflightError(
+                    f"--work-dir {folder}: {path} is no folder; choose another --work-dir"
+                )
         config = build_training_config(str(file), work_dir=str(folder))
         options = config.get("study")
         if not isinstance(options, dict) or set(options) - {"shift"} != _KEYS:
@@ -77,7 +84,8 @@ class Study:
                 f"{file}: a study file is a config with study=dict({', '.join(sorted(_KEYS))} and "
                 f"maybe shift), but this has study={options!r}"
             )
-        paddings, seeds = (_several(file, options, key) for key in ("paddings", "seeds"))
+        paddings = _several(file, options, "paddings", str)
+        seeds = _several(file, options, "seeds", int)
         unknown = set(paddings) - set(SCHEMES)
         if unknown:
             raise PreflightError(
@@ -97,11 +105,12 @@ class Study:
         shift = _shift(file, options.get("shift"))
         if "checkpoint" not in config.get("default_hooks", {}):
             raise PreflightError(f"{file}: default_hooks.checkpoint is needed to resume runs")
-        if "max_iters" not in config.train_cfg:
+        train_cfg = config.get("train_cfg")
+        if "max_iters" not in (train_cfg or {}):
             raise PreflightError(
-                f"{file}: the budget is train_cfg.max_iters, but train_cfg is {config.train_cfg}"
+                f"{file}: the budget is train_cfg.max_iters, but train_cfg is {train_cfg}"
             )
-        return cls(Path(file), Path(folder), config, paddings, seeds, plans, shift)
+        return cls(Path(file), folder, config, paddings, seeds, plans, shift)
 
     @property
     def runs(self) -> list[StudyRun]:
@@ -166,8 +175,12 @@ def _shift(file: str | Path, options: Any) -> dict[str, Any] | None:
     return dict(options)
 
 
-def _several(file: str | Path, options: dict, key: str) -> tuple[Any, ...]:
+def _several(file: str | Path, options: dict, key: str, kind: type) -> tuple[Any, ...]:
     values = options[key]
-    if not isinstance(values, (list, tuple)) or not values or len(set(values)) != len(values):
-        raise PreflightError(f"{file}: study.{key} must list different values, got {values!r}")
+    listed = isinstance(values, (list, tuple)) and {type(value) for value in values} == {kind}
+    if not listed or len(set(values)) != len(values):
+        raise PreflightError(
+            f"{file}: study.{key} must list different values of type {kind.__name__}, got "
+            f"{values!r}"
+        )
     return tuple(values)

@@ -33,6 +33,18 @@ def test_runs_go_seed_by_seed(make_study):
         ("study = dict(paddings=('zero',), seeds=(0,), evaluation=())", "'zero'.*zeros, partial"),
         ("study = dict(paddings=('zeros',), seeds=(0, 0), evaluation=())", "different values"),
         ("study = dict(paddings=('zeros',), seeds=3, evaluation=())", r"study\.seeds"),
+        *(
+            (
+                f"study = dict(paddings={paddings}, seeds={seeds}, evaluation=())",
+                rf"study\.{key} must list different values of type {kind}, got [[(]",
+            )
+            for paddings, seeds, key, kind in (
+                ("('zeros',)", "([0],)", "seeds", "int"),
+                ("('zeros',)", "(0, 'a')", "seeds", "int"),
+                ("('zeros',)", "()", "seeds", "int"),
+                ("(['zeros'],)", "(0,)", "paddings", "str"),
+            )
+        ),
         ("study = dict(paddings=('zeros',), seeds=(0,), evaluation=())", "at least one entry"),
         ("study = dict(paddings=('zeros',), seeds=(0,), evaluation=(dict(),))", "tiles"),
         (
@@ -86,10 +98,24 @@ def test_without_a_mode_to_test_under_other_paddings_the_rest_is_evaluated(make_
     assert [name for name, _, _ in evaluations(study)] == ["tile16", "tile24"]
 
 
-def test_budget_in_epochs_is_refused(make_study):
-    config = CONFIG.replace("max_iters=2, val_interval=1", "max_epochs=2")
-    with pytest.raises(PreflightError, match="max_iters"):
-        make_study(config=config)
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("max_iters=2, val_interval=1", "max_epochs=2", r"\{.*'max_epochs': 2\}"),
+        ("train_cfg = ", "other = ", "None"),
+    ],
+)
+def test_a_budget_that_is_not_in_iterations_is_refused(make_study, old, new, found):
+    with pytest.raises(PreflightError, match=rf"noise.py: .*train_cfg\.max_iters, .* is {found}$"):
+        make_study(config=CONFIG.replace(old, new))
+
+
+@pytest.mark.parametrize("below", ["", "runs/here"])
+def test_a_work_dir_that_cannot_be_a_folder_is_refused(make_study, tmp_path, below):
+    file = make_study().file
+    folder = file / below
+    with pytest.raises(PreflightError, match=f"^--work-dir {folder}: {file} is no folder; choose "):
+        Study.load(file, folder)
 
 
 def test_runs_that_could_not_resume_are_refused(make_study):
