@@ -7,11 +7,15 @@ from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import barrier
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import Tensor, hub, nn
 
 from .safe import CheckpointError, load_file
+from .stored import stored_config
+
+_read_config_text = Config.fromstring
 
 
 def use_safe_loading() -> None:
@@ -20,6 +24,9 @@ def use_safe_loading() -> None:
     This holds for the whole process: ``load_from``, ``resume``, ``init_cfg`` and every
     ``load_checkpoint``. mmengine itself unpickles whatever a file holds, at once before torch 2.6,
     and as a fallback after it; the original mmengine does not resume at all from torch 2.6 on.
+
+    ``Config.fromstring``, by which mmengine runs the config text that a checkpoint holds when it
+    resumes or builds an inferencer, reads Python texts as `stored_config` does.
     """
     CheckpointLoader.register_scheme("", load_file, force=True)
     CheckpointLoader.register_scheme(("http://", "https://"), _load_url, force=True)
@@ -27,6 +34,7 @@ def use_safe_loading() -> None:
     checkpoint.load_from_http = _load_url
     remote = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
     CheckpointLoader.register_scheme(remote, _refuse_remote, force=True)
+    Config.fromstring = staticmethod(_config_of_text)
 
 
 def load_checkpoint(location: str, map_location: Any = "cpu") -> Any:
@@ -95,3 +103,9 @@ def _refuse_remote(url: str, map_location: str | torch.device | None = None) -> 
     raise CheckpointError(
         f"{url}: only files and http(s) addresses are read safely; download it first"
     )
+
+
+def _config_of_text(cfg_str: str, file_format: str) -> Config:
+    if file_format != ".py":
+        return _read_config_text(cfg_str, file_format)
+    return stored_config({"cfg": cfg_str}, "the checkpoint")

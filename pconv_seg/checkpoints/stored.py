@@ -7,6 +7,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from .safe import CheckpointError, UnsafeCheckpointError
+
 
 def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
     """The config of a checkpoint's ``meta``, without what it asks to import.
@@ -23,7 +25,8 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
         The config, or None if there is none.
 
     Raises:
-        ValueError: Naming the line or the type.
+        UnsafeCheckpointError: Naming the line or the type.
+        CheckpointError: The text is no Python.
     """
     text = meta.get("cfg")
     if not isinstance(text, str):
@@ -31,7 +34,7 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
     config = Config(_parse(text, source))
     for name in _types(config.get("model")):
         if not _is_registered(name):
-            raise ValueError(
+            raise UnsafeCheckpointError(
                 f"{source}: its stored config builds {name}, which is not registered. If you trust "
                 "it, register it: import its package in custom_imports of the config you give"
             )
@@ -52,7 +55,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{source}: its stored config cannot be read: {error}") from error
+        raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
     for statement in tree.body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -83,8 +86,8 @@ def _value(node: ast.expr, source: str) -> Any:
                 raise _refusal(node, source) from None
 
 
-def _refusal(node: ast.AST, source: str) -> ValueError:
-    return ValueError(
+def _refusal(node: ast.AST, source: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
         f"{source}: line {node.lineno} of its stored config is refused, nothing was run: "
         f"{ast.unparse(node)}. mmengine stores only lines 'key = value' of literals and dict(...)"
     )

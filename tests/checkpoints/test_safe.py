@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import MultiStepLR, OneCycleLR, PolyLR
 from mmengine.runner import CheckpointLoader, checkpoint
@@ -203,6 +204,7 @@ class TestThroughMmengine:
         monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
         monkeypatch.setattr(checkpoint, "load_from_http", checkpoint.load_from_http)
         monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+        monkeypatch.setattr(Config, "fromstring", staticmethod(Config.fromstring))
         use_safe_loading()
 
     def test_files(self, file, tmp_path):
@@ -237,3 +239,11 @@ class TestThroughMmengine:
     def test_other_storage_is_refused(self, address):
         with pytest.raises(ValueError, match="download it first"):
             CheckpointLoader.load_checkpoint(address, logger="silent")
+
+    def test_texts_of_configs_are_read_and_not_run(self, tmp_path):
+        text = f"gpu_ids = [0, 1]\n__import__('os').mkdir({str(tmp_path / 'trap')!r})"
+        with pytest.raises(UnsafeCheckpointError, match="the checkpoint: line 2 of its stored"):
+            Config.fromstring(text, ".py")
+        assert not (tmp_path / "trap").exists()
+        assert Config.fromstring("gpu_ids = [0, 1]", ".py").gpu_ids == [0, 1]
+        assert Config.fromstring('{"gpu_ids": [0]}', ".json").gpu_ids == [0]

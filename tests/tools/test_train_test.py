@@ -163,6 +163,22 @@ def test_resume_goes_on_where_training_ended(
     assert torch.load(tmp_path / "iter_3.pth", weights_only=False)["meta"]["iter"] == 3
 
 
+def test_resume_runs_no_code_from_the_checkpoint(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    """mmengine looks for the number of GPUs in a text of mmcv 1.x."""
+    content = torch.load(trained / "iter_2.pth", weights_only=False)
+    content["meta"]["config"] = f"__import__('os').mkdir({str(tmp_path / 'trap')!r})"
+    torch.save(content, tmp_path / "iter_2.pth")
+    arguments = [config, "--work-dir", str(tmp_path), "--resume"]
+
+    with pytest.raises(SystemExit) as error:
+        main["train"]([*arguments, "--cfg-options", f"load_from={tmp_path / 'iter_2.pth'}"])
+
+    assert not (tmp_path / "trap").exists()
+    assert error.value.code.startswith("train.py: the checkpoint: line 1 of its stored config is")
+
+
 def test_test_repeats_the_validation_score(
     config: str, main: dict, tmp_path: Path, trained: Path
 ) -> None:
