@@ -118,10 +118,21 @@ class ResumableCheckpointHook(CheckpointHook):
         if local and self.backend_args is None and self.file_client_args is None:
             self.backend_args = {"backend": _BACKEND}
         super().before_train(runner)
+        # The paths on record are those of the run that wrote the checkpoint.
+        if self.save_best and len(self.key_indicators) == 1:
+            self.best_ckpt_path = self._own(self.best_ckpt_path)
+        elif self.save_best:
+            for key, path in self.best_ckpt_path_dict.items():
+                self.best_ckpt_path_dict[key] = self._own(path)
         if is_main_process():
             if local:
                 remove_leftovers(self.out_dir, "*.pth")
             remove_leftovers(runner.work_dir, "last_checkpoint")
+
+    def _own(self, path: str | None) -> str | None:
+        """The file of that name among those of this run, whose work dir may be a copy."""
+        own = path and self.file_backend.join_path(self.out_dir, Path(path).name)
+        return own if own and self.file_backend.isfile(own) else None
 
     def before_val(self, runner: Runner) -> None:
         """Keep the state of training."""

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -141,6 +142,32 @@ def test_signal_in_validation_repeats_it_on_resuming(
     content = torch.load(train.work_dir / "iter_8.pth", weights_only=False)
     assert content["message_hub"]["runtime_info"]["last_validation"] == 4
     tiny_run.assert_same(train.end(), uninterrupted)
+
+
+@pytest.mark.parametrize("save_best", ["border/mIoU", "[border/mIoU,mIoU]"])
+def test_a_copied_run_removes_its_own_files_alone(
+    tiny_config: str, tmp_path: Path, save_best: str
+) -> None:
+    option = f"default_hooks.checkpoint.save_best={save_best}"
+    first = tiny_run.Train(tiny_config, tmp_path, option)
+    assert first.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    path = first.work_dir / "iter_5.pth"
+    content = torch.load(path, weights_only=False)
+    for key in content["message_hub"]["runtime_info"]:
+        if key.startswith("best_score"):
+            content["message_hub"]["runtime_info"][key] = -1.0
+    torch.save(content, path)
+    best = {file.name for file in first.work_dir.glob("best_*")}
+    (tmp_path / "copy").mkdir()
+    shutil.copytree(first.work_dir, tmp_path / "copy/work")
+
+    copied = tiny_run.Train(tiny_config, tmp_path / "copy", option)
+    copied.end()
+
+    assert best == {file.name for file in first.work_dir.glob("best_*")}
+    left = {file.name for file in copied.work_dir.glob("best_*")}
+    assert len(left) == len(best)
+    assert not left & best
 
 
 def test_workers_outlive_the_signal_and_change_nothing(
