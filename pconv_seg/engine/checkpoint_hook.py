@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -165,9 +165,16 @@ class ResumableCheckpointHook(CheckpointHook):
             runner: The runner.
             iteration: Number of finished iterations.
         """
+        # In a validation the model has the averages, and EMAHook the weights.
+        validating = self._before_validation is not None
+        averages = [hook for hook in runner.hooks if validating and isinstance(hook, EMAHook)]
+        for hook in averages:
+            hook.after_val_epoch(runner)
         self._save_checkpoint_with_step(
             runner, iteration, meta={"epoch": runner.epoch, "iter": iteration}
         )
+        for hook in averages:
+            hook.before_val_epoch(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         states = all_gather_object(self._before_validation or random_state())

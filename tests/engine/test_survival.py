@@ -144,6 +144,21 @@ def test_signal_in_validation_repeats_it_on_resuming(
     tiny_run.assert_same(train.end(), uninterrupted)
 
 
+def test_signal_in_validation_of_averaged_weights(tiny_config: str, tmp_path: Path) -> None:
+    states = []
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        ema = ["default_hooks.ema.type=EMAHook", "default_hooks.ema.momentum=0.1"]
+        train = tiny_run.Train(tiny_config, tmp_path / name, *ema)
+        if name == "stopped":
+            assert train.run(tiny_run.signal_in, "predict", 2, signal.SIGTERM) == [STOPPED]
+        states.append(train.end())
+        # What training goes on from; state_dict has the averages.
+        last = torch.load(train.work_dir / "iter_12.pth", weights_only=False)
+        states[-1]["weights"] = last["ema_state_dict"]
+    tiny_run.assert_same(states[1], states[0])
+
+
 @pytest.mark.parametrize("save_best", ["border/mIoU", "[border/mIoU,mIoU]"])
 def test_a_copied_run_removes_its_own_files_alone(
     tiny_config: str, tmp_path: Path, save_best: str
