@@ -22,7 +22,8 @@ class PaddingHook(Hook):
 
     ``custom_hooks=[dict(type='pconv_seg.PaddingHook', scheme='partial')]`` turns any config. The
     scheme that the model has is written into ``checkpoint['meta']['padding']``, and testing a
-    checkpoint under another scheme than it was trained with gives one warning.
+    checkpoint, or going on with its training, under another scheme than it was trained with gives
+    one warning.
 
     Args:
         scheme: See :func:`set_padding`; None leaves the model as it was built and only records
@@ -58,24 +59,29 @@ class PaddingHook(Hook):
         self._loaded = checkpoint.get("meta", {})
 
     def before_train(self, runner: Runner) -> None:
-        """Forget it: from here on the weights belong to the scheme of this run."""
+        """Compare on resuming; from here on the weights belong to the scheme of this run."""
+        if runner._resume:
+            self._compare(runner, "Going on to train")
         self._loaded = None
 
     def before_test(self, runner: Runner) -> None:
         """Compare."""
+        self._compare(runner, "Testing")
+
+    def _compare(self, runner: Runner, doing: str) -> None:
         if self._loaded is None:
             return
-        tested, trained = scheme_of(_model(runner)), self._loaded.get("padding")
-        if trained is None and tested not in ("zeros", "none"):
+        present, trained = scheme_of(_model(runner)), self._loaded.get("padding")
+        if trained is None and present not in ("zeros", "none"):
             print_log(
-                f"Testing with {tested} padding, but the checkpoint does not say which padding it "
+                f"{doing} with {present} padding, but the checkpoint does not say which padding it "
                 "was trained with. If that was another (zeros, most often), expect worse scores.",
                 logger=runner.logger,
                 level=logging.WARNING,
             )
-        elif trained not in (None, tested):
+        elif trained not in (None, present):
             print_log(
-                f"Testing with {tested} padding a checkpoint that was trained with {trained} "
+                f"{doing} with {present} padding a checkpoint that was trained with {trained} "
                 f"padding: expect worse scores than with dict(type='pconv_seg.PaddingHook', "
                 f"scheme={trained!r}) in custom_hooks.",
                 logger=runner.logger,

@@ -122,6 +122,17 @@ def test_testing_under_another_scheme_says_so_once(tmp_path, trained, hook, expe
         assert text in message
 
 
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [("partial", []), ("zeros", ["Going on to train with zeros padding a checkpoint that was"])],
+)
+def test_resuming_under_another_scheme_says_so_once(tmp_path, trained, scheme, expected):
+    runner = run(tmp_path, [dict(HOOK, scheme=scheme)], load_from=trained, resume=True)
+    warnings = Warnings(runner)
+    runner.train()
+    assert [message[: len(expected[0])] for message in warnings.messages] == expected
+
+
 def test_scheme_of_the_network_itself_is_recorded_and_compared(tmp_path):
     """A network built with conv_cfg, and a hook that only watches."""
     watch = dict(type="pconv_seg.PaddingHook")
