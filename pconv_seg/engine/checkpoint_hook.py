@@ -1,6 +1,7 @@
 """Checkpoints that are whole and hold all that a run needs to go on."""
 
 import copy
+import inspect
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -67,13 +68,22 @@ class ResumableCheckpointHook(CheckpointHook):
             is written as that backend writes.
 
     Raises:
-        PreflightError: On resuming, if there are checkpoints and none is whole.
+        PreflightError: If there is no such option; on resuming, if there are checkpoints and none
+            is whole.
         ValueError: If gradients are accumulated over n iterations and checkpoints do not fall on
             their ends.
         FloatingPointError: If weights are not finite.
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        known = list(inspect.signature(CheckpointHook).parameters)[:-1]
+        unknown = [key for key in kwargs if key not in known]
+        if unknown:
+            # mmengine hands them on to a function that takes none, at the first checkpoint.
+            raise PreflightError(
+                f"default_hooks.checkpoint.{unknown[0]}: there is no such option; there are "
+                f"{', '.join(known)}"
+            )
         super().__init__(**kwargs)
         self._before_validation: dict[str, Any] | None = None
 
@@ -196,7 +206,6 @@ class ResumableCheckpointHook(CheckpointHook):
             meta=meta,
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
-            **self.args,
         )
         self.last_ckpt = path
         outdated = kept[: -self.max_keep_ckpts]

@@ -221,11 +221,25 @@ def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) 
     tiny_run.assert_same(states[1], states[0])
 
 
-def test_resuming_that_would_not_be_exact_is_refused(tiny_config: str, tmp_path: Path) -> None:
-    train = tiny_run.Train(tiny_config, tmp_path, "train_cfg.fast_forward_on_resume=True")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "train_cfg.fast_forward_on_resume=True",
+            "train_cfg.fast_forward_on_resume: ResumableTrainLoop",
+        ),
+        (
+            "default_hooks.checkpoint.intervall=5",
+            "default_hooks.checkpoint.intervall: there is no such option; there are interval, ",
+        ),
+    ],
+)
+def test_options_that_are_refused_at_the_start(
+    tiny_config: str, tmp_path: Path, option: str, message: str
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, option)
     assert train.run() == [1]
-    last_line = train.log.read_text().splitlines()[-1]
-    assert last_line.startswith("train.py: train_cfg.fast_forward_on_resume: ResumableTrainLoop")
+    assert train.log.read_text().splitlines()[-1].startswith(f"train.py: {message}")
 
 
 def test_gradients_are_never_lost_between_accumulated_iterations(
