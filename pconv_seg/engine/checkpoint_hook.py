@@ -69,7 +69,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     Raises:
         PreflightError: If there is no such option; on resuming, if there are checkpoints and none
-            is whole.
+            is whole, or if the one that is named holds no state of a training.
         ValueError: If gradients are accumulated over n iterations and checkpoints do not fall on
             their ends.
         FloatingPointError: If weights are not finite.
@@ -111,6 +111,22 @@ class ResumableCheckpointHook(CheckpointHook):
             runner.logger.info(f"Nothing to resume in {runner.work_dir}: training starts anew")
         runner._load_from = path and str(path)
         runner._resume = path is not None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """On resuming, refuse what training cannot go on from."""
+        if not runner._resume:
+            return
+        needed = ["meta", "message_hub", "optimizer"]
+        if runner.param_schedulers is not None:
+            needed.append("param_schedulers")
+        missing = [key for key in needed if key not in checkpoint]
+        if missing:
+            raise PreflightError(
+                f"--resume: {runner._load_from} holds no {', '.join(missing)}, so training cannot "
+                "go on from it (best checkpoints hold weights alone). Name a checkpoint "
+                f"{self.filename_tmpl.format('N')} with --cfg-options load_from=FILE, or leave out "
+                "--resume to start a new training from these weights"
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Check the intervals, and remove what killed processes left half written."""

@@ -242,6 +242,21 @@ def test_options_that_are_refused_at_the_start(
     assert train.log.read_text().splitlines()[-1].startswith(f"train.py: {message}")
 
 
+def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    (best,) = train.work_dir.glob("best_*.pth")
+    assert tiny_run.Train(tiny_config, tmp_path, f"load_from={best}").run() == [1]
+    assert train.log.read_text().splitlines()[-1] == (
+        f"train.py: --resume: {best} holds no optimizer, param_schedulers, so training cannot go "
+        "on from it (best checkpoints hold weights alone). Name a checkpoint iter_N.pth with "
+        "--cfg-options load_from=FILE, or leave out --resume to start a new training from these "
+        "weights"
+    )
+
+
 def test_gradients_are_never_lost_between_accumulated_iterations(
     tiny_config: str, tmp_path: Path
 ) -> None:
