@@ -105,7 +105,8 @@ def build_training_config(
         seed: Seed of all random number generators; None keeps the config's.
         cfg_options: Dotted keys and values that override the config's.
         launcher: How several processes were started: none, pytorch, slurm or mpi.
-        local_rank: Rank of this process on its machine, unless LOCAL_RANK is in the environment.
+        local_rank: Rank of this process on its machine, unless the launcher says it in the
+            environment.
 
     Raises:
         PreflightError: No such config file, or it cannot take one of the options.
@@ -206,6 +207,9 @@ def _base_config(
     if work_dir or not cfg.get("work_dir"):
         cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if launcher == "mpi" and "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
+        # By this one mmengine sets the GPU, and by the other it wraps the model.
+        os.environ["LOCAL_RANK"] = os.environ["OMPI_COMM_WORLD_LOCAL_RANK"]
     return cfg
 
 

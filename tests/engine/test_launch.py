@@ -1,5 +1,6 @@
 """Configs from flags."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,13 @@ def test_padding_becomes_a_hook_that_runs_anywhere(config: str) -> None:
     assert build_training_config(config).custom_hooks == [
         dict(type="pconv_seg.PaddingHook", scheme=None)
     ]
+
+
+@pytest.mark.parametrize(("launcher", "expected"), [("pytorch", "2"), ("mpi", "1")])
+def test_the_local_rank_is_that_of_the_launcher(
+    config: str, monkeypatch: pytest.MonkeyPatch, launcher: str, expected: str
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "1")
+    build_training_config(config, launcher=launcher)
+    assert os.environ["LOCAL_RANK"] == expected
