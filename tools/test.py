@@ -10,6 +10,7 @@ from pconv_seg.engine import (
     build_test_config,
     check_testing,
     join_processes,
+    make_work_dir,
 )
 
 from mmengine.registry import RUNNERS
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         cfg = build_test_config(**vars(parse_args(argv)))
         check_testing(cfg)
+        make_work_dir(cfg)
         join_processes(cfg)
         return RUNNERS.build(cfg).test()
     except (PreflightError, CheckpointError) as error:

@@ -10,6 +10,7 @@ from pconv_seg.engine import (
     build_training_config,
     check_training,
     join_processes,
+    make_work_dir,
 )
 
 from mmengine.registry import RUNNERS
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         cfg = build_training_config(**vars(parse_args(argv)))
         check_training(cfg)
+        make_work_dir(cfg)
         join_processes(cfg)
         RUNNERS.build(cfg).train()
     except (PreflightError, CheckpointError) as error:

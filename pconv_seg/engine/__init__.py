@@ -8,7 +8,7 @@ from .launch import (
     build_training_config,
     read_config,
 )
-from .preflight import PreflightError, check_testing, check_training
+from .preflight import PreflightError, check_testing, check_training, make_work_dir
 from .processes import join_processes
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
 from .train_loop import ResumableTrainLoop
@@ -27,5 +27,6 @@ __all__ = [
     "check_testing",
     "check_training",
     "join_processes",
+    "make_work_dir",
     "read_config",
 ]

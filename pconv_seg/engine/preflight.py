@@ -1,5 +1,6 @@
 """Checks that end a run before it starts, with one message instead of a worker's stack trace."""
 
+import errno
 import os
 import os.path as osp
 from collections.abc import Iterator
@@ -110,6 +111,26 @@ def check_testing(cfg: Config, data: bool = True) -> None:
         )
         problems.append(_Problem(f"checkpoint: {reason}", (remedy,)))
     _report(problems)
+
+
+def make_work_dir(cfg: Config) -> None:
+    """Make the folder of a run, after all other checks.
+
+    Args:
+        cfg: With a ``work_dir``.
+
+    Raises:
+        PreflightError: It cannot be made or written.
+    """
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        if not os.access(cfg.work_dir, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise PreflightError(
+            f"work dir {osp.abspath(cfg.work_dir)}: {error.strerror}. Logs and checkpoints go "
+            "there; name another folder with --work-dir DIR"
+        ) from error
 
 
 def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
