@@ -32,7 +32,11 @@ def _norm_relu(norm_cfg: dict, channels: int) -> nn.Sequential:
 @contextmanager
 def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
     """Recomputed activations must not enter the running statistics and their count twice."""
-    norms = [norm for norm in block.modules() if isinstance(norm, _BatchNorm)]
+    norms = [
+        norm
+        for norm in block.modules()
+        if isinstance(norm, _BatchNorm) and norm.track_running_stats
+    ]
     states = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

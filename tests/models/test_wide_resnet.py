@@ -57,12 +57,19 @@ def test_dropout_only_in_training_and_only_in_the_last_two_modules(narrow):
     assert names == ["conv1", "bn2", "conv2", "bn3", "dropout", "conv3"]
 
 
-@pytest.mark.parametrize("conv_cfg", [None, {"type": "PConv"}])
-def test_gradient_checkpointing_changes_nothing(narrow, randomized, conv_cfg):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"conv_cfg": {"type": "PConv"}},
+        {"norm_cfg": {"type": "BN", "track_running_stats": False}},
+    ],
+)
+def test_gradient_checkpointing_changes_nothing(narrow, randomized, options):
     x = torch.randn(2, 3, 33, 41)
     results = []
     for with_cp in (False, True):
-        trunk = randomized(WideResNet38(with_cp=with_cp, conv_cfg=conv_cfg)).train()
+        trunk = randomized(WideResNet38(with_cp=with_cp, **options)).train()
         torch.manual_seed(0)  # dropout
         loss = sum(output.square().mean() for output in trunk(x))
         loss.backward()
