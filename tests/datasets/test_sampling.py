@@ -281,6 +281,8 @@ def damage(root, kind):
         label.unlink()
     elif kind == "value":
         Image.fromarray(np.full((24, 32), 9, np.uint8)).save(label)
+    elif kind == "value of 16 bits":
+        Image.fromarray(np.full((24, 32), 257, np.uint16)).save(label)
     elif kind == "colours":
         Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(label)
     elif kind == "size":
@@ -293,6 +295,7 @@ DAMAGES = {
     "truncated label": "labels/004.png",
     "missing label": "labels/004.png",
     "value": r"labels/004.png: label value\(s\) 9; there are classes 0-3, and 255 is ignored",
+    "value of 16 bits": r"labels/004.png: label value\(s\) 257; there are classes 0-3, and 255 is",
     "colours": "labels/004.png: 3 channels",
     "size": r"images/004.png has 24x32 pixels, but .*labels/004.png has 24x30",
 }

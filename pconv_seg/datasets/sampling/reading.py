@@ -1,10 +1,13 @@
 """Reading one image and its labels, with errors that name the file."""
 
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
+from mmengine import fileio
 from mmseg.datasets import BaseSegDataset
+from PIL import Image, UnidentifiedImageError
 
 from .cache import DecodedCache
 
@@ -96,6 +99,7 @@ class SampleReader:
             if read is None:
                 raise ValueError("nothing was read")
             if labels:
+                self._check_depth(step, path)
                 self._check(read[key])
             return read
 
@@ -117,9 +121,22 @@ class SampleReader:
     def _check(self, label: np.ndarray) -> None:
         if label.ndim != 2:
             raise ValueError(f"{label.shape[2]} channels; a label file has one")
-        wrong = (label >= self._classes) & (label != self._ignore_index)
-        if wrong.any():
+        self._refuse(label[(label >= self._classes) & (label != self._ignore_index)])
+
+    def _check_depth(self, step: LoadAnnotations, path: str) -> None:
+        """Look at what the step cuts off: of each value it keeps the lowest 8 bits."""
+        content = fileio.get(path, backend_args=step.backend_args)
+        try:
+            file = Image.open(BytesIO(content))
+        except UnidentifiedImageError:  # what a LoadAnnotations of the user's own reads
+            return
+        if file.mode[0] in "IF":  # all modes of more than 8 bits
+            values = np.asarray(file)
+            self._refuse(values[values != values.astype(np.uint8)])
+
+    def _refuse(self, values: np.ndarray) -> None:
+        if values.size:
             raise ValueError(
-                f"label value(s) {', '.join(map(str, np.unique(label[wrong])))}; there are classes "
+                f"label value(s) {', '.join(map(str, np.unique(values)))}; there are classes "
                 f"0-{self._classes - 1}, and {self._ignore_index} is ignored"
             )
