@@ -90,10 +90,10 @@ class ClassUniformSampler(ResumableSampler):
 
     An epoch has as many samples as there are (fine) images. One half of them, rounded down, is
     shared equally among the classes; what does not divide goes to classes by chance. Each of these
-    samples is a crop that contains a centroid of its class (see :func:`centroid_index`); all
-    centroids of a class come up before one comes up again. The other half are random crops of
-    random images. Coarse images come up through centroids of ``coarse_classes`` only. Classes
-    without any centroid have no share.
+    samples is a crop that contains a centroid of its class (see :func:`centroid_index`); in an
+    epoch, all centroids of a class come up before one comes up again. The other half are random
+    crops of random images. Coarse images come up through centroids of ``coarse_classes`` only.
+    Classes without any centroid have no share.
 
     Args:
         dataset: A :class:`DrawnDataset`, which mmengine passes, with :class:`RandomScaleCrop` in
