@@ -14,16 +14,13 @@ load_from = None
 resume = False
 
 default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
     # The schedule sets the interval.
     checkpoint=dict(
         type="ResumableCheckpointHook", by_epoch=False, save_best="mIoU", max_keep_ckpts=1
     ),
     finite_loss=dict(type="FiniteLossHook"),
     stop=dict(type="StopOnSignalHook"),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
 val_cfg = dict(type="ValLoop")
