@@ -18,8 +18,12 @@ image alone:
   and to the size of the padded images, to the extents of the images. Numbers of other origin must
   mean the same extents whether they stand for a factor or for the size of earlier maps. (mmseg's
   ``Upsample`` is known to mean its factor.)
-- What is computed with a number from the shape of a map, other than a size to interpolate to or
-  to reshape to, raises: it would be another number for the image alone.
+- What is computed with a number from the shape of a map, other than a size to interpolate, to pool,
+  to pad or to reshape to or the end of a slice, raises: it would be another number for the image
+  alone. So does a comparison of it that some of the images alone would decide otherwise. Python
+  does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
+  ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
+  size.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
   in the padding, labels are ``ignore_index``.
@@ -33,6 +37,7 @@ every operation costs some microseconds of Python. ResNet18 with ASPP on four im
 on a CPU: 16% more time in evaluation, 8% in training. Batches without padding cost nothing.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -65,46 +70,107 @@ class _Area(NamedTuple):
         ]
 
 
-class _Length(int):
+class _Number:
     """A number computed from the shape of a map, which knows what it is for each sample alone."""
 
-    of_samples: tuple[int, ...]
+    plain: int | float
+    of_samples: tuple[int | float, ...]
     error: Callable[[str, str], Exception] | None
+    is_of_images = False  # a height or a width of the images themselves
 
-    @classmethod
-    def of(cls, value: int, of_samples: Iterable[int], error: Callable | None = None) -> "_Length":
-        length = cls(value)
-        length.of_samples, length.error = tuple(of_samples), error
-        return length
+    @property
+    def varies(self) -> bool:
+        return set(self.of_samples) != {self.plain}
 
 
-def _followed(operator: Callable[[int, Any], Any]) -> Callable[[_Length, Any], Any]:
-    def compute(length: _Length, other: Any) -> Any:
-        value = operator(length, other)
-        if value is NotImplemented:
-            return value
-        others = getattr(other, "of_samples", [other] * len(length.of_samples))
-        return _Length.of(value, map(operator, length.of_samples, others), length.error)
+class _Length(_Number, int):
+    pass
+
+
+class _Real(_Number, float):
+    pass
+
+
+def _number(value: Any, of_samples: Iterable[Any], error: Callable | None = None) -> Any:
+    number = (_Real if isinstance(value, float) else _Length)(value)
+    number.plain, number.of_samples, number.error = _plain(value), tuple(of_samples), error
+    return number
+
+
+def _plain(value: Any) -> Any:
+    return value.plain if isinstance(value, _Number) else value
+
+
+def _for_all(number: _Number, others: tuple, of_images: bool = False) -> list[tuple] | None:
+    """Operands of an operation on ``number``, for each sample; None if not all are numbers."""
+    if not all(isinstance(other, (int, float)) for other in others):
+        return None
+    columns = [
+        other.of_samples
+        if isinstance(other, _Number)
+        # Of a tensor that is not followed, such as labels.
+        else number.of_samples
+        if of_images and number.is_of_images and other == number.plain
+        else [other] * len(number.of_samples)
+        for other in others
+    ]
+    return list(zip(number.of_samples, *columns, strict=True))
+
+
+def _followed(operator: Callable[[Any, Any], Any]) -> Callable[[_Number, Any], Any]:
+    def compute(number: _Number, other: Any) -> Any:
+        operands = _for_all(number, (other,))
+        if operands is None:
+            return NotImplemented
+        value = operator(number.plain, _plain(other))
+        return _number(value, (operator(*pair) for pair in operands), number.error)
 
     return compute
 
 
+def _decided(name: str, operator: Callable[..., bool]) -> Callable[..., bool]:
+    def decide(number: _Number, *others: Any) -> bool:
+        operands = _for_all(number, others, of_images=name in ("__eq__", "__ne__"))
+        if operands is None:
+            return NotImplemented
+        answers = {operator(*operand) for operand in operands}
+        if len(answers) > 1:
+            raise number.error(name, "for some of the images alone it would be decided otherwise")
+        return answers.pop()
+
+    return decide
+
+
 def _refused(name: str) -> Callable[..., Any]:
-    def refuse(length: _Length, *_: Any) -> Any:
-        raise length.error(name, "a number is computed from the padded size")
+    def refuse(number: _Number, *others: Any) -> Any:
+        if number.varies:
+            raise number.error(name, "a number is computed from the padded size")
+        return getattr(number.plain, name)(*map(_plain, others))
 
     return refuse
 
 
-for _name in ("add", "floordiv", "mul", "radd", "rmul", "rsub", "sub"):
-    setattr(_Length, f"__{_name}__", _followed(getattr(int, f"__{_name}__")))
-for _name in ("divmod", "mod", "neg", "pow", "rfloordiv", "rmod", "rtruediv", "truediv"):
-    setattr(_Length, f"__{_name}__", _refused(f"__{_name}__"))
+for _name in ("add", "floordiv", "mul", "sub"):
+    _operator = getattr(operator, _name)
+    setattr(_Number, f"__{_name}__", _followed(_operator))
+    setattr(_Number, f"__r{_name}__", _followed(lambda a, b, _operator=_operator: _operator(b, a)))
+for _name in ("eq", "ge", "gt", "le", "lt", "ne"):
+    setattr(_Number, f"__{_name}__", _decided(f"__{_name}__", getattr(operator, _name)))
+_Number.__bool__ = _decided("__bool__", bool)
+# Not __int__: mmseg's resize compares sizes with it, and its Upsample computes sizes.
+_UNFOLLOWED = """
+    abs and ceil divmod float floor invert lshift mod neg or pos pow rand rdivmod rlshift rmod ror
+    round rpow rrshift rshift rtruediv rxor truediv trunc xor"""
+for _name in _UNFOLLOWED.split():
+    setattr(_Number, f"__{_name}__", _refused(f"__{_name}__"))
 
 
-def _for_sample(value: Any, i: int) -> Any:
-    if isinstance(value, _Length):
-        return value.of_samples[i]
+def _for_sample(value: Any, i: int | None) -> Any:
+    """``value`` as it is for sample ``i`` alone, or for the padded batch."""
+    if isinstance(value, _Number):
+        return value.plain if i is None else value.of_samples[i]
+    if isinstance(value, slice):
+        return slice(*_for_sample((value.start, value.stop, value.step), i))
     if isinstance(value, (list, tuple)):
         return tuple(_for_sample(item, i) for item in value)
     if isinstance(value, dict):
@@ -122,6 +188,8 @@ def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _leaves(item)
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
     else:
         yield value
 
@@ -263,6 +331,9 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             "(without PaddedBatchHook or track_extents)."
         )
 
+    def _number_error(self, call: _Call) -> NotImplementedError:
+        return self._error(call.name, "a number is computed from the padded size")
+
     def _checkpointing_error(self) -> NotImplementedError:
         return self._error(
             "gradient checkpointing (with_cp)", "the backward pass would repeat it without extents"
@@ -318,10 +389,14 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         call = _Call(func, args, kwargs, tracked)
         if not tracked:
             return call.run()
-        return _RULES.get(call.name.strip("_"), track_extents._other)(self, call)
+        rule = _RULES.get(call.name.strip("_"), track_extents._other)
+        if rule not in _FOLLOW_NUMBERS and any(
+            isinstance(leaf, _Number) and leaf.varies for leaf in _leaves((args, kwargs))
+        ):
+            raise self._number_error(call)
+        return rule(self, call)
 
     def _convolve(self, call: _Call) -> Tensor:
-        self._refuse_lengths(call)
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
         own = dict(bias=None, stride=1, padding=0, dilation=1, groups=1) | call.bound(*names)
         if (
@@ -340,12 +415,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             raise self._error(call.name, "an image is smaller than its window")
         return self._mark(output, _Area(extents))
 
-    def _refuse_lengths(self, call: _Call) -> None:
-        if any(isinstance(value, _Length) for value in _leaves(call[1:3])):
-            raise self._error(call.name, "a number is computed from the padded size")
-
     def _positionwise(self, call: _Call) -> Any:
-        self._refuse_lengths(call)
         result = call.run()
         maps = _features(result)
         if not maps:
@@ -407,7 +477,9 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             if not gone.issuperset(call.area.dims):
                 raise self._error(call.name, "it leaves one dimension of the map")
             return torch.cat(pieces)
-        on_meta = tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, call[1:3])
+        on_meta = tree_map(
+            lambda v: v.to("meta") if isinstance(v, Tensor) else _plain(v), tuple(call[1:3])
+        )
         shape = call.func(*on_meta[0], **on_meta[1]).shape
         if any(n > size for piece in pieces for n, size in zip(piece.shape, shape, strict=True)):
             raise self._error(call.name, "an image alone gets a larger map than the padded batch")
@@ -419,9 +491,10 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         size = own.get("size")
         if size is not None:
             size = (size, size) if isinstance(size, int) else tuple(size)
-            if not all(isinstance(length, _Length) for length in size):
+            if not all(isinstance(length, _Number) for length in size):
+                size = _for_sample(size, None)
                 columns = zip(*self._extents_at(size, call), strict=True)
-                size = tuple(map(_Length.of, size, columns))
+                size = tuple(map(_number, size, columns))
             own["size"] = size
         return self._per_sample(call._replace(args=(own.pop("input"),), kwargs=own))
 
@@ -447,10 +520,18 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
     def _shape(self, call: _Call) -> torch.Size | int:
         lengths = list(call.tracked[0].shape)
         columns = zip(*call.area.extents, strict=True)
+        of_images = list(
+            zip(self._images.shape[2:], zip(*self._area.extents, strict=True), strict=True)
+        )
         for dim, of_samples in zip(call.area.dims, columns, strict=True):
-            lengths[dim] = _Length.of(lengths[dim], of_samples, self._error)
+            lengths[dim] = _number(lengths[dim], of_samples, self._error)
+            lengths[dim].is_of_images = (lengths[dim].plain, of_samples) in of_images
         dim = call.argument("dim", 1) if call.name == "size" else None
         return torch.Size(lengths) if dim is None else lengths[dim]
+
+    def _numel(self, call: _Call) -> int:
+        (x,) = call.tracked
+        return _number(call.run(), (crop.numel() for crop in call.area.crops(x)), self._error)
 
     def _slice(self, call: _Call) -> Tensor:
         x, index = call.args
@@ -460,23 +541,36 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         at = index.index(Ellipsis) if Ellipsis in index else len(index)
         missing = x.dim() - len(index[:at] + index[at + 1 :])
         index[at : at + 1] = [slice(None)] * missing
+        alone = [_for_sample(index, i) for i in range(len(call.area.extents))]
+        index = _for_sample(index, None)
         places = [index[dim] for dim in call.area.dims]
         if not all(
             isinstance(i, slice) and (i.start or 0) >= 0 and (i.stop or 0) >= 0
-            for i in (index[0], *places)
+            for own in (index, *alone)
+            for i in (own[0], *(own[dim] for dim in call.area.dims))
         ):
             raise self._error("indexing", "positions and samples need slices that count from 0")
+        # Only where a slice of positions ends may be another number for each sample.
+        if any(
+            i != j if dim not in call.area.dims else (i.start, i.step) != (j.start, j.step)
+            for own in alone
+            for dim, (i, j) in enumerate(zip(own, index, strict=True))
+        ):
+            raise self._error("indexing", "it starts at a number from the padded size")
         result = call.run()
         area = self._without({d for d, i in enumerate(index) if isinstance(i, int)}, call, result)
         area = area._replace(
             extents=tuple(
-                tuple(len(range(n)[place]) for n, place in zip(extent, places, strict=True))
-                for extent in area.extents[index[0]]
+                tuple(len(range(n)[own[d]]) for n, d in zip(extent, call.area.dims, strict=True))
+                for extent, own in list(zip(area.extents, alone, strict=True))[index[0]]
             )
         )
+        size = area.size(result)
+        if any(n > most for own in area.extents for n, most in zip(own, size, strict=True)):
+            raise self._error("indexing", "an image alone gets a larger map than the padded batch")
         if 0 in (n for extent in area.extents for n in extent):
             raise self._error("indexing", "nothing of the slice is real")
-        if places != [slice(None)] * 2 and {area.size(result)} == set(area.extents):
+        if places != [slice(None)] * 2 and {size} == set(area.extents):
             return result
         return self._mark(result, area)
 
@@ -539,9 +633,18 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
         track_extents._permute: "movedim permute squeeze swapaxes transpose unsqueeze",
         track_extents._reshape: "flatten reshape unflatten view",
         track_extents._shape: "shape size",
+        track_extents._numel: "numel nelement",
         lambda _, call: call.run(): """
             empty_like full_like new_empty new_full new_ones new_zeros ones_like rand_like
             randn_like zeros_like""",
     }.items()
     for name in names.split()
+}
+
+# The rules that take a number from a shape for what it is for each sample.
+_FOLLOW_NUMBERS = {
+    track_extents._per_sample,
+    track_extents._interpolate,
+    track_extents._slice,
+    track_extents._reshape,
 }
