@@ -24,6 +24,8 @@ image alone:
   does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
   ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
   size.
+- A tensor that no padding reached is real all over: of a position encoding, what numbers from the
+  shape of a map resize, slice or pad is followed, and so is a constant of as many positions.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
   in the padding, labels are ``ignore_index``.
@@ -198,8 +200,17 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
 
 
+def _numbers(*values: Any) -> list[_Number]:
+    return [leaf for leaf in _leaves(values) if isinstance(leaf, _Number)]
+
+
 def _tracked(*values: Any) -> list[Tensor]:
     return [tensor for tensor in _tensors(values) if hasattr(tensor, "_real_area")]
+
+
+def _from_images(*values: Any) -> list[Tensor]:
+    """The followed tensors in ``values`` that are not made of new constants alone."""
+    return [tensor for tensor in _tracked(values) if not hasattr(tensor, "_is_new")]
 
 
 def _features(value: Any) -> list[Tensor]:
@@ -299,8 +310,8 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             for name, module in model.named_modules()
             if name
         }
-        # Modules being run, each with the shape and area of what was packed for it.
-        self._modules: list[tuple[nn.Module, tuple[torch.Size, _Area] | None]] = []
+        # Modules being run, each with shape and area of what was packed for it, and if it is new.
+        self._modules: list[tuple[nn.Module, tuple[torch.Size, _Area, bool] | None]] = []
         self._extents_of_size: dict[tuple[int, int], set[Extents]] = {}
 
     def __enter__(self) -> "track_extents":
@@ -354,7 +365,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and _tracked(args):
                 ((x,), area) = args, args[0]._real_area
                 if (module.training or module.running_mean is None) and area.dims == (2, 3):
-                    self._modules[-1] = (module, (x.shape, area))
+                    self._modules[-1] = (module, (x.shape, area, not _from_images(x)))
                     return torch.cat([c.flatten(2) for c in area.crops(x)], 2)[:, :, None]
         return None
 
@@ -363,17 +374,19 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             return None
         with torch._C.DisableTorchFunction():
             packed = self._modules[-1][1]
-            if packed is None and _tracked(args):
+            if packed is None and _from_images(args):
                 for tensor in _features(output):
-                    if tensor.shape[2:].numel() > 1 and not _tracked(tensor):
+                    if tensor.shape[2:].numel() > 1 and not _from_images(tensor):
                         raise self._error("its forward", "something there hides from torch")
             self._modules.pop()
             if packed is None:
                 return None
-            shape, area = packed
+            shape, area, is_new = packed
             parts = output[:, :, 0].split([height * width for height, width in area.extents], 2)
             pieces = [p.unflatten(2, e) for p, e in zip(parts, area.extents, strict=True)]
-            return self._mark(_stack(pieces, shape), area)
+            result = self._mark(_stack(pieces, shape), area)
+            self._set_new(result, is_new)
+            return result
 
     # What each operation does to the real area.
 
@@ -387,14 +400,37 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
         call = _Call(func, args, kwargs, tracked)
-        if not tracked:
-            return call.run()
         rule = _RULES.get(call.name.strip("_"), track_extents._other)
-        if rule not in _FOLLOW_NUMBERS and any(
-            isinstance(leaf, _Number) and leaf.varies for leaf in _leaves((args, kwargs))
-        ):
+        if any(number.varies for number in _numbers(args, kwargs)):
+            if rule not in _FOLLOW_NUMBERS:
+                raise self._number_error(call)
+            if not tracked and rule not in (track_extents._constant, track_extents._expand):
+                call = self._wholly_real(call)
+        elif not tracked:
+            return call.run()
+        result = rule(self, call)
+        creates = rule in (track_extents._constant, track_extents._alike)
+        self._set_new(result, creates or not _from_images(call.tracked))
+        return result
+
+    @staticmethod
+    def _set_new(result: Any, is_new: bool) -> None:
+        # Compiled extensions write into such tensors, and nobody hears of it.
+        for tensor in _tracked(result):
+            if is_new:
+                tensor._is_new = True
+            elif hasattr(tensor, "_is_new"):
+                del tensor._is_new
+
+    def _wholly_real(self, call: _Call) -> _Call:
+        """``call`` with its first argument, which has no padding, as maps of every sample."""
+        x, *rest = call.args or (None,)
+        count = len(self._images)
+        if not isinstance(x, Tensor) or x.dim() != 4 or len(x) not in (1, count):
             raise self._number_error(call)
-        return rule(self, call)
+        x = x.expand(count, -1, -1, -1)
+        x._real_area = _Area((tuple(x.shape[2:]),) * count)
+        return call._replace(args=(x, *rest), tracked=[x])
 
     def _convolve(self, call: _Call) -> Tensor:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
@@ -429,6 +465,41 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if len(areas) != 1:
             raise self._error(call.name, f"its operands have {len(areas)} different real areas")
         return self._mark(result, areas.pop())
+
+    def _alike(self, call: _Call) -> Tensor:
+        return self._positionwise(call)
+
+    def _constant(self, call: _Call) -> Tensor:
+        shape = [
+            n for n in _leaves(call.kwargs.get("size", call.args)) if not isinstance(n, Tensor)
+        ]
+        return self._of_shape(call, shape) if _numbers(call[1:3]) else call.run()
+
+    def _expand(self, call: _Call) -> Tensor:
+        x, shape = call.args[0], list(_leaves((call.args[1:], call.kwargs)))
+        if not _numbers(shape):
+            return self._other(call)
+        sizes = [1] * (len(shape) - x.dim()) + list(x.shape)
+        if any(size != 1 for n, size in zip(shape, sizes, strict=True) if isinstance(n, _Number)):
+            raise self._number_error(call)
+        return self._of_shape(call, shape)
+
+    def _of_shape(self, call: _Call, shape: list[Any]) -> Tensor:
+        """What does not depend on the position, on as many as numbers from a shape say."""
+        result = call.run()
+        dims = tuple(dim for dim, n in enumerate(shape) if isinstance(n, _Number))
+        count = len(self._images)
+        if (
+            result.dim() != 4
+            or len(result) not in (1, count)
+            or dims not in ((1, 2), (2, 3))
+            or len(_numbers(call[1:3])) != 2
+        ):
+            raise self._number_error(call)
+        if len(result) < count:
+            result = result.repeat(count, 1, 1, 1)
+        columns = (shape[dim].of_samples for dim in dims)
+        return self._mark(result, _Area(tuple(zip(*columns, strict=True)), dims))
 
     def _batch_norm(self, call: _Call) -> Tensor:
         return self._other(call) if call.argument("training", 5) else self._positionwise(call)
@@ -634,9 +705,11 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
         track_extents._reshape: "flatten reshape unflatten view",
         track_extents._shape: "shape size",
         track_extents._numel: "numel nelement",
-        lambda _, call: call.run(): """
-            empty_like full_like new_empty new_full new_ones new_zeros ones_like rand_like
-            randn_like zeros_like""",
+        track_extents._constant: """
+            empty full new_empty new_full new_ones new_zeros ones rand randn zeros""",
+        track_extents._alike: """
+            empty_like full_like ones_like rand_like randn_like zeros_like""",
+        track_extents._expand: "expand repeat",
     }.items()
     for name in names.split()
 }
@@ -647,4 +720,6 @@ _FOLLOW_NUMBERS = {
     track_extents._interpolate,
     track_extents._slice,
     track_extents._reshape,
+    track_extents._constant,
+    track_extents._expand,
 }

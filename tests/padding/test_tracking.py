@@ -195,6 +195,7 @@ def _channels_last_norm(x: Tensor) -> Tensor:
 
 
 KERNEL = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+ENCODING = torch.randn(1, 4, 60, 50, dtype=torch.float64)
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "avg_pool2d": lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
@@ -237,6 +238,16 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     ),
     "sizes compared": lambda x: (
         2 * x if x.shape[2:] != x[..., ::2].shape[2:] and 20 < x.size(2) <= x.numel() else x
+    ),
+    "resized encoding": lambda x: x + F.interpolate(ENCODING, size=x.shape[2:], mode="bilinear"),
+    "slice of an encoding": lambda x: x * ENCODING[:, :, : x.shape[2], : x.shape[3]],
+    "constant of its kind": lambda x: x + F.avg_pool2d(torch.ones_like(x), 3, 1, 1),
+    "constant of a map's size": lambda x: (
+        x * F.avg_pool2d(x.new_full(x.shape, 2.0) + torch.ones(1, 1, *x.shape[2:]), 3, 1, 1)
+    ),
+    "expanded means": lambda x: F.avg_pool2d(x.mean((2, 3), True).expand(x.shape), 3, 1, 1),
+    "repeated sums": lambda x: F.avg_pool2d(
+        x.sum((2, 3))[:, :, None, None].repeat(1, 1, *x.shape[2:]), 3, 1, 1
     ),
     "scalars": lambda x: 2 - x / 3 + (1 / (x.abs() + 1)) ** 2,
     "thresholds": lambda x: torch.where(x > 0.5, x, x * 0.1),
@@ -321,16 +332,24 @@ class TestSizes:
                 assert images.size(2) != EXTENTS[1][0]
 
 
+NEW: dict[str, Callable[[Tensor], Tensor]] = {
+    "ones": lambda x: torch.ones(x.shape, dtype=x.dtype),
+    "empty_like": torch.empty_like,
+    "new_zeros": lambda x: x.new_zeros(x.size()),
+    "numbers": lambda x: torch.ones(4, 3, 40, 48, dtype=x.dtype),
+}
+
+
 class Hidden(torch.autograd.Function):
-    """Stands for a compiled extension: torch shows nothing of it."""
+    """Stands for a compiled extension: torch shows nothing of what it writes into a new tensor."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return torch.ones(x.shape, dtype=x.dtype)
+    def forward(ctx, x: Tensor, new: str) -> Tensor:
+        return NEW[new](x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def _set(x: Tensor) -> None:
@@ -367,6 +386,14 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "__eq__ of maps": lambda x: x if x.shape == x[:, :, :30].shape else 2 * x,
     "__eq__ of a number": lambda x: x if x[..., ::2].shape[3] == 24 else 2 * x,
     "__bool__": lambda x: F.pad(x, (0, 60)) if 48 - x.shape[3] else x,
+    "linspace": lambda x: torch.linspace(-1, 1, x.shape[3]),
+    "arange": lambda x: torch.arange(x.shape[3]) + x,
+    "tensor": lambda x: x / torch.tensor(x.shape[2:]).prod(),
+    "full": lambda x: x + torch.full((1, 1, 1, 1), x.shape[2]),
+    "full_like": lambda x: torch.full_like(x, x.shape[2]),
+    "new_tensor": lambda x: x + x.new_tensor(x.shape[3]),
+    "expand": lambda x: x + torch.linspace(-1, 1, 48).expand(4, 1, *x.shape[2:]),
+    "conv2d of a constant": lambda x: F.conv2d(x, torch.ones(4, 4, *x.shape[2:])),
     "add": lambda x: F.max_pool2d(x, 2) + F.max_pool2d(x, 2, ceil_mode=True),
     "conv2d": lambda x: F.conv2d(x, x[:2]),
     "indexing": lambda x: x[:, :, -3:],
@@ -395,12 +422,19 @@ def test_refused_operations(name: str) -> None:
 
 
 class TestRefusedModules:
-    def test_hidden_function(self) -> None:
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("new", NEW)
+    def test_hidden_function(self, new: str, training: bool) -> None:
         class Extension(nn.Module):
-            def forward(self, x: Tensor) -> Tensor:
-                return Hidden.apply(x)
+            def __init__(self) -> None:
+                super().__init__()
+                self.rest = nn.Sequential(PConv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
 
-        net, images = nn.Sequential(PConv2d(3, 3, 1), Extension()).double(), _images()
+            def forward(self, x: Tensor) -> Tensor:
+                return self.rest(Hidden.apply(x, new))
+
+        net, images = nn.Sequential(PConv2d(3, 3, 1), Extension()), _images()
+        net = net.double().train(training)
         with (
             track_extents(net, images, EXTENTS),
             pytest.raises(NotImplementedError, match=r"its forward in 1 \(Extension\)"),
