@@ -26,6 +26,8 @@ image alone:
   size.
 - A tensor that no padding reached is real all over: of a position encoding, what numbers from the
   shape of a map resize, slice or pad is followed, and so is a constant of as many positions.
+- Decisions (comparisons, indices, counts) are followed where position-wise operations make them.
+  Others are free to become metrics, but cannot come back into the network.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
   in the padding, labels are ``ignore_index``.
@@ -249,6 +251,10 @@ class _Call(NamedTuple):
     def area(self) -> _Area:
         return self.tracked[0]._real_area
 
+    @property
+    def is_vector(self) -> bool:
+        return {tensor._real_area.size(tensor) for tensor in self.tracked} == {(1, 1)}
+
     def run(self) -> Any:
         return self.func(*self.args, **self.kwargs)
 
@@ -329,7 +335,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         del self._images._real_area
 
     def _mark(self, result: Any, area: _Area) -> Any:
-        for tensor in _features(result):
+        for tensor in _tensors(result):
             tensor._real_area = area
             self._extents_of_size.setdefault(area.size(tensor), set()).add(area.extents)
         return result
@@ -401,12 +407,20 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             args = (kwargs.pop("input"), *args)
         call = _Call(func, args, kwargs, tracked)
         rule = _RULES.get(call.name.strip("_"), track_extents._other)
+        if any(hasattr(tensor, "_is_unfollowed") for tensor in _tensors((args, kwargs))):
+            rule = track_extents._unfollowed
+        elif tracked and not _features(tracked) and rule not in _FOLLOW_DECISIONS:
+            rule = track_extents._other
+        elif not tracked and not _numbers(args, kwargs):
+            return call.run()
+        if call.name in _TO_PYTHON.split() and not call.is_vector:
+            raise self._error(call.name, "it would also tell of padding")
         if any(number.varies for number in _numbers(args, kwargs)):
             if rule not in _FOLLOW_NUMBERS:
                 raise self._number_error(call)
             if not tracked and rule not in (track_extents._constant, track_extents._expand):
                 call = self._wholly_real(call)
-        elif not tracked:
+        elif not tracked and rule is not track_extents._unfollowed:
             return call.run()
         result = rule(self, call)
         creates = rule in (track_extents._constant, track_extents._alike)
@@ -453,7 +467,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
 
     def _positionwise(self, call: _Call) -> Any:
         result = call.run()
-        maps = _features(result)
+        maps = _tensors(result)
         if not maps:
             return result
         areas = {
@@ -670,12 +684,25 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
 
     def _other(self, call: _Call) -> Any:
         result = call.run()
-        if call.name != "__setitem__" and not _features(result):
-            return result
         # A globally pooled vector has no padding that could reach anything.
-        if all(tensor._real_area.size(tensor) == (1, 1) for tensor in call.tracked):
+        if call.is_vector:
             return result
-        raise self._error(call.name, "what it does to the real area is not known")
+        if _features(result) or (call.name == "__setitem__" and _features(call.tracked)):
+            raise self._error(call.name, "what it does to the real area is not known")
+        return self._stop_following(call, result)
+
+    def _unfollowed(self, call: _Call) -> Any:
+        if _features(call.tracked) or any(isinstance(t, nn.Parameter) for t in _tensors(call[1:3])):
+            raise self._error(call.name, "it depends on decisions that could not be followed")
+        return self._stop_following(call, call.run())
+
+    @staticmethod
+    def _stop_following(call: _Call, result: Any) -> Any:
+        """Let decisions go to metrics, as long as they do not come back into the network."""
+        for tensor in _tensors(call.args[0] if call.name == "__setitem__" else result):
+            tensor.__dict__.pop("_real_area", None)
+            tensor._is_unfollowed = True
+        return result
 
 
 # By the names of functions and methods, without the underscores around them.
@@ -684,13 +711,15 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
     for rule, names in {
         track_extents._convolve: "conv2d partial_conv2d",
         track_extents._positionwise: """
-            abs add addcmul alpha_dropout bfloat16 celu clamp clamp_max clamp_min clip clone
-            contiguous cpu cuda data detach div divide double dropout dropout1d dropout2d dropout3d
-            elu exp feature_alpha_dropout feature_dropout float gelu half hardsigmoid hardswish
-            hardtanh leaky_relu lerp log logsigmoid masked_fill maximum minimum mish mul multiply
-            neg negative pow prelu rdiv reciprocal relu relu6 requires_grad rpow rrelu rsqrt rsub
-            selu sigmoid silu softplus softsign sqrt square sub subtract tanh to true_divide
-            type type_as where""",
+            abs add addcmul alpha_dropout and bfloat16 bitwise_and bitwise_not bitwise_or
+            bitwise_xor bool celu clamp clamp_max clamp_min clip clone contiguous cpu cuda data
+            detach div divide double dropout dropout1d dropout2d dropout3d elu eq exp
+            feature_alpha_dropout feature_dropout float ge gelu gt half hardsigmoid hardswish
+            hardtanh iand int invert ior isfinite isinf isnan ixor le leaky_relu lerp log
+            logical_and logical_not logical_or logical_xor logsigmoid long lt masked_fill maximum
+            minimum mish mul multiply ne neg negative or pow prelu rdiv reciprocal relu relu6
+            requires_grad rpow rrelu rsqrt rsub selu sigmoid silu softplus softsign sqrt square sub
+            subtract tanh to true_divide type type_as where xor""",
         track_extents._batch_norm: "batch_norm",
         track_extents._over_last_dims: "layer_norm linear",
         track_extents._over_channels: "cat chunk split tensor_split",
@@ -723,3 +752,16 @@ _FOLLOW_NUMBERS = {
     track_extents._constant,
     track_extents._expand,
 }
+
+_FOLLOW_DECISIONS = {
+    track_extents._positionwise,
+    track_extents._alike,
+    track_extents._constant,
+    track_extents._shape,
+    track_extents._numel,
+}
+
+# Methods that give no tensor but what is in it.
+_TO_PYTHON = """
+    __array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal
+    is_nonzero item numpy tolist"""
