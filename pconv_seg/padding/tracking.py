@@ -20,7 +20,8 @@ image alone:
   ``Upsample`` is known to mean its factor.)
 - What is computed with a number from the shape of a map, other than a size to interpolate, to pool,
   to pad or to reshape to or the end of a slice, raises: it would be another number for the image
-  alone. So does a comparison of it that some of the images alone would decide otherwise. Python
+  alone. So does a comparison of it that some of the images alone would decide otherwise; a plain
+  number that equals the size of the padded images counts as theirs, as labels have it. Python
   does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
   ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
   size.
