@@ -28,6 +28,8 @@ class PaddingEvalHook(Hook):
     ``save_best='tile/mIoU'`` works. A validation that is skipped repeats the last scores there, and
     nowhere else: repeated scores are never better, so nothing is saved for them.
 
+    The weights are those that were validated: with ``EMAHook`` the averages, as in checkpoints.
+
     An error in the evaluation is logged with its traceback and training goes on.
 
     Args:
@@ -39,9 +41,10 @@ class PaddingEvalHook(Hook):
         ValueError: If an option is out of range.
     """
 
-    # After the hook that logs mmseg's own scores (it would repeat ours after each validation that
-    # we skip), before the hooks that act on the metrics.
-    priority = "LOW"
+    # After the hook that collects the scores to log (it would repeat ours after each validation
+    # that we skip), before EMAHook takes away the weights that were validated, and before the hooks
+    # that act on the metrics.
+    priority = "ABOVE_NORMAL"
 
     def __init__(self, interval: int = 1, **plan: Any):
         if interval < 1:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import known_segmentor  # noqa: F401, registers the segmentor in every process
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -87,6 +88,30 @@ def test_scores_reach_log_backends_and_checkpoint_hook(make_runner):
     assert best.name == "best_tile_mIoU_iter_1.pth"
     hub = torch.load(best, weights_only=False)["message_hub"]["runtime_info"]
     assert hub["best_score"] == pytest.approx(scores["tile/mIoU"])
+
+
+@HOOKS.register_module(force=True)
+class NegateOnce(Hook):
+    """Makes the trained weights wrong after the first average of them was taken."""
+
+    priority = "VERY_LOW"
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 0:
+            runner.model.decode_head.conv_seg.weight.data.neg_()
+
+
+def test_scores_are_those_of_the_weights_that_are_validated_and_saved(make_runner):
+    runner = make_runner(HOOK, {"type": "EMAHook"}, {"type": "NegateOnce"}, save_best="tile/mIoU")
+    expected = expected_scores(runner)
+    runner.train()
+    assert expected_scores(runner)["tile/mIoU"] < 20 < expected["tile/mIoU"]
+    logged = curves(runner)
+    for name, score in expected.items():
+        assert [event.value for event in logged[name]] == pytest.approx([score] * 4, rel=1e-6)
+    [best] = Path(runner.work_dir).glob("best_*.pth")
+    runner.model.load_state_dict(torch.load(best, weights_only=False)["state_dict"])
+    assert expected_scores(runner) == expected
 
 
 def test_interval_counts_validations(make_runner):
