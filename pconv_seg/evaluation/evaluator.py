@@ -37,7 +37,7 @@ class EvaluationPlan:
         modes: Of ``'regular'`` (the whole image at once), ``'tile'`` (tiles side by side) and
             ``'tile_overlap'`` (logits of overlapping tiles are averaged).
         tile: Tile side or (height, width) in pixels of the network's input. ``None``: the shorter
-            side of the first image, as in the paper (1024 for images of 1024 x 2048).
+            side of the data set's first image, as in the paper (1024 for images of 1024 x 2048).
         overlap: Of the tiles of ``'tile_overlap'``: a proportion in [0, 1), or pixels.
         leave_outs: Proportions of the centre that is ignored; 0 is always included.
         proportion: See :class:`pconv_seg.geometry.BorderRegions`, also for the next two.
@@ -171,6 +171,11 @@ def evaluate(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for model in models:
             stack.enter_context(_evaluation_mode(model))
+        if plan.tile is None:
+            # Not of the first batch: each process has another one.
+            first = dataloader.collate_fn([dataloader.dataset[0]])
+            inputs = models[0].data_preprocessor(first, training=False)["inputs"]
+            plan = plan.for_image(inputs[0].shape[-2:])
         for batch in tqdm(dataloader, unit="batch", disable=not progress):
             outputs = []
             for model in models:
@@ -178,7 +183,6 @@ def evaluate(
                 inputs, samples = data["inputs"], data["data_samples"]
                 if plan.follows_tiles:
                     _refuse_padding(samples)
-                plan = plan.for_image(inputs.shape[-2:])
                 outputs.append(predict_modes(model, inputs, samples, plan))
             for i, sample in enumerate(samples):
                 label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from known_segmentor import SIZE, border_blind
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from pconv_seg.evaluation.confusion import confusion_matrices
 from pconv_seg.evaluation.evaluator import MODES, EvaluationPlan, evaluate
@@ -48,12 +49,19 @@ def test_counts_of_every_mode_are_those_of_the_known_answer(
             assert np.array_equal(matrices, confusion_matrices(label, prediction, 3, regions)), mode
 
 
-def test_tile_defaults_to_the_short_side_of_the_first_image(
-    make_config, make_segmentor, make_loader
+@pytest.mark.parametrize("order", [[0, 1], [1]])  # of all processes, and of the second of two
+def test_tile_defaults_to_the_short_side_of_the_data_sets_first_image(
+    make_config, make_segmentor, make_loader, order
 ):
-    config = make_config(images=1)
+    config = make_config(images=2)
+    for kind in ("images", "labels"):
+        path = f"{config.test_dataloader.dataset.data_root}/{kind}/1.png"
+        Image.fromarray(read(config, kind, 1)[:20]).save(path)
+    loader = make_loader(config)
+    loader = DataLoader(loader.dataset, sampler=order, collate_fn=loader.collate_fn)
     plan = EvaluationPlan(modes=["tile"])
-    result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+    result = evaluate([make_segmentor(config)], loader, plan, progress=False)
+    assert [name[-5:] for name in result.images] == [f"{i}.png" for i in order]
     assert result.plan.tile == 24
 
 
