@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
-from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
+from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options, seed
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report, versions, write_csv, write_json
 from pconv_seg.evaluation.runs import latest_run
 from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
+from pconv_seg.outputs import output_file, output_folder
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, plot_leave_out, plot_shift, save_figure
 
@@ -89,7 +90,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     output = parser.add_argument_group("output")
     output.add_argument("--per-class", action="store_true", help="print IoU by class too")
     output.add_argument(
-        "--out", nargs="+", default=[], type=Path, metavar="FILE", help="write .json or .csv files"
+        "--out",
+        nargs="+",
+        default=[],
+        type=output_file,
+        metavar="FILE",
+        help="write .json or .csv files",
     )
     output.add_argument(
         "--plot",
@@ -99,13 +105,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     output.add_argument(
         "--show-dir",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="write a figure per image and mode: input, ground truth, predictions, differences",
     )
     output.add_argument(
         "--save-confusion",
-        type=Path,
+        type=output_file,
         metavar="FILE.npz",
         help="keep the counts of every image, from which --from-confusion makes the same results",
     )
@@ -116,7 +122,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="take the counts from this file; needs neither networks nor data",
     )
     output.add_argument(
-        "--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)"
+        "--seed", type=seed, default=0, help="of the bootstrap (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     _check(args, parser.error)

@@ -5,7 +5,6 @@ Each image is read once for all checkpoints and paddings.
 
 import argparse
 import sys
-from pathlib import Path
 
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
@@ -13,6 +12,7 @@ from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.cross import cross_matrices, cross_tables
 from pconv_seg.evaluation.report import Report, write_json
+from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, save_figure
 from pconv_seg.visualization.heat_map import plot_matrices
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
     # Whole images and nothing left out is Table 4; the other modes are there on demand.
     add_plan_arguments(parser, modes=["regular"], leave_outs=["0"])
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all results")
+    parser.add_argument("--out", type=output_file, metavar="FILE.json", help="write all results")
     parser.add_argument(
         "--plot", type=figure_path, metavar="FILE", help="draw heat maps (.png, .svg)"
     )

@@ -16,6 +16,7 @@ from pconv_seg.checkpoints import (
     network_of,
     save_weights,
 )
+from pconv_seg.outputs import output_file
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -29,7 +30,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", type=Path, metavar="SRC", help="checkpoint file")
     parser.add_argument(
-        "target", type=Path, metavar="DST", help="file to write, .pth or .safetensors"
+        "target", type=output_file, metavar="DST", help="file to write, .pth or .safetensors"
     )
     parser.add_argument(
         "--format",

@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from pconv_seg.engine import PreflightError, read_config
 from pconv_seg.files import atomic_path
+from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
 from pconv_seg.visualization import figure_path, plot_padding, save_figure
 
@@ -32,7 +32,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="HxW",
         help="size of the input image in pixels (default: 512x1024)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="also write the table there"
+    )
     parser.add_argument(
         "--plot",
         type=figure_path,

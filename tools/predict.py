@@ -15,6 +15,7 @@ from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
+from pconv_seg.outputs import output_folder
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
 
 from mmseg.apis import init_model
@@ -29,6 +30,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, help="checkpoint file with its weights")
     parser.add_argument(
         "--out",
+        type=output_folder,
         default="predictions",
         metavar="DIR",
         help="folder for the results (default: %(default)s)",

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
+from pconv_seg.evaluation.arguments import seed
 from pconv_seg.files import atomic_path
 from pconv_seg.inference import read_pixels
+from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, save_figure
 from pconv_seg.visualization.activations import draw_responses, plot_profiles
@@ -41,7 +43,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profiles", type=figure_path, metavar="FIG", help="also plot profiles by layer"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="also write the numbers there"
+    )
     parser.add_argument(
         "--layers",
         nargs="+",
@@ -60,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="run all checkpoints under this padding (default: what each was trained with)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the initial weights (default: %(default)s)"
+        "--seed", type=seed, default=0, help="of the initial weights (default: %(default)s)"
     )
     add_config_options(parser, "model.test_cfg.mode=whole")
     return parser.parse_args(argv)

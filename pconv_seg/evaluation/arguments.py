@@ -13,6 +13,17 @@ class _Tile(argparse.Action):
         setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
+def seed(text: str) -> int:
+    """A seed of numpy's and torch's random numbers, as argparse's ``type``.
+
+    Raises:
+        ArgumentTypeError: If both would not take it.
+    """
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in [0, 2**64)")
+    return int(text)
+
+
 def add_plan_arguments(
     parser: argparse.ArgumentParser,
     modes: Sequence[str] | None = None,

@@ -7,19 +7,21 @@ from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from pconv_seg.files import atomic_path
+from pconv_seg.outputs import output_file
 
 
 def figure_path(text: str) -> Path:
     """An argument of a command line that names a figure to write, as argparse's ``type``.
 
     Raises:
-        ArgumentTypeError: If the suffix is of no format that figures are written in.
+        ArgumentTypeError: If the suffix is of no format that figures are written in, or the file
+            could not be written.
     """
     path = Path(text)
     formats = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
         raise ArgumentTypeError(f"{path}: the suffix must be one of .{', .'.join(formats)}")
-    return path
+    return output_file(text)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
