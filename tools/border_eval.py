@@ -198,7 +198,14 @@ def _shift_test(args: argparse.Namespace) -> dict:
 def _evaluate(args: argparse.Namespace) -> Record:
     plan = EvaluationPlan(**plan_options(args))
     cfg, checkpoints = _networks(args)
-    return evaluate_checkpoints(cfg, checkpoints, plan, args.show_dir, paddings=[args.padding])
+    return evaluate_checkpoints(
+        cfg,
+        checkpoints,
+        plan,
+        args.show_dir,
+        paddings=[args.padding],
+        matrices=args.save_confusion is not None,
+    )
 
 
 def _border_eval(args: argparse.Namespace) -> dict:

@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> dict:
         for checkpoint in args.checkpoints:
             cfg = build_test_config(args.config, checkpoint, cfg_options=args.cfg_options)
             check_testing(cfg)
-        record = evaluate_checkpoints(cfg, args.checkpoints, plan, paddings=args.paddings)
+        record = evaluate_checkpoints(
+            cfg, args.checkpoints, plan, paddings=args.paddings, matrices=False
+        )
     except (PreflightError, ValueError, FileNotFoundError) as error:
         sys.exit(f"cross_test.py: {error}")
     report = Report(record)

@@ -34,7 +34,9 @@ class Record:
         plan: What was evaluated, with the tile size settled.
         images: One path per image.
         counts: ``int32[images, networks, modes, regions, C, C]``, in the order of ``tested``,
-            ``plan.modes`` and ``plan.regions(mode).names``; rows are labels.
+            ``plan.modes`` and ``plan.regions(mode).names``; rows are labels. Where ``reduced``,
+            ``int64[images, networks, modes, regions, 3, C]`` (:func:`class_areas`).
+        reduced: Whether the counts are areas: all that scores need, 3 / C of the size.
     """
 
     config: str
@@ -43,10 +45,11 @@ class Record:
     plan: EvaluationPlan
     images: tuple[str, ...]
     counts: np.ndarray
+    reduced: bool = False
 
     def areas(self) -> np.ndarray:
         """Areas of each image, ``int64[images, networks, modes, regions, 3, C]``."""
-        return class_areas(self.counts)
+        return self.counts if self.reduced else class_areas(self.counts)
 
     def save(self, path: str | Path) -> None:
         """Write the record as one compressed ``.npz``: ``counts`` and the rest as JSON text."""
@@ -56,6 +59,7 @@ class Record:
             "tested": [network._asdict() for network in self.tested],
             "plan": asdict(self.plan),
             "images": self.images,
+            "reduced": self.reduced,
         }
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, counts=self.counts, about=json.dumps(about, default=str))
@@ -81,6 +85,7 @@ class Record:
                 EvaluationPlan(**plan),
                 tuple(about["images"]),
                 counts,
+                about.get("reduced", False),  # older files hold matrices
             )
 
 

@@ -10,7 +10,10 @@ from known_segmentor import CLASSES, SIZE, border_blind
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pconv_seg.evaluation import compare
+from pconv_seg.evaluation import EvaluationPlan, compare
+from pconv_seg.evaluation.confusion import class_areas
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.report import Report
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
@@ -111,6 +114,21 @@ def test_counts_give_the_same_results_without_network_and_data(main, trained, tm
     assert {band["to_pixel"] for band in inner} == {8}
     regular = [b["mIoU"] for b in inner if b["mode"] == "regular" and "border" in b["band"]]
     assert regular == [100, 100]  # both networks are only blind nearer to the border
+
+
+def test_areas_give_the_same_results_as_matrices(make_config, trained, tmp_path):
+    plan = EvaluationPlan(tile=(16, 20), leave_outs=["1/2"], bands=[2])
+    whole, reduced = (
+        compare.evaluate_checkpoints(
+            make_config(images=4), list(trained[1:]), plan, progress=False, matrices=matrices
+        )
+        for matrices in (True, False)
+    )
+    assert whole.counts.dtype == np.int32
+    assert np.array_equal(reduced.counts, class_areas(whole.counts))
+    assert Report(reduced).as_dict() == Report(whole).as_dict()
+    reduced.save(tmp_path / "areas.npz")
+    assert np.array_equal(Record.load(tmp_path / "areas.npz").areas(), whole.areas())
 
 
 def test_the_newest_run_is_taken_by_default(main, trained, tmp_path, monkeypatch, capsys):
