@@ -1,6 +1,7 @@
 """Evaluation of checkpoints on the test data of a config."""
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def evaluate_checkpoints(
         config: Its ``test_dataloader`` is the data; ``ignore_index`` is that of the dataset.
         checkpoints: Files or URLs, loaded by :func:`load_segmentor`.
         plan: What to evaluate.
-        show_dir: Where to write one figure per image and mode.
+        show_dir: Where to write one figure per image and mode, in folders as those of the images.
         progress: Show a progress bar.
         paddings: Test each checkpoint under each of these schemes, see ``set_padding``; None
             keeps the one that it was trained with.
@@ -86,8 +87,14 @@ def evaluate_checkpoints(
     plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
+    if show_dir:
+        # Images of several folders may have one name.
+        images = (dataset.get_data_info(i)["img_path"] for i in range(len(dataset)))
+        common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in images])
+
     def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:
-        _draw(Path(show_dir), sample, label_maps, tested, plan, dataset.metainfo["palette"])
+        figure = Path(show_dir, os.path.relpath(sample.img_path, common))
+        _draw(figure, sample, label_maps, tested, plan, dataset.metainfo["palette"])
 
     evaluation = evaluate(
         models,
@@ -109,7 +116,7 @@ def evaluate_checkpoints(
 
 
 def _draw(
-    folder: Path,
+    figure_path: Path,
     sample: SegDataSample,
     label_maps: list[dict[str, Tensor]],
     tested: Sequence[Tested],
@@ -138,4 +145,4 @@ def _draw(
         grid = TileGrid(size, plan.tile, plan.mode_overlap(mode)) if seams else None
         colours = np.array(palette, np.uint8)
         figure = draw_comparison(image, label, predictions, colours, plan.ignore_index, grid)
-        save_figure(figure, folder / f"{Path(sample.img_path).stem}_{mode}.png")
+        save_figure(figure, figure_path.with_name(f"{figure_path.stem}_{mode}.png"))

@@ -151,6 +151,18 @@ def test_figures(main, trained, tmp_path):
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
+def test_images_of_one_name_have_figures_of_their_own(main, trained, tmp_path):
+    for kind in ("images", "labels"):
+        folder = tmp_path / "data" / kind
+        for i, name in enumerate(("a/0", "a/b/0", "b/0", "b/1")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / f"{i}.png").rename(folder / f"{name}.png")
+    figures = tmp_path / "figures"
+    main([*trained, *OPTIONS, "--modes", "regular", "--show-dir", str(figures)])
+    written = {path.relative_to(figures).as_posix() for path in figures.rglob("*.png")}
+    assert written == {f"{name}_regular.png" for name in ("a/0", "a/b/0", "b/0", "b/1")}
+
+
 def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeypatch, capsys):
     shown = []
 
