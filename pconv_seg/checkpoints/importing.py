@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..files import atomic_path
 from ..version import __version__
 from .formats import recognize
-from .loading import state_dict_of
+from .loading import checked, state_dict_of
 from .stored import stored_config
 
 _SHOWN = 6
@@ -182,6 +182,7 @@ def network_of(
         ValueError: Another format, or nothing tells of the network.
     """
     state = state_dict_of(content, source)
+    checked(content, source)
     known = recognize(state, format, source)
     if config is not None:
         trunk_only = all(
@@ -197,6 +198,8 @@ def network_of(
         config = stored_config(content.get("meta") or {}, source)
         if config is None:
             raise ValueError(f"{source} is {known.title}, but stores no config: give one")
+        if "model" not in config:
+            raise ValueError(f"{source}: its stored config has no model; give a config")
         network = config.model
     try:
         with torch.device("meta"):

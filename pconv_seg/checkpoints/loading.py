@@ -37,13 +37,43 @@ def use_safe_loading() -> None:
     Config.fromstring = staticmethod(_config_of_text)
 
 
-def load_checkpoint(location: str, map_location: Any = "cpu") -> Any:
+def load_checkpoint(location: str, map_location: Any = "cpu") -> Mapping[str, Any]:
     """Read a file, a URL or one of mmengine's named weights; no code from it runs.
 
-    Calls `use_safe_loading`. See `load_file` for what is returned and raised.
+    Calls `use_safe_loading`. See `load_file` for what is raised.
+
+    Returns:
+        A state dict, or a dict that holds one; its ``meta`` and the ``dataset_meta`` in that, where
+        there are such, are dicts.
+
+    Raises:
+        CheckpointError: It is something else.
     """
     use_safe_loading()
-    return CheckpointLoader.load_checkpoint(location, map_location, logger="silent")
+    content = CheckpointLoader.load_checkpoint(location, map_location, logger="silent")
+    return checked(content, location)
+
+
+def checked(content: Any, source: str) -> Mapping[str, Any]:
+    """What a file holds, if it is a checkpoint as :func:`load_checkpoint` returns it.
+
+    Args:
+        content: Of the file.
+        source: What errors call the checkpoint.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    part, name = content, "it"
+    for inner in ("meta", "dataset_meta", None):
+        if not isinstance(part, Mapping):
+            raise CheckpointError(
+                f"{source} is no checkpoint: {name} is a {type(part).__name__} instead of a dict"
+            )
+        if part.get(inner) is None:
+            break
+        part, name = part[inner], f"its {inner}"
+    return content
 
 
 def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:

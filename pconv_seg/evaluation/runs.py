@@ -90,8 +90,9 @@ def load_segmentor(
         The network in evaluation mode.
 
     Raises:
-        ValueError: If its classes are others than the data's, weights do not fit, or reading the
-            file or its config would run code from it.
+        ValueError: If it is no checkpoint, there is no model for it, its classes are others than
+            the data's, weights do not fit, or reading the file or its config would run code from
+            it.
         FileNotFoundError: If there is no such file.
     """
     content = load_checkpoint(checkpoint)
@@ -102,8 +103,15 @@ def load_segmentor(
             f"{checkpoint} was trained for the classes {', '.join(trained_on)}, "
             f"but the data have {', '.join(classes)}"
         )
-    config = stored_config(meta, checkpoint) or config
-    model = MODELS.build(config.model)
+    stored = stored_config(meta, checkpoint)
+    config = stored or config
+    if not config.get("model"):
+        whose = "its stored config" if stored else f"config {config.filename}"
+        raise ValueError(f"{checkpoint}: {whose} has no model that could take the weights")
+    try:
+        model = MODELS.build(config.model)
+    except KeyError as error:  # a type that nobody registered
+        raise ValueError(f"{checkpoint}: {error.args[0]}. Give a config that imports it") from error
     if not hasattr(model, "encode_decode"):
         raise ValueError(f"{checkpoint}: {type(model).__name__} is no mmseg EncoderDecoder")
     if classes and model.num_classes != len(classes):

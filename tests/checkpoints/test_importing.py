@@ -370,6 +370,11 @@ def test_a_network_that_nobody_registered_is_named():
         network_of(content, source="x.pth")
     with pytest.raises(ValueError, match=r"x\.pth is an mmseg network, but stores no config"):
         network_of(state, source="x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth is no checkpoint: its meta is a list instead"):
+        network_of({"state_dict": state, "meta": [1]}, source="x.pth")
+    stored = {"state_dict": state, "meta": {"cfg": "a = 1"}}
+    with pytest.raises(ValueError, match=r"x\.pth: its stored config has no model"):
+        network_of(stored, source="x.pth")
 
 
 @pytest.mark.usefixtures("narrow")

@@ -103,6 +103,32 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
         load_segmentor(save({"cfg": None}), backbone, CLASSES, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "is no checkpoint: it is a list instead of a dict"),
+        (torch.zeros(2), "is no checkpoint: it is a Tensor instead of a dict"),
+        ({"meta": torch.zeros(2)}, "is no checkpoint: its meta is a Tensor instead of a dict"),
+        (
+            {"meta": {"dataset_meta": ["a"]}},
+            "is no checkpoint: its dataset_meta is a list instead of a dict",
+        ),
+        ({"meta": {"cfg": "a = 1"}}, ": its stored config has no model that could take"),
+        ({"meta": {}}, r": config .*data\.py has no model that could take the weights"),
+        (
+            {"meta": {"cfg": "model = dict(type='Nobody')"}},
+            ": Nobody is not in the .* Give a config that imports it",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_of_a_network_is_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    (tmp_path / "data.py").write_text("test_dataloader = dict()")
+    config = Config.fromfile(tmp_path / "data.py")
+    with pytest.raises(ValueError, match=rf"(?s)x\.pth ?{message}"):
+        load_segmentor(str(tmp_path / "x.pth"), config, CLASSES, "cpu")
+
+
 def test_no_code_from_a_checkpoint_runs(make_config, save, tmp_path):
     trap = tmp_path / "trap"
     for config, named in (
