@@ -173,9 +173,8 @@ def _networks(args: argparse.Namespace) -> tuple[Config, list[str]]:
         run = latest_run(args.work_dirs)
         config, checkpoints = str(run.config), [str(run.checkpoint)]
         print(f"newest finished run: {run.config}, {run.checkpoint}")
-    for checkpoint in checkpoints:
-        cfg = build_test_config(config, checkpoint, cfg_options=args.cfg_options)
-        check_testing(cfg, data=args.images is None)
+    cfg = build_test_config(config, checkpoints[0], cfg_options=args.cfg_options)
+    check_testing(cfg, checkpoints, data=args.images is None)
     return cfg, checkpoints
 
 

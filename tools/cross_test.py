@@ -45,9 +45,8 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     try:
         plan = EvaluationPlan(**plan_options(args))
-        for checkpoint in args.checkpoints:
-            cfg = build_test_config(args.config, checkpoint, cfg_options=args.cfg_options)
-            check_testing(cfg)
+        cfg = build_test_config(args.config, args.checkpoints[0], cfg_options=args.cfg_options)
+        check_testing(cfg, args.checkpoints)
         record = evaluate_checkpoints(
             cfg, args.checkpoints, plan, paddings=args.paddings, matrices=False
         )

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from pconv_seg.engine import PreflightError, read_config
+from pconv_seg.engine import PreflightError, check_parts, read_config
 from pconv_seg.files import atomic_path
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
     args = parse_args(argv)
     try:
         cfg = read_config(args.config)
+        check_parts(cfg, "model")
         init_default_scope(cfg.get("default_scope", "mmseg"))
         model = MODELS.build(cfg.model)
         if args.padding:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
-from pconv_seg.engine import PreflightError, add_config_options, read_config
+from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
@@ -105,8 +105,12 @@ def main(argv: list[str] | None = None) -> None:
         check(args)
         content = load_checkpoint(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options)
+        check_parts(cfg, "model")
         add_padding(cfg, args.padding or trained_padding(content))
-        model = init_model(cfg, device=args.device)
+        try:
+            model = init_model(cfg, device=args.device)
+        except KeyError as error:  # of a registry; its own text would be in quotes
+            raise PreflightError(f"config {args.config}: {error.args[0]}") from error
         load_weights(model, content, args.checkpoint)
         model.dataset_meta = stored_classes(content.get("meta") or {})
         apply_padding(model, cfg)

@@ -73,9 +73,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Activations]:
     args = parse_args(argv)
     try:
-        for checkpoint in args.checkpoints:
-            cfg = build_test_config(args.config, checkpoint, cfg_options=args.cfg_options)
-            check_testing(cfg, data=False)
+        cfg = build_test_config(args.config, args.checkpoints[0], cfg_options=args.cfg_options)
+        check_testing(cfg, args.checkpoints, data=False)
         images = [read_pixels(path) for path in args.image]
         networks = activations_of_checkpoints(
             cfg,

@@ -8,7 +8,13 @@ from .launch import (
     build_training_config,
     read_config,
 )
-from .preflight import PreflightError, check_testing, check_training, make_work_dir
+from .preflight import (
+    PreflightError,
+    check_parts,
+    check_testing,
+    check_training,
+    make_work_dir,
+)
 from .processes import join_processes
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
 from .train_loop import ResumableTrainLoop
@@ -24,6 +30,7 @@ __all__ = [
     "add_run_arguments",
     "build_test_config",
     "build_training_config",
+    "check_parts",
     "check_testing",
     "check_training",
     "join_processes",

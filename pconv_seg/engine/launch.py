@@ -65,12 +65,17 @@ def read_config(config: str, cfg_options: dict[str, Any] | None = None) -> Confi
         cfg_options: Dotted keys and values that override the config's.
 
     Raises:
-        PreflightError: No such config file, or it cannot take one of the options.
+        PreflightError: No such config file, it cannot be run, or it cannot take one of the options.
     """
     try:
         cfg = Config.fromfile(config)
     except OSError as error:  # no such file, here or in _base_, or not a config file
         raise PreflightError(f"config {osp.abspath(config)}: {error}") from error
+    except Exception as error:  # it is a program, and imports others
+        reason = error.__cause__ or error
+        raise PreflightError(
+            f"config {osp.abspath(config)}: {type(reason).__name__}: {reason}"
+        ) from error
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError) as error:

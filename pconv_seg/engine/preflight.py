@@ -3,7 +3,7 @@
 import errno
 import os
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,34 +82,41 @@ def check_training(cfg: Config) -> None:
     """
     _report(
         [
+            *_missing_parts(cfg, ("model", "train_dataloader")),
             *_device_problems(cfg),
             *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
-            *_weight_problems({"model": cfg.model, "load_from": cfg.get("load_from")}),
+            *_weight_problems({"model": cfg.get("model"), "load_from": cfg.get("load_from")}),
         ]
     )
 
 
-def check_testing(cfg: Config, data: bool = True) -> None:
-    """Check everything that a test needs: device, data of `test_dataloader`, checkpoint.
+def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: bool = True) -> None:
+    """Check everything that a test needs: device, data of `test_dataloader`, checkpoints.
 
     Weights named by `init_cfg` are not checked: a test never loads them.
 
     Args:
         cfg: Of the test.
+        checkpoints: Files or URLs; None is `load_from` alone.
         data: Whether `test_dataloader` is needed.
 
     Raises:
         PreflightError: Something is missing.
     """
     loaders = ("test_dataloader",) if data else ()
-    problems = [*_device_problems(cfg), *_data_problems(cfg, loaders)]
-    reason, _ = _unavailable(cfg.load_from)
-    if reason:
-        remedy = (
-            f"Training writes checkpoints into its work dir (here {osp.abspath(cfg.work_dir)}); "
-            "the file last_checkpoint there names the newest."
-        )
-        problems.append(_Problem(f"checkpoint: {reason}", (remedy,)))
+    problems = [
+        *_missing_parts(cfg, loaders),
+        *_device_problems(cfg),
+        *_data_problems(cfg, loaders),
+    ]
+    for location in [cfg.load_from] if checkpoints is None else checkpoints:
+        reason, _ = _unavailable(location)
+        if reason:
+            remedy = (
+                "Training writes checkpoints into its work dir (here "
+                f"{osp.abspath(cfg.work_dir)}); the file last_checkpoint there names the newest."
+            )
+            problems.append(_Problem(f"checkpoint: {reason}", (remedy,)))
     _report(problems)
 
 
@@ -131,6 +138,15 @@ def make_work_dir(cfg: Config) -> None:
             f"work dir {osp.abspath(cfg.work_dir)}: {error.strerror}. Logs and checkpoints go "
             "there; name another folder with --work-dir DIR"
         ) from error
+
+
+def check_parts(cfg: Config, *keys: str) -> None:
+    """Check that a config has what is under these keys.
+
+    Raises:
+        PreflightError: Something is missing.
+    """
+    _report(list(_missing_parts(cfg, keys)))
 
 
 def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
@@ -192,16 +208,32 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
         )
 
 
+def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
+    for key in keys:
+        if not cfg.get(key):
+            yield _Problem(
+                f"{key}: config {cfg.filename} has none", (f"Give a config that has {key}.",)
+            )
+
+
 def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
     for loader in loaders:
         if cfg.get(loader):
-            skip = cfg[loader].dataset.get("on_error") == "skip"  # of DrawnDataset
-            for key, dataset_cfg in leaf_datasets(cfg[loader].dataset, f"{loader}.dataset"):
-                yield from _dataset_problems(key, dataset_cfg, skip)
+            dataset = cfg[loader].get("dataset", {})
+            skip = dataset.get("on_error") == "skip"  # of DrawnDataset
+            scope = cfg.get("default_scope", "mmseg")
+            for key, dataset_cfg in leaf_datasets(dataset, f"{loader}.dataset"):
+                yield from _dataset_problems(key, dataset_cfg, skip, scope)
 
 
-def _dataset_problems(key: str, cfg: dict, skip_missing: bool) -> Iterator[_Problem]:
-    cls = DATASETS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> Iterator[_Problem]:
+    cls = cfg.get("type")
+    if not cls or isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
+            cls = registry.get(cls) if cls else None
+        if cls is None:
+            remedy = "Correct its name, or import the package that registers it in custom_imports."
+            yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
     if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
         return
     if cfg.get("backend_args"):

@@ -80,6 +80,20 @@ def test_config_or_base_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = (", "SyntaxError: .* was never closed"),
+        ("a = b", "NameError: name 'b' is not defined"),
+        ("custom_imports = dict(imports=['absent_package'])", "ImportError: .*absent_package"),
+    ],
+)
+def test_config_that_cannot_be_run(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(PreflightError, match=rf"^config {tmp_path}/bad\.py: {reason}"):
+        build_test_config(str(tmp_path / "bad.py"), "x.pth")
+
+
+@pytest.mark.parametrize(
     ("key", "reason"),
     [
         ("test_evaluator.2.type", "Index 2 exceeds"),

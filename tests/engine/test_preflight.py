@@ -231,6 +231,30 @@ def test_missing_checkpoint(root: Path, check: object) -> None:
     assert f"no file {root}/absent.pth\n" in message
 
 
+def test_all_missing_checkpoints_are_named(root: Path) -> None:
+    paths = [f"{root}/a.pth", f"{root}/b.pth", str(_touch(root / "c.pth"))]
+    with pytest.raises(PreflightError) as error:
+        check_testing(_config(root, load_from=paths[2]), paths)
+    named = [line for line in str(error.value).splitlines() if "checkpoint: " in line]
+    assert named == [f"  - checkpoint: no file {path}" for path in paths[:2]]
+
+
+def test_parts_that_a_config_lacks(root: Path) -> None:
+    cfg = Config(dict(load_from=str(_touch(root / "a.pth")), work_dir=str(root)))
+    assert "  - test_dataloader: config None has none\n" in _message(cfg, check_testing)
+    check_testing(cfg, data=False)
+    message = _message(cfg)
+    for key in ("model", "train_dataloader"):
+        assert f"  - {key}: config None has none\n" in message
+        assert f"  - Give a config that has {key}." in message
+
+
+@pytest.mark.parametrize("kind", ["NobodysDataset", "mmdet.CocoDataset", None])
+def test_type_of_a_data_set_that_nobody_registered(root: Path, kind: str | None) -> None:
+    message = _message(_config(root, **{"val_dataloader.dataset.type": kind}))
+    assert f"  - val_dataloader.dataset: there is no data set of type {kind!r}\n" in message
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [

@@ -49,6 +49,9 @@ def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
     config.write_text(CONFIG.replace("ASPPHead", "AsppHead"))
     with pytest.raises(SystemExit, match=r"config .*config\.py: .*AsppHead is not in the"):
         main([str(config)])
+    config.write_text("a = 1")
+    with pytest.raises(SystemExit, match=r"model: config .*config\.py has none"):
+        main([str(config)])
     with pytest.raises(SystemExit, match=r"config .*absent\.py"):
         main([str(tmp_path / "absent.py")])
     with pytest.raises(SystemExit):

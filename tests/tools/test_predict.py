@@ -127,6 +127,21 @@ def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = 1", r"  - model: config .*config\.py has none\n"),
+        ("model = dict(type='Nobody')", r"config .*config\.py: Nobody is not in the"),
+    ],
+)
+def test_configs_without_a_network_are_named(predict, trained, tmp_path, text, message):
+    config, image = tmp_path / "config.py", tmp_path / "image.png"
+    config.write_text(text)
+    image.touch()
+    with pytest.raises(SystemExit, match=rf"^predict\.py: (?s:.*){message}"):
+        predict.main([str(image), "--config", str(config), "--checkpoint", trained[1]])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["none.png"], "predict.py: no such image: none.png"),
