@@ -22,7 +22,7 @@ from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
 
-from .samples import count_sample
+from .samples import count_sample, read_batches, read_sample
 
 MODES = ("regular", "tile", "tile_overlap")
 # Our reading of the five proportions of the paper's Table 7, after "nothing left out".
@@ -162,8 +162,9 @@ def evaluate(
         progress: Show a progress bar over images.
 
     Raises:
-        ValueError: Naming the file, if a label does not fit its image or the classes, or regions
-            follow tiles and the image that these are cut from is resized or padded.
+        ValueError: Naming the file, if it cannot be read, a label does not fit its image or the
+            classes, or regions follow tiles and the image that these are cut from is resized or
+            padded.
     """
     num_classes = len(dataloader.dataset.metainfo["classes"])
     images, counts = [], []
@@ -173,10 +174,11 @@ def evaluate(
             stack.enter_context(_evaluation_mode(model))
         if plan.tile is None:
             # Not of the first batch: each process has another one.
-            first = dataloader.collate_fn([dataloader.dataset[0]])
+            first = dataloader.collate_fn([read_sample(dataloader.dataset, 0)])
             inputs = models[0].data_preprocessor(first, training=False)["inputs"]
             plan = plan.for_image(inputs[0].shape[-2:])
-        for batch in tqdm(dataloader, unit="batch", disable=not progress):
+        batches = read_batches(dataloader)
+        for batch in tqdm(batches, total=len(dataloader), unit="batch", disable=not progress):
             outputs = []
             for model in models:
                 data = model.data_preprocessor(batch, training=False)

@@ -1,11 +1,46 @@
-"""Counting one mmseg data sample."""
+"""Reading and counting mmseg's data samples."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from pconv_seg.geometry import BorderRegions, ShiftRegions
+from pconv_seg.inference import read_pixels
 
 from .confusion import confusion_matrices
+
+
+def read_batches(dataloader: DataLoader) -> Iterator[Any]:
+    """The batches of a data loader.
+
+    Raises:
+        ValueError: Naming the file that cannot be read, as :func:`read_sample`.
+    """
+    try:
+        yield from dataloader
+    except Exception:
+        # What was raised names no file, and comes from a worker as a traceback: read once more.
+        for index in range(len(dataloader.dataset)):
+            read_sample(dataloader.dataset, index)
+        raise
+
+
+def read_sample(dataset: Dataset, index: int) -> Any:
+    """What an mmseg data set holds at this place.
+
+    Raises:
+        ValueError: Naming the image, or else its label, if it cannot be read.
+    """
+    try:
+        return dataset[index]
+    except Exception as error:  # decoders raise whatever they like
+        about = dataset.get_data_info(index)
+        read_pixels(about["img_path"])
+        file = about.get("seg_map_path") or about["img_path"]
+        raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
 def count_sample(
@@ -27,8 +62,14 @@ def count_sample(
         file: The label's file, for the error message.
 
     Raises:
-        ValueError: Naming the file, if its size or a value in it does not fit.
+        ValueError: Naming the file, if its size or a value in it does not fit, or it has several
+            values per pixel.
     """
+    if label.shape.numel() != label.shape[-2:].numel():
+        raise ValueError(
+            f"{file}: a label is one class per pixel, but this one has the shape "
+            f"{' x '.join(map(str, label.shape))}: perhaps it holds colours"
+        )
     label, prediction = (
         values.reshape(values.shape[-2:]).cpu().numpy() for values in (label, prediction.long())
     )

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -107,7 +108,10 @@ def read_pixels(path: str | Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image.
     """
-    pixels = mmcv.imread(path)
+    try:
+        pixels = mmcv.imread(path)
+    except cv2.error:  # of a file without a byte
+        pixels = None
     if pixels is None:
         raise ValueError(f"{path}: not an image that OpenCV can read")
     return pixels
@@ -186,7 +190,12 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
             bgr = (1, 1, 1) if len(kinds) == 1 else (3, 2, 1)
 
             def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-                pixels = image.read(bgr, window=((y0, y1), (x0, x1)))
+                try:
+                    pixels = image.read(bgr, window=((y0, y1), (x0, x1)))
+                except rasterio.errors.RasterioIOError as error:
+                    raise ValueError(
+                        f"{path} is damaged, perhaps not completely copied: {error}"
+                    ) from error
                 return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
             profile = {"crs": image.crs, "transform": image.transform}

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,29 @@ def test_files_that_do_not_fit_are_named(make_config, make_segmentor, make_loade
         evaluate([model], loader, PLAN, progress=False)
     Image.fromarray(np.zeros((24, 41), np.uint8)).save(f"{labels}/1.png")
     with pytest.raises(ValueError, match=r"labels/1\.png: the label has 24 x 41 pixels"):
+        evaluate([model], loader, PLAN, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_loader, workers):
+    config = make_config()
+    config.test_dataloader.num_workers = workers
+    root = Path(config.test_dataloader.dataset.data_root)
+    model, loader = make_segmentor(config), make_loader(config)
+    for kind, content, message in [
+        ("labels", lambda old: old[:-100], r"labels/1\.png: OSError: image file is truncated"),
+        ("labels", lambda old: b"", r"labels/1\.png: UnidentifiedImageError: cannot identify"),
+        ("images", lambda old: b"", r"images/1\.png: not an image that OpenCV can read"),
+    ]:
+        path = root / kind / "1.png"
+        before = path.read_bytes()
+        path.write_bytes(content(before))
+        with pytest.raises(ValueError, match=rf"^{root}/{message}"):
+            evaluate([model], loader, PLAN, progress=False)
+        path.write_bytes(before)
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "labels/1.png")
+    message = r"labels/1\.png: a label is one class per pixel, .* the shape 24 x 40 x 3: perhaps"
+    with pytest.raises(ValueError, match=message):
         evaluate([model], loader, PLAN, progress=False)
 
 

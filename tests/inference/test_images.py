@@ -182,11 +182,20 @@ def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
 
+@pytest.mark.parametrize("content", ["hello", ""])
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_what_is_no_image_is_named(tmp_path, name):
-    (tmp_path / name).write_text("hello")
+def test_what_is_no_image_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=name):
         predict_file(BrightestChannel(), tmp_path / name, tmp_path, 8)
+
+
+def test_a_damaged_tiff_is_named_and_nothing_is_written(tmp_path):
+    image = write_tiff(tmp_path / "a.tif", rgb_image(600, 90).transpose(2, 0, 1))
+    image.write_bytes(image.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"a\.tif is damaged, perhaps not completely copied: "):
+        predict_file(BrightestChannel(), image, tmp_path / "out", 16)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
