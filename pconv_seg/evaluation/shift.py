@@ -40,7 +40,7 @@ from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
 from .report import CONFIDENCE, RESAMPLES, json_number
-from .samples import count_sample
+from .samples import count_sample, read_batches
 
 TOLERANCES = (0.005, 0.001)
 _SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
@@ -54,11 +54,13 @@ class ShiftImage(NamedTuple):
         name: Its path.
         pixels: ``uint8 Tensor[3, H, W]``, BGR.
         label: ``Tensor[1, H, W]`` of classes; None without ground truth.
+        label_name: Its path, if it has one.
     """
 
     name: str
     pixels: Tensor
     label: Tensor | None = None
+    label_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class ShiftRecord:
 
     def changed(self) -> np.ndarray:
         """Share of the pixels from a bin on that change, ``float64[bins]``; NaN without any."""
-        pixels, agreeing = (
-            np.cumsum(counts.sum(0)[::-1])[::-1] for counts in (self.pixels, self.agreeing)
+        pixels, changed = (
+            np.cumsum(counts.sum(0)[::-1])[::-1]
+            for counts in (self.pixels, self.pixels - self.agreeing)
         )
-        return 1 - np.divide(agreeing, pixels, out=np.full(len(pixels), np.nan), where=pixels > 0)
+        return np.divide(changed, pixels, out=np.full(len(pixels), np.nan), where=pixels > 0)
 
     def overlap(self, tolerance: float) -> int | None:
         """The smallest overlap in pixels that keeps what changes within a tolerance.
@@ -231,9 +234,9 @@ def dataset_images(dataloader: DataLoader) -> Iterator[ShiftImage]:
     """The images and labels of a data loader of mmseg.
 
     Raises:
-        ValueError: If an image has no label, or another size than its label.
+        ValueError: If a file cannot be read, or an image has no label or is resized.
     """
-    for batch in dataloader:
+    for batch in read_batches(dataloader):
         for pixels, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
             name = sample.img_path
             if "gt_sem_seg" not in sample:
@@ -245,7 +248,7 @@ def dataset_images(dataloader: DataLoader) -> Iterator[ShiftImage]:
                     f"the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "
                     "to evaluate at that size, use ResizeOriginal after LoadAnnotations"
                 )
-            yield ShiftImage(name, pixels, sample.gt_sem_seg.data)
+            yield ShiftImage(name, pixels, sample.gt_sem_seg.data, sample.get("seg_map_path"))
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -254,7 +257,11 @@ def image_files(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in _SUFFIXES and path.is_file()
+    )
     if not paths:
         raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in {Path(folder).absolute()}")
     return paths
@@ -397,8 +404,9 @@ def _count(
         return agreeing, None
     in_second = torch.from_numpy(regions.border_in_second(size))
     roles = torch.where(in_second, maps[1], maps[0]), torch.where(in_second, maps[0], maps[1])
+    file = image.label_name or image.name
     areas = [
-        class_areas(count_sample(image.label, role, num_classes, regions, ignore_index, image.name))
+        class_areas(count_sample(image.label, role, num_classes, regions, ignore_index, file))
         for role in roles
     ]
     return agreeing, np.stack(areas)

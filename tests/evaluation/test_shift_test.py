@@ -10,7 +10,14 @@ import torch
 from known_segmentor import SIZE
 from PIL import Image
 
-from pconv_seg.evaluation.shift import ShiftImage, predict_grids, shift_checkpoints, shift_test
+from pconv_seg.evaluation.shift import (
+    ShiftImage,
+    ShiftRecord,
+    predict_grids,
+    shift_checkpoints,
+    shift_regions,
+    shift_test,
+)
 from pconv_seg.geometry import ShiftedGrids
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
@@ -113,6 +120,7 @@ def test_agreement_of_a_folder_without_labels(main, trained, tmp_path, capsys):
     labelled = main([*trained, *arguments])
     for path in tmp_path.glob("data/labels/*"):
         path.unlink()
+    (tmp_path / "data/folder.png").mkdir()
     capsys.readouterr()
     plot = str(tmp_path / "plot.png")
     images = ["--images", str(tmp_path / "data"), "--plot", plot]
@@ -123,6 +131,15 @@ def test_agreement_of_a_folder_without_labels(main, trained, tmp_path, capsys):
     assert plain == labelled
     assert "mIoU" not in capsys.readouterr().out
     Image.open(plot).verify()
+
+
+def test_a_tolerance_is_met_exactly():
+    regions = shift_regions(8, 1)
+    pixels, agreeing = (np.array([[0, count]]) for count in (1000, 995))
+    record = ShiftRecord(None, regions, ("a.png",), pixels, agreeing, None)
+    assert record.changed().tolist() == [0.005, 0.005]
+    assert record.overlap(0.005) == 0
+    assert record.overlap(0.00499) is None
 
 
 def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
@@ -186,10 +203,13 @@ def test_bad_input_gets_one_message(main, trained, arguments, message):
         main([*trained, "--shift-test", *arguments])
 
 
-def test_labels_of_another_size_are_named(main, trained, tmp_path):
+def test_labels_that_do_not_fit_are_named(main, trained, tmp_path):
     path = tmp_path / "data/labels/2.png"
     Image.fromarray(np.zeros((24, 41), np.uint8)).save(path)
-    with pytest.raises(SystemExit, match=r"2\.png.*24 x 41 pixels, but its image 24 x 40"):
+    with pytest.raises(SystemExit, match=r"labels/2\.png: .*24 x 41 pixels, but its image 24 x 40"):
+        main([*trained, "--shift-test", "--tile", "16"])
+    path.write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"border_eval\.py: .*labels/2\.png: Unidentified"):
         main([*trained, "--shift-test", "--tile", "16"])
 
 
