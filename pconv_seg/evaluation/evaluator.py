@@ -22,7 +22,7 @@ from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
 
-from .samples import count_sample, read_batches, read_sample
+from .samples import count_sample, read_batches, read_sample, refuse_resizing
 
 MODES = ("regular", "tile", "tile_overlap")
 # Our reading of the five proportions of the paper's Table 7, after "nothing left out".
@@ -219,12 +219,9 @@ def _count(
     file = sample.get("seg_map_path") or sample.img_path
     if "gt_sem_seg" not in sample:
         raise ValueError(f"{sample.img_path} has no ground truth: no label was loaded with it")
-    # Tiles are cut from the network's input, labels are counted at their own size.
-    if plan.follows_tiles and sample.img_shape[:2] != sample.ori_shape[:2]:
-        raise ValueError(
-            f"{sample.img_path}: regions that follow tiles need images that are tested at "
-            f"their own size, but the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "
-            "to evaluate at that size, use ResizeOriginal after LoadAnnotations"
+    if plan.follows_tiles:
+        refuse_resizing(
+            sample.img_path, sample.ori_shape, sample.img_shape, "regions that follow tiles need"
         )
     label = sample.gt_sem_seg.data
     return np.array(

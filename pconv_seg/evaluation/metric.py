@@ -17,7 +17,7 @@ from pconv_seg.files import atomic_path
 from pconv_seg.geometry import BorderRegions, Overlap
 
 from .confusion import class_areas
-from .samples import count_sample
+from .samples import count_sample, refuse_resizing
 
 
 def border_key(score: str, leave_out: Fraction) -> str:
@@ -50,7 +50,8 @@ class BorderIoUMetric(IoUMetric):
 
     Raises:
         ValueError: If an option is out of range, or (naming the file) a label is neither a class
-            nor ``ignore_index`` or has another size than its image.
+            nor ``ignore_index`` or has another size than its image, or ``region='tile'`` and the
+            image is resized.
     """
 
     def __init__(
@@ -80,6 +81,14 @@ class BorderIoUMetric(IoUMetric):
         for sample in data_samples:
             prediction = sample["pred_sem_seg"]["data"]
             if not self.format_only:
+                if self.regions.region == "tile":
+                    ori_shape = sample.get("ori_shape", prediction.shape[-2:])
+                    refuse_resizing(
+                        sample.get("img_path"),
+                        ori_shape,
+                        sample.get("img_shape", ori_shape),
+                        "regions that follow tiles need",
+                    )
                 counts = count_sample(
                     sample["gt_sem_seg"]["data"],
                     prediction,

@@ -43,6 +43,30 @@ def read_sample(dataset: Dataset, index: int) -> Any:
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
+def refuse_resizing(
+    file: str | None, ori_shape: tuple[int, ...], img_shape: tuple[int, ...], what: str
+) -> None:
+    """Refuse an image that is tested at another size than its label has.
+
+    Tiles are cut from the network's input, labels are counted at their own size.
+
+    Args:
+        file: The image's file, for the error message.
+        ori_shape: (height, width, ...) of the file.
+        img_shape: The same of the network's input.
+        what: What needs its own size, for the error message.
+
+    Raises:
+        ValueError: Naming the file.
+    """
+    if img_shape[:2] != ori_shape[:2]:
+        raise ValueError(
+            f"{file}: {what} images that are tested at their own size, but the pipeline resizes "
+            f"{ori_shape} to {img_shape}; to evaluate at that size, use ResizeOriginal after "
+            "LoadAnnotations"
+        )
+
+
 def count_sample(
     label: torch.Tensor,
     prediction: torch.Tensor,

@@ -40,7 +40,7 @@ from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
 from .report import CONFIDENCE, RESAMPLES, json_number
-from .samples import count_sample, read_batches
+from .samples import count_sample, read_batches, refuse_resizing
 
 TOLERANCES = (0.005, 0.001)
 _SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
@@ -241,13 +241,7 @@ def dataset_images(dataloader: DataLoader) -> Iterator[ShiftImage]:
             name = sample.img_path
             if "gt_sem_seg" not in sample:
                 raise ValueError(f"{name} has no ground truth: no label was loaded with it")
-            # Tiles are cut from the network's input, labels are counted at their own size.
-            if sample.img_shape[:2] != sample.ori_shape[:2]:
-                raise ValueError(
-                    f"{name}: the shift test needs images that are tested at their own size, but "
-                    f"the pipeline resizes {sample.ori_shape} to {sample.img_shape}; "
-                    "to evaluate at that size, use ResizeOriginal after LoadAnnotations"
-                )
+            refuse_resizing(name, sample.ori_shape, sample.img_shape, "the shift test needs")
             yield ShiftImage(name, pixels, sample.gt_sem_seg.data, sample.get("seg_map_path"))
 
 

@@ -119,6 +119,15 @@ def test_bad_labels_name_their_file():
         evaluate(BorderIoUMetric(), data)
 
 
+def test_tiles_of_resized_images_are_refused():
+    data = [{**sample, "ori_shape": SIZE, "img_shape": (12, 20)} for sample in samples(1)]
+    metric = BorderIoUMetric(region="tile", tile=8)
+    with pytest.raises(ValueError, match=r"leftImg8bit\.png: regions that follow .* \(24, 40\) to"):
+        evaluate(metric, data)
+    evaluate(BorderIoUMetric(tile=8), data)
+    evaluate(metric, [{**data[0], "img_shape": (*SIZE, 3)}])
+
+
 def test_format_only_needs_a_place():
     with pytest.raises(ValueError, match="needs output_dir"):
         BorderIoUMetric(format_only=True)
