@@ -71,7 +71,10 @@ class TileGrid:
 
     def __post_init__(self):
         if isinstance(self.overlap, Integral) and self.overlap == 1:
-            raise ValueError("overlap must lie in [0, 1); write (1, 1) for one pixel per axis")
+            raise ValueError(
+                "overlap must lie in [0, 1) or be 2 pixels or more: 1 reads as 100 % as well as "
+                "one pixel (in Python, (1, 1) is one pixel per axis)"
+            )
         _ = self.rows, self.cols  # refuses bad values where they are given
 
     def _intervals(self, axis: int) -> list[tuple[int, int]]:

@@ -209,7 +209,10 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
         (["nothing.py", "CHECKPOINT"], r"config .*nothing\.py"),
         (["CONFIG", "CHECKPOINT", "--leave-out", "1"], r"leave-out must lie in \[0, 1\), got '1'"),
         (["CONFIG", "CHECKPOINT", "--overlap", "1.5"], r"overlap must lie in \[0, 1\), got '1\.5'"),
-        (["CONFIG", "CHECKPOINT", "--overlap", "1"], r"overlap must lie in \[0, 1\)"),
+        (
+            ["CONFIG", "CHECKPOINT", "--overlap", "1"],
+            r"overlap must lie in \[0, 1\) or be 2 pixels",
+        ),
         (
             ["CONFIG", "CHECKPOINT", "--tile", "8", "--overlap", "8"],
             "must be smaller than the tile",

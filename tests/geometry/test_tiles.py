@@ -98,7 +98,7 @@ def test_windows_run_row_by_row():
         (-4, 0, "tile must be a positive"),
         (2.5, 0, "tile must be a positive number of pixels, got 2.5"),
         ((4, 4, 4), 0, r"tile must be one value or \(height, width\)"),
-        (4, 1, "for one pixel per axis"),
+        (4, 1, r"^overlap must lie in \[0, 1\) or be 2 pixels or more: 1 reads as"),
         (4, 1.0, r"overlap must lie in \[0, 1\)"),
         (4, 4, "overlap of 4 pixels must be smaller than the tile"),
         (4, (0.5, -1), r"overlap must lie in \[0, 1\)"),
