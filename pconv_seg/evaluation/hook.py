@@ -1,6 +1,7 @@
 """Border and tile evaluation during training."""
 
 import traceback
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pconv_seg.geometry import BorderRegions
 
 from .confusion import class_accuracy, class_areas, class_iou, mean_present, pixel_accuracy
 from .evaluator import EvaluationPlan, evaluate
-from .metric import border_key
+from .metric import border_key, refuse_one_name
 
 
 @HOOKS.register_module()
@@ -53,6 +54,7 @@ class PaddingEvalHook(Hook):
         self.plan = EvaluationPlan(**plan)
         if self.plan.bands:
             raise ValueError("PaddingEvalHook logs leave-outs only, not bands; use border_eval.py")
+        refuse_one_name(self._leave_outs)
         self._validations = 0
         self._scores: dict[str, float | None] = dict.fromkeys(self._names())
 
@@ -107,9 +109,12 @@ class PaddingEvalHook(Hook):
         step = runner.iter if isinstance(runner._train_loop, BaseLoop) else 0
         runner.visualizer.add_scalars(self._scores, step=step)
 
+    @property
+    def _leave_outs(self) -> tuple[Fraction, ...]:
+        return BorderRegions((0, *self.plan.leave_outs)).leave_outs
+
     def _names(self) -> list[str]:
-        leave_outs = BorderRegions((0, *self.plan.leave_outs)).leave_outs
-        borders = [border_key("mIoU", leave_out) for leave_out in leave_outs if leave_out]
+        borders = [border_key("mIoU", leave_out) for leave_out in self._leave_outs if leave_out]
         return [f"{m}/{k}" for m in self.plan.modes for k in ("mIoU", "aAcc", "mAcc", *borders)]
 
     def _score(self, areas: np.ndarray) -> dict[str, float]:

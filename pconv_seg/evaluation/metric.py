@@ -20,6 +20,22 @@ from .confusion import class_areas
 from .samples import count_sample, refuse_resizing
 
 
+def refuse_one_name(leave_outs: Sequence[Fraction]) -> None:
+    """Refuse leave-outs whose scores would be called the same, and be lost but for one.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    named = {}
+    for leave_out in leave_outs:
+        key = border_key("mIoU", leave_out)
+        if key in named:
+            raise ValueError(
+                f"leave-outs {named[key]} and {leave_out} would both be called {key}: give one"
+            )
+        named[key] = leave_out
+
+
 def border_key(score: str, leave_out: Fraction) -> str:
     """Name of a scalar: ``mIoU`` with nothing left out, else such as ``border_mIoU_0.5``."""
     return f"border_{score}_{float(leave_out):.4g}" if leave_out else score
@@ -67,6 +83,7 @@ class BorderIoUMetric(IoUMetric):
         self.regions = BorderRegions(
             (0, *leave_outs), proportion=proportion, region=region, tile=tile, overlap=overlap
         )
+        refuse_one_name(self.regions.leave_outs)
         if self.format_only and not self.output_dir:
             raise ValueError("format_only=True writes files and needs output_dir")
 

@@ -190,6 +190,7 @@ def test_bad_options_and_models_are_refused_at_once(make_runner):
         ({"interval": 0}, "interval must be at least 1"),
         ({"modes": ["all"]}, "modes must be some of"),
         ({"bands": [8]}, "not bands"),
+        ({"leave_outs": ["1/3", 0.33333]}, "33333/100000 and 1/3 would both be called border_mIoU"),
     ]:
         with pytest.raises(ValueError, match=message):
             HOOKS.build({"type": "PaddingEvalHook", **options})

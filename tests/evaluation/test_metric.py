@@ -128,6 +128,13 @@ def test_tiles_of_resized_images_are_refused():
     evaluate(metric, [{**data[0], "img_shape": (*SIZE, 3)}])
 
 
+def test_leave_outs_of_one_name_are_refused():
+    message = "33333/100000 and 1/3 would both be called border_mIoU_0.3333: give one"
+    with pytest.raises(ValueError, match=message):
+        BorderIoUMetric(leave_outs=["0.33333", "1/3"])
+    BorderIoUMetric(leave_outs=["0.3333", "0.3334", 0.3333])  # the same twice is one
+
+
 def test_format_only_needs_a_place():
     with pytest.raises(ValueError, match="needs output_dir"):
         BorderIoUMetric(format_only=True)
