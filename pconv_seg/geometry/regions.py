@@ -141,7 +141,9 @@ def _depth(size: int, intervals: Iterable, regions: BorderRegions) -> np.ndarray
     return depth
 
 
-@lru_cache(maxsize=32)
+# An image has two maps, of tiles with and without overlap. Images of one size follow each other, or
+# of two where some are upright, and a map takes 2 bytes per pixel.
+@lru_cache(maxsize=4)
 def _region_map(regions: BorderRegions, size: tuple[int, int]) -> RegionMap:
     image = [[(0, side)] for side in size]
     grid = None if regions.tile is None else TileGrid(size, regions.tile, regions.overlap)

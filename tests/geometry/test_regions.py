@@ -4,7 +4,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pconv_seg.geometry import BorderRegions, TileGrid, border_width
+from pconv_seg.geometry import BorderRegions, ShiftRegions, TileGrid, border_width
 
 LEAVE_OUTS = ("0", "1/3", "1/2", "2/3", "3/4", "7/8")
 
@@ -65,6 +65,19 @@ def test_regions_are_named_in_the_order_of_the_counts():
     )
     assert [region.kind for region in regions.names[3::3]] == ["border_distance", "seam_distance"]
     assert len(regions.map((40, 50)).members) == len(regions.names)
+
+
+def test_maps_of_the_last_two_sizes_are_kept():
+    modes = [BorderRegions(bands=(2,), tile=8, overlap=overlap) for overlap in (0, "1/3")]
+    for kinds in (modes, [ShiftRegions((8, 8), 1)]):
+        cases = [(regions, size) for size in ((20, 30), (30, 20)) for regions in kinds]
+        first, second = ([regions.map(size) for regions, size in cases] for _ in range(2))
+        assert all(a is b for a, b in zip(first, second, strict=True))
+        for size in ((40, 50), (50, 40)):
+            for regions in kinds:
+                regions.map(size)
+        third = [regions.map(size) for regions, size in cases]
+        assert not any(a is b for a, b in zip(first, third, strict=True))
 
 
 def test_flipping_the_image_keeps_the_regions():
