@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction

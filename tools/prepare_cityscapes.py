@@ -9,10 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from prettytable import PrettyTable
+
 from pconv_seg.datasets import prepare_cityscapes
 from pconv_seg.datasets.cityscapes.cities import BLACK_FRAME
 from pconv_seg.datasets.cityscapes.preparation import DOWNLOADS, Preparation
-from prettytable import PrettyTable
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

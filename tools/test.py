@@ -9,8 +9,8 @@ from pconv_seg.engine import (
     add_run_arguments,
     build_test_config,
     check_testing,
+    check_work_dir,
     join_processes,
-    make_work_dir,
 )
 
 from mmengine.registry import RUNNERS
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     try:
         cfg = build_test_config(**vars(parse_args(argv)))
         check_testing(cfg)
-        make_work_dir(cfg)
+        check_work_dir(cfg)
         join_processes(cfg)
         return RUNNERS.build(cfg).test()
     except (PreflightError, CheckpointError) as error:

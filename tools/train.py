@@ -9,8 +9,8 @@ from pconv_seg.engine import (
     add_run_arguments,
     build_training_config,
     check_training,
+    check_work_dir,
     join_processes,
-    make_work_dir,
 )
 
 from mmengine.registry import RUNNERS
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         cfg = build_training_config(**vars(parse_args(argv)))
         check_training(cfg)
-        make_work_dir(cfg)
+        check_work_dir(cfg)
         join_processes(cfg)
         RUNNERS.build(cfg).train()
     except (PreflightError, CheckpointError) as error:

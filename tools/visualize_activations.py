@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
 from pconv_seg.evaluation.arguments import seed

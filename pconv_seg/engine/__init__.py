@@ -13,7 +13,7 @@ from .preflight import (
     check_parts,
     check_testing,
     check_training,
-    make_work_dir,
+    check_work_dir,
 )
 from .processes import join_processes
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
@@ -33,7 +33,7 @@ __all__ = [
     "check_parts",
     "check_testing",
     "check_training",
+    "check_work_dir",
     "join_processes",
-    "make_work_dir",
     "read_config",
 ]

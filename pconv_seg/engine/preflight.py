@@ -1,8 +1,8 @@
 """Checks that end a run before it starts, with one message instead of a worker's stack trace."""
 
-import errno
 import os
 import os.path as osp
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +16,8 @@ from mmengine.device import get_device
 from mmengine.runner import checkpoint
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+
+from ..outputs import output_folder
 
 _CONNECT_TIMEOUT = 5  # seconds
 
@@ -120,24 +122,19 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
     _report(problems)
 
 
-def make_work_dir(cfg: Config) -> None:
-    """Make the folder of a run, after all other checks.
+def check_work_dir(cfg: Config) -> None:
+    """Check that a run can write into its folder.
 
     Args:
         cfg: With a ``work_dir``.
 
     Raises:
-        PreflightError: It cannot be made or written.
+        PreflightError: It cannot.
     """
     try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-        if not os.access(cfg.work_dir, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise PreflightError(
-            f"work dir {osp.abspath(cfg.work_dir)}: {error.strerror}. Logs and checkpoints go "
-            "there; name another folder with --work-dir DIR"
-        ) from error
+        output_folder(cfg.work_dir)
+    except ArgumentTypeError as error:
+        raise PreflightError(f"--work-dir: {error}") from error
 
 
 def check_parts(cfg: Config, *keys: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from pconv_seg.engine import PreflightError, build_training_config
+from pconv_seg.engine import PreflightError, build_training_config, check_work_dir
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.shift import shift_regions
 from pconv_seg.padding import SCHEMES
@@ -71,13 +71,8 @@ class Study:
             PreflightError: If there is no such file, it is not a study's, or the folder cannot be
                 one.
         """
-        folder = Path(folder)
-        for path in (folder, *folder.parents):
-            if path.exists() and not path.is_dir():
-                raise PreflightError(
-                    f"--work-dir {folder}: {path} is no folder; choose another --work-dir"
-                )
         config = build_training_config(str(file), work_dir=str(folder))
+        check_work_dir(config)
         options = config.get("study")
         if not isinstance(options, dict) or set(options) - {"shift"} != _KEYS:
             raise PreflightError(
@@ -110,7 +105,7 @@ class Study:
             raise PreflightError(
                 f"{file}: the budget is train_cfg.max_iters, but train_cfg is {train_cfg}"
             )
-        return cls(Path(file), folder, config, paddings, seeds, plans, shift)
+        return cls(Path(file), Path(folder), config, paddings, seeds, plans, shift)
 
     @property
     def runs(self) -> list[StudyRun]:

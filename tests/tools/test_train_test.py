@@ -249,16 +249,19 @@ def test_checkpoints_that_cannot_be_read_end_the_tool_with_a_message(
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
-@pytest.mark.parametrize(("below", "reason"), [("", "File exists"), ("/a", "Not a directory")])
+@pytest.mark.parametrize("below", ["", "/a"])
 def test_a_work_dir_that_cannot_be_ends_the_tool_with_a_message(
-    config: str, main: dict, tmp_path: Path, trained: Path, name: str, below: str, reason: str
+    config: str, main: dict, tmp_path: Path, trained: Path, name: str, below: str
 ) -> None:
     (tmp_path / "file").touch()
     work_dir = f"{tmp_path / 'file'}{below}"
     checkpoint = [str(trained / "iter_2.pth")] if name == "test" else []
     with pytest.raises(SystemExit) as error:
         main[name]([config, *checkpoint, "--work-dir", work_dir])
-    assert error.value.code.startswith(f"{name}.py: work dir {work_dir}: {reason}. Logs and")
+    assert error.value.code == (
+        f"{name}.py: --work-dir: nothing can be written in the folder {work_dir} "
+        f"({tmp_path / 'file'}: Not a directory); name another place"
+    )
 
 
 @pytest.mark.parametrize(
