@@ -142,7 +142,8 @@ def _forms(plain: type) -> tuple[type, type]:
     """The partial form of a convolution's class, and the one with padding made from the input."""
     if plain in FORMS:
         return FORMS[plain]
-    base = next(base for base in FORMS if issubclass(plain, base))
+    # The nearest one: Conv2dAdaptivePadding is a subclass of nn.Conv2d, too.
+    base = next(base for base in plain.__mro__ if base in FORMS)
     # Whatever else the subclass has stays. `base` stands among the direct bases because mmengine's
     # weight initialisation asks for these.
     forms = tuple(type(form.__name__, (form, plain, base), {}) for form in FORMS[base])

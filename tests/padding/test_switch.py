@@ -27,6 +27,10 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
+class AdaptiveSubclass(Conv2dAdaptivePadding):
+    pass
+
+
 def network():
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -126,6 +130,17 @@ def test_one_and_three_dimensions(scheme):
         set_padding(conv, "zeros")
         assert type(conv) is cls
         assert torch.equal(conv(input), zeros)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_subclasses_pad_as_much_as_the_nearest_class_that_is_known(scheme):
+    conv = Conv2dAdaptivePadding(3, 4, 3, stride=2)
+    subclass = AdaptiveSubclass(3, 4, 3, stride=2)
+    subclass.load_state_dict(conv.state_dict())
+    set_padding(conv, scheme)
+    set_padding(subclass, scheme)
+    assert subclass(images).shape == (2, 4, 17, 20)
+    assert torch.equal(subclass(images), conv(images))
 
 
 def test_windows_without_any_real_tap():
