@@ -146,6 +146,19 @@ def _forms(plain: type) -> tuple[type, type]:
     base = next(base for base in plain.__mro__ if base in FORMS)
     # Whatever else the subclass has stays. `base` stands among the direct bases because mmengine's
     # weight initialisation asks for these.
-    forms = tuple(type(form.__name__, (form, plain, base), {}) for form in FORMS[base])
+    own = {"__reduce_ex__": _reduce}
+    forms = tuple(type(form.__name__, (form, plain, base), own) for form in FORMS[base])
     PLAIN.update(dict.fromkeys(forms, plain))
     return forms
+
+
+def _reduce(module: _ConvNd, protocol: int) -> tuple:
+    # No module has the class under a name, so pickles hold what it is made of.
+    plain = plain_class(module)
+    state = object.__reduce_ex__(module, protocol)[2]
+    return _instance, (plain, _forms(plain).index(type(module))), state
+
+
+def _instance(plain: type, form: int) -> _ConvNd:
+    cls = _forms(plain)[form]
+    return cls.__new__(cls)
