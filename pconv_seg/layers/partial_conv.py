@@ -59,7 +59,8 @@ def partial_conv2d(
         ``mask``: ``[N or 1, 1, H', W']`` or, for a multi-channel mask, ``[N or 1, C_out, H', W']``.
 
     Raises:
-        ValueError: if the shape of ``mask`` does not fit the input.
+        ValueError: if the input is neither batched nor unbatched, or the shape of ``mask`` does not
+            fit it.
     """
     # One by one, since the compiler of torch 2.1 unpacks no generator.
     stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
@@ -109,7 +110,8 @@ def _partial_conv(
         args = (input, weight, bias, stride, padding, dilation, groups, mask)
         return handle_torch_function(partial_conv2d, (input,), *args)
     if mask is None and input.dim() < weight.dim():
-        return _partial_conv(input[None], weight, bias, stride, padding, dilation, groups)[0]
+        batch = _batch_of_one(input, weight)
+        return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
     size = input.shape[2:]
     if (
         mask is None
@@ -140,6 +142,16 @@ def _partial_conv(
     return reweight_(output, bias, ratio, never_empty)
 
 
+def _batch_of_one(input: Tensor, weight: Tensor) -> Tensor:
+    n = weight.dim()
+    if input.dim() != n - 1:
+        raise ValueError(
+            f"input of shape {tuple(input.shape)} must have {n} dimensions, or {n - 1} without a "
+            f"batch, for weights of shape {tuple(weight.shape)}"
+        )
+    return input[None]
+
+
 def _masked(
     input: Tensor,
     weight: Tensor,
@@ -150,7 +162,7 @@ def _masked(
     groups: int,
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    batched = input if input.dim() == weight.dim() else input[None]
+    batched = input if input.dim() == weight.dim() else _batch_of_one(input, weight)
     valid = (mask if mask.dim() == weight.dim() else mask[None]) != 0
     batch, channels = batched.shape[:2]
     if (

@@ -445,6 +445,18 @@ def test_errors_say_what_to_do():
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (6, 7), (1, 6, 7), (1, 1, 6, 7), (1, 1, 1, 6, 7)], ids=str)
+def test_inputs_are_batched_or_unbatched_as_in_pytorch(shape, masked):
+    layer, input = PConv2d(1, 4, 3, padding=1), torch.zeros(shape)
+    mask = torch.ones(1, 1, 6, 7) if masked else None
+    if len(shape) in (3, 4):
+        assert layer(input, mask).shape == F.conv2d(input, layer.weight, padding=1).shape
+        return
+    with pytest.raises((RuntimeError, ValueError), match=r"[Ee]xpected 3D|4 dimensions, or 3"):
+        layer(input, mask)
+
+
 def test_kept_ratios_do_not_depend_on_who_came_first(way):
     """Inference, another dtype and fake tensors come first; training must not notice."""
     generator = torch.Generator().manual_seed(0)
