@@ -165,9 +165,10 @@ def _masked(
     batched = input if input.dim() == weight.dim() else _batch_of_one(input, weight)
     valid = (mask if mask.dim() == weight.dim() else mask[None]) != 0
     batch, channels = batched.shape[:2]
+    # Compilers find no symbol in a tuple: `not in (1, batch)` is true for them.
     if (
-        valid.shape[0] not in (1, batch)
-        or valid.shape[1] not in (1, channels)
+        (valid.shape[0] != 1 and valid.shape[0] != batch)
+        or (valid.shape[1] != 1 and valid.shape[1] != channels)
         or valid.shape[2:] != batched.shape[2:]
     ):
         raise ValueError(

@@ -82,6 +82,17 @@ def test_dynamic_sizes_compile_once(net):
 
 
 @needs_newer_torch
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_compile_with_dynamic_sizes(channels):
+    torch._dynamo.reset()
+    layer = PConv2d(3, 4, 3, padding=1, multi_channel=channels == 3)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    for size in SIZES:
+        mask = torch.rand(2, channels, *size) > 0.5
+        assert torch.equal(compiled(images(*size), mask), layer(images(*size), mask))
+
+
+@needs_newer_torch
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_exports(net, dynamic, strict):
