@@ -28,7 +28,7 @@ class AdaptivePConv2d(PConv2d, Conv2dAdaptivePadding, nn.Conv2d):
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        padding = adaptive_padding(self, input)
+        padding = tuple(adaptive_padding(self, input))
         return partial_conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups, mask
         )

@@ -1,5 +1,6 @@
 """The axes of a convolution, one by one."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -47,6 +48,10 @@ class Axis:
         known = type(kernel_size) is int
         self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
 
+    def outputs(self, length: int) -> int:
+        """Number of windows on ``length`` pixels."""
+        return (length + self.before + self.after - self.span) // self.stride + 1
+
     def counts(self, length: int, output: Tensor) -> Tensor:
         """Taps of every window that lie on ``length`` pixels, along this axis.
 
@@ -75,14 +80,44 @@ class Axis:
         return windows[..., :: self.dilation].sum(-1)
 
 
-def _expand(value: int | str | Sequence[int], n: int) -> Sequence[int | str]:
-    return (value,) * n if isinstance(value, (int, str)) else value
+def per_axis(name: str, option, n: int, least: int) -> list[int | tuple[int, int]]:
+    """An option for each of ``n`` axes: like PyTorch's, one value for all or ``n``, also numpy's.
+
+    Raises:
+        ValueError: if it is something else, or an integer below ``least``.
+    """
+    values = list(option) if isinstance(option, (list, tuple)) else [option]
+    values = values * n if len(values) == 1 else values
+    fits = len(values) == n
+    for value in values:
+        if not isinstance(value, tuple):
+            # Floats have no index.
+            fits = fits and (isinstance(value, int) or hasattr(value, "__index__"))
+            fits = fits and value >= least
+    if not fits:
+        raise ValueError(
+            f"{name}={option!r} must be one integer, or one for each of {n} axes, of at least "
+            f"{least}"
+        )
+    return [v if isinstance(v, (int, tuple)) else operator.index(v) for v in values]
 
 
 def axes_of(kernel_size: Sequence[int], stride, padding, dilation) -> list[Axis]:
-    """One per spatial dimension; ``padding`` may also be a sequence of (before, after)."""
+    """One per spatial dimension; ``padding`` may also be a sequence of (before, after).
+
+    Raises:
+        ValueError: if a convolution of PyTorch's would not take these options.
+    """
     n = len(kernel_size)
-    stride, padding, dilation = _expand(stride, n), _expand(padding, n), _expand(dilation, n)
+    stride, dilation = per_axis("stride", stride, n, 1), per_axis("dilation", dilation, n, 1)
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"padding={padding!r} must be 'same', 'valid' or a number of pixels")
+        if padding == "same" and stride != [1] * n:
+            raise ValueError(f"padding='same' needs stride 1, not {stride}: give it in pixels")
+        padding = [padding] * n
+    else:
+        padding = per_axis("padding", padding, n, 0)
     return [Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
 
 

@@ -76,11 +76,6 @@ def conv2d_within(
         counts = axes[0].window_sum(rows.long()) * axes[1].window_sum(cols.long())
         output = reweight_(output, bias, ratio_of(counts, weight[0, 0].numel(), output))
     return output, tuple(
-        tuple(
-            (length + axis.before + axis.after - axis.dilation * (axis.kernel_size - 1) - 1)
-            // axis.stride
-            + 1
-            for length, axis in zip(extent, axes, strict=True)
-        )
+        tuple(axis.outputs(length) for length, axis in zip(extent, axes, strict=True))
         for extent in extents
     )

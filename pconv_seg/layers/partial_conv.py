@@ -59,16 +59,10 @@ def partial_conv2d(
         ``mask``: ``[N or 1, 1, H', W']`` or, for a multi-channel mask, ``[N or 1, C_out, H', W']``.
 
     Raises:
-        ValueError: if the input is neither batched nor unbatched, or the shape of ``mask`` does not
-            fit it.
+        ValueError: if the input is neither batched nor unbatched, the shape of ``mask`` does not
+            fit it, or ``F.conv2d`` would not take ``stride``, ``padding`` or ``dilation``.
     """
-    # One by one, since the compiler of torch 2.1 unpacks no generator.
-    stride, padding, dilation = _hashable(stride), _hashable(padding), _hashable(dilation)
     return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
-
-
-def _hashable(option: int | str | Sequence[int]) -> int | str | tuple[int, ...]:
-    return option if isinstance(option, (int, str)) else tuple(option)
 
 
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -96,8 +90,8 @@ def _partial_conv(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`partial_conv2d` for as many spatial dimensions as ``weight`` has.
 
-    ``stride``, ``padding`` and ``dilation`` must be hashable. Between two convolutions Python is
-    slow (its code has left the caches of the CPU), so small maps pay for every line of this.
+    Between two convolutions Python is slow (its code has left the caches of the CPU), so small maps
+    pay for every line of this.
     """
     compiling = is_compiling()
     # Not while compiling, which the compiler of torch 2.1 cannot follow.
@@ -119,7 +113,11 @@ def _partial_conv(
         and type(sum(size)) is int  # and no symbol or traced value
         and not _are_functorch_transforms_active()
     ):
-        plan = plan_of(size, weight.shape[2:], stride, padding, dilation)
+        try:
+            plan = plan_of(size, weight.shape[2:], stride, padding, dilation)
+        except TypeError:  # Lists have no hash.
+            options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
+            plan = plan_of(size, weight.shape[2:], *options)
         output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
         return scale_(output, bias, plan) if plan.runs else output
 

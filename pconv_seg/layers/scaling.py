@@ -45,7 +45,7 @@ class Plan:
         self.around, self.size, self.frame, runs, share = padding_around(axes), [], [], [], 0.0
         for axis in axes:
             length = size[axis.dim]
-            outputs = (length + axis.before + axis.after - axis.span) // axis.stride + 1
+            outputs = axis.outputs(length)
             self.size.append(outputs)
             taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
             ends = [0, 0]

@@ -1,7 +1,5 @@
 """What a layer pads with, how much, and whether its padding can be switched."""
 
-from collections.abc import Sequence
-
 from mmcv.cnn.bricks import Conv2dAdaptivePadding, wrappers
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -19,6 +17,7 @@ from ..layers import (
     PConv3d,
     adaptive_padding,
 )
+from ..layers.axes import axes_of
 
 # Plain class of a convolution: its partial form, and its form with padding made from the input.
 FORMS = {
@@ -63,19 +62,8 @@ def pads_of(conv: _ConvNd, input: Tensor | None = None) -> list[tuple[int, int]]
     """
     if isinstance(conv, Conv2dAdaptivePadding):
         return adaptive_padding(conv, input)
-    return resolve_pads(conv.padding, conv.kernel_size, conv.dilation)
-
-
-def resolve_pads(
-    padding: int | Sequence[int] | str, kernel_size: Sequence[int], dilation: Sequence[int]
-) -> list[tuple[int, int]]:
-    """(before, after) per axis, in pixels, of a convolution's ``padding`` argument."""
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
-    if isinstance(padding, int | str):
-        padding = [0 if padding == "valid" else padding] * len(kernel_size)
-    return [(pixels, pixels) for pixels in padding]
+    axes = axes_of(conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return [(axis.before, axis.after) for axis in axes]
 
 
 def is_padded_convolution(module: nn.Module) -> bool:
@@ -149,7 +137,7 @@ def why_not_convertible(module: nn.Module) -> str:
 def is_plain_convolution(cls: type) -> bool:
     """Whether instances of a class compute what PyTorch's (or mmcv's adaptive) convolution does."""
     # The forward of mmcv's wrappers differs for empty batches in torch < 1.5 only.
-    return cls in (*FORMS, wrappers.Conv2d, wrappers.Conv3d) or any(
+    return cls in (wrappers.Conv2d, wrappers.Conv3d) or any(
         issubclass(cls, base)
         and cls.forward is base.forward
         and cls._conv_forward is base._conv_forward

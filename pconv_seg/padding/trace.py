@@ -15,13 +15,13 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from ..geometry import border_runs, transposed_border
+from ..layers.axes import axes_of, per_axis
 from .describe import (
     is_padded_convolution,
     is_plain_convolution,
     padding_of,
     pads_of,
     plain_class,
-    resolve_pads,
     why_not_convertible,
 )
 
@@ -275,24 +275,22 @@ class _Windows(NamedTuple):
 
     def outputs(self, sizes: Sequence[int]) -> list[int]:
         """Number of windows per axis."""
-        return [
-            (size + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
-            for size, kernel, stride, pads, dilation in zip(
-                sizes, self.kernel, self.stride, self.pads, self.dilation, strict=True
-            )
-        ]
+        axes = axes_of(self.kernel, self.stride, self.pads, self.dilation)
+        return [axis.outputs(size) for axis, size in zip(axes, sizes, strict=True)]
 
 
 # Readers of the arguments of functions, in the order in which torch.nn.functional has these.
 
 
 def _windows(n: int, kernel, stride, padding, dilation, scheme: str, reason: str) -> _Windows:
-    kernel, stride, dilation = (
-        (value,) * n if isinstance(value, int) else tuple(value) * (n // len(value))
-        for value in (kernel, stride, dilation)
-    )
+    axes = axes_of(per_axis("kernel_size", kernel, n, 1), stride, padding, dilation)
     return _Windows(
-        kernel, stride, resolve_pads(padding, kernel, dilation), dilation, scheme, reason
+        [axis.kernel_size for axis in axes],
+        [axis.stride for axis in axes],
+        [(axis.before, axis.after) for axis in axes],
+        [axis.dilation for axis in axes],
+        scheme,
+        reason,
     )
 
 

@@ -445,6 +445,59 @@ def test_errors_say_what_to_do():
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
 
 
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+@pytest.mark.parametrize(
+    "twice", [[2, 2], [2], (2,), np.int64(2), (np.int64(2), np.int64(2)), [np.int64(2)]], ids=repr
+)
+def test_options_are_given_as_to_pytorch(name, twice):
+    input, weight, bias = draw(LAYERS[0])
+    options = dict(padding=1)
+    scaling.plan_of.cache_clear()
+    ours = partial_conv2d(input, weight, bias, **options | {name: twice})
+    assert ours.shape == F.conv2d(input, weight, bias, **options | {name: twice}).shape
+    # What is kept serves calls with plain integers, too.
+    assert {type(n) for axis in plan_for(options | {name: twice}).frame for n in axis} == {int}
+    by_pairs = partial_conv2d(input, weight, bias, **options | {name: (2, 2)})
+    assert torch.equal(ours, by_pairs)
+    mask = torch.ones(1, 1, 6, 7)
+    masked, _ = partial_conv2d(input, weight, bias, **options | {name: twice}, mask=mask)
+    torch.testing.assert_close(masked, by_pairs)
+    layer = PConv2d(2, 3, 3, padding=1).double()
+    setattr(layer, name, twice)
+    torch.testing.assert_close(layer._conv_forward(input, weight, bias), by_pairs)
+
+
+def plan_for(options):
+    hashable = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    options = dict(stride=1, dilation=1) | hashable
+    return scaling.plan_of((6, 7), (3, 3), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(padding="same", stride=2),
+        dict(padding="foo"),
+        dict(padding=-1),
+        dict(padding=1.5),
+        dict(padding=(1, 1, 1)),
+        dict(padding=()),
+        dict(stride=0),
+        dict(stride=(1, 0)),
+        dict(dilation=None),
+    ],
+    ids=str,
+)
+def test_options_that_pytorch_refuses_are_refused(options):
+    input, weight, bias = draw(LAYERS[0])
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        F.conv2d(input, weight, bias, **options)
+    for mask in (None, torch.ones(1, 1, 6, 7)):
+        with pytest.raises(ValueError, match=r"must be|needs stride 1") as error:
+            partial_conv2d(input, weight, bias, **options, mask=mask)
+        assert error.value.__context__ is None
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (6, 7), (1, 6, 7), (1, 1, 6, 7), (1, 1, 1, 6, 7)], ids=str)
 def test_inputs_are_batched_or_unbatched_as_in_pytorch(shape, masked):

@@ -16,7 +16,7 @@ from mmengine.model.weight_init import KaimingInit
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pconv_seg import PConv2d, set_padding
+from pconv_seg import PConv2d, padding_report, set_padding
 from pconv_seg.padding import SCHEMES, scheme_of, switch
 from pconv_seg.padding.describe import layer_class
 
@@ -158,11 +158,16 @@ def test_windows_without_any_real_tap():
     assert torch.equal(conv(images), zeros)
 
 
-def test_padding_changed_after_construction_counts():
-    conv = nn.Conv2d(3, 4, 3, padding=1)
-    conv.padding, conv.dilation = (4, 4), (4, 4)
-    set_padding(conv, "replicate")
-    assert conv(images).shape == (2, 4, 33, 40)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("four", [(4, 4), [4, 4], (4,), 4], ids=repr)
+def test_padding_changed_after_construction_counts(four, scheme):
+    conv, expected = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=4, dilation=4)
+    expected.load_state_dict(conv.state_dict())
+    conv.padding, conv.dilation = four, (4, 4)
+    set_padding(conv, scheme)
+    set_padding(expected, scheme)
+    assert torch.equal(conv(images), expected(images))
+    assert padding_report(nn.Sequential(conv), (10, 16)).operations[0].padding == ((4, 4), (4, 4))
 
 
 def test_what_refers_to_the_model_stays_valid():
