@@ -137,17 +137,33 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
         The operations in the order they ran, as often as they ran.
     """
     shape = (1, 3, *input_size) if len(input_size) == 2 else tuple(input_size)
-    # A copy because layers may keep tensors of the forward. What deepcopy finds in its memo it
-    # takes as it is, so no weight is copied.
-    memo = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
-    memo.update((id(buffer), buffer.to("meta")) for buffer in model.buffers())
-    traced = copy.deepcopy(model, memo).eval()
+    # What torch.compile made does not run under a mode; it holds the module.
+    model = getattr(model, "_orig_mod", model)
+    # A copy because layers may keep tensors of the forward.
+    with torch.no_grad(), _WithoutData():
+        traced = copy.deepcopy(model).eval()
     dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
     image = torch.empty(shape, device="meta", dtype=next(dtypes, None))
     tracer = _Tracer(traced)
     with torch.no_grad(), tracer:
         traced(image)
     return PaddingTrace(tuple(input_size), tuple(tracer.operations))
+
+
+class _WithoutData(TorchFunctionMode):
+    """Context in which copies of tensors lie on device ``meta``, whatever holds them."""
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__:
+            # Of results, too, such as the weight that a norm of weights leaves in its layer.
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+            return memo[id(tensor)]
+        # Parameters copy themselves by this.
+        return args[0].to("meta") if func is Tensor.clone else func(*args, **(kwargs or {}))
 
 
 class _Tracer(TorchFunctionMode):
@@ -316,13 +332,21 @@ def _max_pooling(n: int, input, kernel_size, stride=None, padding=0, dilation=1,
 
 
 def _average_pooling(
-    n: int, input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, *_
+    n: int,
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
 ) -> _Windows:
     stride = kernel_size if stride in (None, []) else stride
     reason = "average pooling; count_include_pad=False leaves padding out"
     windows = _windows(n, kernel_size, stride, padding, 1, "zeros", reason)
-    # What only `ceil_mode` lets hang over is never counted.
-    if not count_include_pad or not any(max(pads) for pads in windows.pads):
+    # What only `ceil_mode` lets hang over is never counted; a given divisor counts everything.
+    padded = count_include_pad and any(max(pads) for pads in windows.pads)
+    if not padded and divisor_override is None:
         windows = windows._replace(scheme="partial")
     return windows
 

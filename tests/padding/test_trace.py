@@ -2,10 +2,12 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from torch import nn
@@ -86,6 +88,20 @@ class Functions(nn.Module):
             ((1, 1),) * 2,
             160 - 8 * 14,
             (10, 16),
+        ),
+        *(
+            (
+                Functions(partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, **options)),
+                "avg_pool2d",
+                "zeros",
+                ((1, 1),) * 2,
+                160 - 8 * 14,
+                (10, 16),
+            )
+            for options in (
+                dict(divisor_override=1),
+                dict(divisor_override=1, count_include_pad=False),
+            )
         ),
         # No padding, but the last windows hang over: 4 x 6 windows, 3 x 5 inside.
         (
@@ -229,6 +245,38 @@ class ByKeyword(nn.Module):
 
     def forward(self, x):
         return self.conv(input=x)
+
+
+class PlainTensors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.scale, self.weights = torch.ones(3, 1, 1), [nn.Parameter(torch.ones(3, 1, 1))]
+
+    def forward(self, x):
+        return self.conv(self.scale * x) * self.weights[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.nn.utils.weight_norm(nn.Conv2d(3, 3, 3, padding=1)),
+        lambda: torch.nn.utils.spectral_norm(nn.Conv2d(3, 3, 3, padding=1)),
+        lambda: ConvModule(3, 3, 3, padding=1, with_spectral_norm=True),
+        lambda: torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3, padding=1)),
+        PlainTensors,
+        lambda: torch.compile(nn.Conv2d(3, 3, 3, padding=1), backend="eager"),
+    ],
+    ids=["weight_norm", "spectral_norm", "ConvModule", "parametrized", "tensors", "compiled"],
+)
+def test_tensors_wherever_a_model_keeps_them(build):
+    model = build()
+    model(torch.ones(1, 3, 10, 16))  # as in training: norms of weights keep results
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    assert only(model, (10, 16)).seeing == 160 - 8 * 14
+    assert all(torch.equal(value, tensors[key]) for key, value in model.state_dict().items())
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
 
 
 def test_layers_called_by_keyword():
