@@ -117,8 +117,10 @@ def apply_padding(model: nn.Module, cfg: Config) -> None:
         cfg: With or without such hooks.
     """
     for hook in cfg.get("custom_hooks") or []:
-        if _is_hook(hook, PaddingHook) and hook.get("scheme") is not None:
-            set_padding(model, hook["scheme"], where=hook.get("where"))
+        if _is_hook(hook, PaddingHook):
+            options = hook if isinstance(hook, dict) else vars(hook)
+            if options.get("scheme") is not None:
+                set_padding(model, options["scheme"], where=options.get("where"))
         if _is_hook(hook, PaddedBatchHook):
             take_test_padding_away(model)
 

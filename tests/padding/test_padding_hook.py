@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from pconv_seg import PConv2d
-from pconv_seg.padding import PaddingHook, add_padding
+from pconv_seg.padding import PaddingHook, add_padding, apply_padding, scheme_of
 
 
 class Net(BaseModel):
@@ -180,3 +180,18 @@ def test_add_padding_replaces_the_hook_that_is_there():
     for cfg in (Config(dict()), Config(dict(custom_hooks=None))):
         add_padding(cfg)
         assert cfg.custom_hooks == [dict(HOOK, scheme=None)]
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        dict(type="PaddingHook", scheme="partial", where="1"),
+        dict(type=PaddingHook, scheme="partial", where="1", priority="LOW"),
+        PaddingHook("partial", where="1"),
+    ],
+    ids=["named", "class", "instance"],
+)
+def test_apply_padding_takes_what_a_runner_takes(hook):
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1))
+    apply_padding(model, Config(dict(custom_hooks=[hook, PaddingHook()])))
+    assert [scheme_of(layer) for layer in model] == ["zeros", "partial"]
