@@ -1,9 +1,12 @@
 """What a layer pads with, how much, and whether its padding can be switched."""
 
+from typing import Any
+
 from mmcv.cnn.bricks import Conv2dAdaptivePadding, wrappers
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.pooling import _MaxUnpoolNd
 from torch.nn.utils import parametrize
 
 from ..layers import (
@@ -98,14 +101,21 @@ def padding_of(module: nn.Module) -> str | None:
     # A container repeats the padding of the layer in it (ConvModule does).
     if next(module.children(), None) is not None and not module._parameters:
         return None
-    padding = getattr(module, "padding", 0)
-    if not (any(padding) if isinstance(padding, tuple | list) else padding):
+    # What these call padding they crop.
+    if isinstance(module, (nn.Fold, _MaxUnpoolNd)) or not _pads(getattr(module, "padding", 0)):
         return None
     if getattr(module, "count_include_pad", True) is False:
         return "partial"
     return next(
         (scheme for kind, (scheme, _) in _OTHERS.items() if kind in type(module).__name__), "zeros"
     )
+
+
+def _pads(padding: Any) -> bool:
+    """Whether a layer's attribute asks for any padding; explicit padding's may be nested."""
+    if isinstance(padding, tuple | list):
+        return any(map(_pads, padding))
+    return bool(padding) and padding != "valid"
 
 
 def scheme_of(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from .describe import FORMS, PLAIN, padding_of, pads_of, plain_class, why_not_co
 
 SCHEMES = ("zeros", "partial", "reflect", "replicate", "circular", "distribution")
 """What :func:`set_padding` knows."""
+_NOT_SELECTED = "not selected by `where`"
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
 
@@ -57,8 +58,8 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
     Modules and parameters stay the same objects: only the class of a convolution (``__class__``)
     and its ``padding_mode`` change. So optimizers, EMA, DDP, hooks, parametrizations and other
     references stay valid, state-dict keys stay what they are, and ``set_padding(model, 'zeros')``
-    gives back the network as it was built. The scheme of a compiled, traced or exported copy does
-    not change: switch first.
+    gives back the network as it was built. Switch before compiling, tracing or exporting: some of
+    these copies keep the scheme they were made with, others follow.
 
     Reached are ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``, their subclasses that compute nothing
     else, mmcv's wrappers of them and mmcv's ``Conv2dAdaptivePadding``. Everything else that pads
@@ -78,7 +79,8 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
         A report with one row per layer that pads.
 
     Raises:
-        ValueError: if the scheme is unknown, or ``where`` selects none of the padded convolutions.
+        ValueError: if the scheme is unknown, or ``where`` selects no padded convolution that can
+            follow.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown padding scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
@@ -90,17 +92,18 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
             continue
         reason = why_not_convertible(module)
         if not reason and not selects(name, module):
-            reason = "not selected by `where`"
+            reason = _NOT_SELECTED
         if not reason:
             _switch(module, scheme, name)
         layer = plain_class(module).__name__
         rows.append(PaddedLayer(name, layer, before, padding_of(module), reason))
     report = PaddingReport(tuple(rows))
     if where is not None and not report.converted:
-        names = [row.name for row in report.rows]
+        names = [row.name for row in report.rows if row.reason == _NOT_SELECTED] or ["none"]
         raise ValueError(
-            f"where={where!r} selects no padded convolution; the padded layers are "
-            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            f"where={where!r} selects no padded convolution that can follow; those that can are "
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. What is reported without "
+            "`where` says why others cannot"
         )
     return report
 

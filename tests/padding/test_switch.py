@@ -260,6 +260,12 @@ class OnlyAttributes(nn.Conv2d):
         return "kept"
 
 
+class Padding(nn.Module):
+    def __init__(self, padding):
+        super().__init__()
+        self.padding = padding
+
+
 def test_what_cannot_follow_is_listed_and_left_alone():
     net = nn.ModuleDict(
         {
@@ -280,6 +286,10 @@ def test_what_cannot_follow_is_listed_and_left_alone():
             "pointwise": nn.Conv2d(3, 4, 1),
             "valid": nn.Conv2d(3, 4, 3, padding="valid"),
             "pool": nn.AvgPool2d(2),
+            "fold": nn.Fold((4, 5), 3, padding=1),
+            "unpool": nn.MaxUnpool2d(3, stride=2, padding=1),
+            "named": Padding("valid"),
+            "nested": Padding(((0, 0), (0, 0))),
             "follows": OnlyAttributes(3, 4, 3, padding=1),
         }
     )
@@ -332,6 +342,12 @@ def test_errors_say_what_to_do():
         set_padding(network(), "mirror")
     with pytest.raises(ValueError, match=r"where='head\*' selects no padded.*0, 2\.conv"):
         set_padding(network(), "partial", where="head*")
+    net = nn.Sequential(OwnForward(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    for where in ("0", lambda name, module: False):
+        with pytest.raises(ValueError, match=r"that can follow; those that can are 1\. "):
+            set_padding(net, "partial", where=where)
+    with pytest.raises(ValueError, match="those that can are none"):
+        set_padding(net[:1], "partial", where="0")
     net = nn.Sequential(nn.MaxPool2d(8), nn.Conv2d(3, 4, 3, padding=6, dilation=6))
     set_padding(net, "reflect")
     with pytest.raises(ValueError, match=r"1: a map of 4x5 is too small for reflect padding of 6"):
