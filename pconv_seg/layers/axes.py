@@ -121,10 +121,15 @@ def axes_of(kernel_size: Sequence[int], stride, padding, dilation) -> list[Axis]
     return [Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
 
 
+def flat_padding(axes: list[Axis]) -> list[int]:
+    """Padding in pixels as ``F.pad`` takes it: from the last axis on, before and after each."""
+    return [p for axis in reversed(axes) for p in (axis.before, axis.after)]
+
+
 def padding_around(axes: list[Axis]) -> tuple[int | tuple[int, ...], list[int] | None]:
     """The padding that a convolution takes itself, and what else is to be padded with zeros."""
     # Of lists, since the compiler of torch 2.1 follows no generator here.
     before = tuple([axis.before for axis in axes])
     if before == tuple([axis.after for axis in axes]):
         return before, None
-    return 0, [p for axis in reversed(axes) for p in (axis.before, axis.after)]
+    return 0, flat_padding(axes)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from .axes import axes_of, flat_padding
 from .compiling import is_compiling
 from .partial_conv import _CONVOLUTIONS, fx_node
 
@@ -52,10 +53,25 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     return padded
 
 
+_MODES = ("reflect", "replicate", "circular", "distribution")
+
+
 class _PaddedConvNd(nn.modules.conv._ConvNd):
     """What the padded convolution layers have in common; nn.Conv1d, 2d or 3d comes after it."""
 
     layer_name = "convolution"
+
+    def __init__(self, *args, padding_mode: str, **kwargs) -> None:
+        if padding_mode not in _MODES:
+            raise ValueError(
+                f"{type(self).__name__} does not take padding_mode={padding_mode!r}: choose one of "
+                f"{', '.join(_MODES)}, or use PyTorch's convolution to pad with zeros"
+            )
+        # PyTorch's knows not all of them.
+        super().__init__(*args, **kwargs)
+        self.padding_mode = padding_mode
+        axes = axes_of(self.kernel_size, self.stride, self.padding, self.dilation)
+        self._reversed_padding_repeated_twice = flat_padding(axes)
 
     # A hook that the subclass whose padding depends on the input overrides.
     def _pads(self, input: Tensor) -> Sequence[int]:
@@ -105,6 +121,12 @@ class PaddedConv2d(_PaddedConvNd, nn.Conv2d):
 
     Unlike PyTorch's it knows ``'distribution'`` (see :func:`distribution_pad`), and says which
     layer it was when a map is too small. ``set_padding`` makes it from a plain convolution.
+
+    Args:
+        padding_mode: One of these, by keyword; all other arguments are those of ``nn.Conv2d``.
+
+    Raises:
+        ValueError: if ``padding_mode`` is another one.
     """
 
 

@@ -123,6 +123,27 @@ def test_distribution_convolves_the_padded_map():
     assert torch.equal(padded(conv, "distribution")(input), expected)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", [(2, 2), (2,), "same"], ids=repr)
+def test_layers_are_built_with_their_mode(mode, padding):
+    layer = PaddedConv2d(2, 3, 5, padding=padding, padding_mode=mode, bias=False)
+    plain = nn.Conv2d(2, 3, 5, padding=2, bias=False)
+    plain.load_state_dict(layer.state_dict())
+    input = torch.randn(2, 2, 9, 8)
+    assert torch.equal(layer(input), padded(plain, mode)(input))
+    adaptive = AdaptivePaddedConv2d(2, 3, 5, bias=False, padding_mode=mode)
+    adaptive.load_state_dict(layer.state_dict())
+    assert torch.equal(adaptive(input), layer(input))
+
+
+def test_modes_that_are_not_made_from_the_input_are_refused():
+    for cls in (PaddedConv1d, PaddedConv2d, PaddedConv3d):
+        with pytest.raises(ValueError, match="padding_mode='zeros': choose one of reflect, "):
+            cls(1, 4, 3, padding=1, padding_mode="zeros")
+    with pytest.raises(TypeError, match="padding_mode"):
+        PaddedConv2d(1, 4, 3, padding=1)
+
+
 def test_maps_too_small_are_named():
     for mode, fits in (("reflect", 7), ("replicate", 6), ("circular", 6)):
         conv = padded(nn.Conv2d(1, 1, 3, padding=6, dilation=6), mode)
