@@ -268,10 +268,12 @@ class PlainTensors(nn.Module):
         PlainTensors,
         lambda: torch.compile(nn.Conv2d(3, 3, 3, padding=1), backend="eager"),
     ],
-    ids=["weight_norm", "spectral_norm", "ConvModule", "parametrized", "tensors", "compiled"],
+    ids=["weight_norm", "spectral", "ConvModule", "new_weight_norm", "tensors", "compiled"],
 )
-def test_tensors_wherever_a_model_keeps_them(build):
+def test_tensors_wherever_a_model_keeps_them(build, request):
     model = build()
+    if torch.__version__ < "2.6" and "weight_norm" in request.node.callspec.id:
+        pytest.skip("this torch has no norm of weights on meta")
     model(torch.ones(1, 3, 10, 16))  # as in training: norms of weights keep results
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     assert only(model, (10, 16)).seeing == 160 - 8 * 14
