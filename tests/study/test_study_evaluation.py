@@ -159,7 +159,7 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
     study = make()
     run = study.runs[0]
     (run.folder / "iter_2.pth").write_bytes(b"cut")
-    (run.folder / "run.json").write_text(json.dumps({"status": "finished"}))
+    (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
     with pytest.raises(ValueError, match=r"zeros_seed0.*damaged.*--only train"):
         evaluate_runs(study)
     assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3
