@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Axis:
@@ -119,6 +119,11 @@ def axes_of(kernel_size: Sequence[int], stride, padding, dilation) -> list[Axis]
     else:
         padding = per_axis("padding", padding, n, 0)
     return [Axis(i - n, kernel_size[i], stride[i], padding[i], dilation[i]) for i in range(n)]
+
+
+def axes_of_layer(conv: nn.modules.conv._ConvNd) -> list[Axis]:
+    """The axes that a layer's attributes say, as they are now."""
+    return axes_of(conv.kernel_size, conv.stride, conv.padding, conv.dilation)
 
 
 def flat_padding(axes: list[Axis]) -> list[int]:

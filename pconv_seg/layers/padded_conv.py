@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .axes import axes_of, flat_padding
+from .axes import axes_of_layer, flat_padding
 from .compiling import is_compiling
 from .partial_conv import _CONVOLUTIONS, fx_node
 
@@ -70,8 +70,7 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
         # PyTorch's knows not all of them.
         super().__init__(*args, **kwargs)
         self.padding_mode = padding_mode
-        axes = axes_of(self.kernel_size, self.stride, self.padding, self.dilation)
-        self._reversed_padding_repeated_twice = flat_padding(axes)
+        self._reversed_padding_repeated_twice = flat_padding(axes_of_layer(self))
 
     # A hook that the subclass whose padding depends on the input overrides.
     def _pads(self, input: Tensor) -> Sequence[int]:

@@ -20,7 +20,7 @@ from ..layers import (
     PConv3d,
     adaptive_padding,
 )
-from ..layers.axes import axes_of
+from ..layers.axes import axes_of_layer
 
 # Plain class of a convolution: its partial form, and its form with padding made from the input.
 FORMS = {
@@ -65,8 +65,7 @@ def pads_of(conv: _ConvNd, input: Tensor | None = None) -> list[tuple[int, int]]
     """
     if isinstance(conv, Conv2dAdaptivePadding):
         return adaptive_padding(conv, input)
-    axes = axes_of(conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-    return [(axis.before, axis.after) for axis in axes]
+    return [(axis.before, axis.after) for axis in axes_of_layer(conv)]
 
 
 def is_padded_convolution(module: nn.Module) -> bool:

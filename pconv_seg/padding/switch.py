@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from .describe import FORMS, PLAIN, padding_of, pads_of, plain_class, why_not_convertible
+from ..layers.axes import axes_of_layer, flat_padding
+from .describe import FORMS, PLAIN, padding_of, plain_class, why_not_convertible
 
 SCHEMES = ("zeros", "partial", "reflect", "replicate", "circular", "distribution")
 """What :func:`set_padding` knows."""
@@ -131,9 +132,7 @@ def _switch(module: _ConvNd, scheme: str, name: str) -> None:
         module.padding_mode, module.layer_name = scheme, name or "convolution"
         if not isinstance(module, Conv2dAdaptivePadding):
             # Wrong where a model changes `padding` after construction (MobileNetV3 does).
-            module._reversed_padding_repeated_twice = [
-                pixels for axis in reversed(pads_of(module)) for pixels in axis
-            ]
+            module._reversed_padding_repeated_twice = flat_padding(axes_of_layer(module))
     if parametrize.is_parametrized(module):
         # The parametrizations are properties of a class of the module's own.
         cls = type(f"Parametrized{cls.__name__}", (cls,), dict(vars(type(module))))

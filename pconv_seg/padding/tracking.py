@@ -402,7 +402,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if is_compiling():
             raise self._error("torch.compile", "compiled code hides its operations")
         kwargs = dict(kwargs or {})
-        tracked = _tracked(args, kwargs)
+        tracked, numbers = _tracked(args, kwargs), _numbers(args, kwargs)
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
         call = _Call(func, args, kwargs, tracked)
@@ -411,11 +411,11 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             rule = track_extents._unfollowed
         elif tracked and not _features(tracked) and rule not in _FOLLOW_DECISIONS:
             rule = track_extents._other
-        elif not tracked and not _numbers(args, kwargs):
+        elif not tracked and not numbers:
             return call.run()
-        if call.name in _TO_PYTHON.split() and not call.is_vector:
+        if call.name in _TO_PYTHON and not call.is_vector:
             raise self._error(call.name, "it would also tell of padding")
-        if any(number.varies for number in _numbers(args, kwargs)):
+        if any(number.varies for number in numbers):
             if rule not in _FOLLOW_NUMBERS:
                 raise self._number_error(call)
             if not tracked and rule not in (track_extents._constant, track_extents._expand):
@@ -762,6 +762,18 @@ _FOLLOW_DECISIONS = {
 }
 
 # Methods that give no tensor but what is in it.
-_TO_PYTHON = """
-    __array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal
-    is_nonzero item numpy tolist"""
+_TO_PYTHON = {
+    "__array__",
+    "__bool__",
+    "__complex__",
+    "__contains__",
+    "__float__",
+    "__index__",
+    "__int__",
+    "allclose",
+    "equal",
+    "is_nonzero",
+    "item",
+    "numpy",
+    "tolist",
+}
