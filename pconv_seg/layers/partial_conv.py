@@ -11,8 +11,8 @@ from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .axes import Axis, axes_of, padding_around
-from .compiling import is_compiling, is_exporting
-from .scaling import plan_of, ratio_of, reweight_, scale_
+from .compiling import is_compiling
+from .scaling import plan_of, ratio_of, reweight_, scale_, scale_by_formula
 
 
 def partial_conv2d(
@@ -126,18 +126,8 @@ def _partial_conv(
         return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
     if not any(axis.before or axis.after for axis in axes):
         return _convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
-    # Sizes may be symbols here: say the counts in tensors and leave the rest to the compiler.
     output = _convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
-    ratio, never_empty = 1.0, True
-    for axis in axes:
-        counts = axis.counts(input.shape[axis.dim], output)
-        ratio = ratio * ratio_of(counts, axis.kernel_size, output)
-        never_empty = never_empty and axis.never_empty
-    if compiling and not is_exporting():
-        # This view needs its map in memory. Without it, the loop over all values computes each
-        # one's ratio anew, in all channels.
-        ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    return reweight_(output, bias, ratio, never_empty)
+    return scale_by_formula(output, bias, size, axes)
 
 
 def _batch_of_one(input: Tensor, weight: Tensor) -> Tensor:

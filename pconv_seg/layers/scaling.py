@@ -6,7 +6,7 @@ border, or by a kernel, whichever is fastest.
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -16,15 +16,15 @@ from torch.autograd import forward_ad
 
 from ..geometry import border_runs
 from .axes import Axis, axes_of, padding_around
-from .compiling import is_compiling
+from .compiling import is_compiling, is_exporting
 
 # Borders with at most this share of an output of at least this many values are scaled faster than a
 # pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
 _LARGEST_SHARE = 1 / 16
 _FEWEST_VALUES = 2**20
-# On a GPU the border is scaled by a kernel. In training that takes more of Python, there and back,
-# than autograd's own multiplication, which hides it only behind outputs of more bytes than this.
-_MOST_BYTES_BY_MAP_IN_TRAINING = 2**26
+# On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
+# training there and back, and hides it only behind outputs of more bytes than this.
+_MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
 
 
 class Plan:
@@ -70,22 +70,20 @@ def plan_of(size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding
 def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
     recorded = output.requires_grad and torch.is_grad_enabled()
-    if _by_map(output, plan, recorded):
+    capturing = output.is_cuda and _capturing()
+    large = output.numel() >= _FEWEST_VALUES
+    # A graph that is captured can keep no map, so it would make it anew on every replay.
+    kernel = _kernel_for(output, plan) if large or capturing else None
+    if kernel is None:
+        by_map = not (large and plan.thin)
+    else:
+        size = output.numel() * output.element_size()
+        by_map = not capturing and size <= _MOST_BYTES_BY_MAP[recorded]
+    if by_map:
         return _scale_by_map_(output, bias, plan)
     if recorded:
-        return _ScaleBorder.apply(output, bias, plan)
-    return _scale_border_(output, bias, plan)
-
-
-def _by_map(output: Tensor, plan: Plan, recorded: bool) -> bool:
-    """Whether a pass over the output is faster than one over its border."""
-    if output.numel() < _FEWEST_VALUES:
-        # A graph that is captured can keep no map, so it would make it anew on every replay.
-        return not (output.is_cuda and _capturing() and _kernel_for(output, plan))
-    if not _kernel_for(output, plan):
-        return not plan.thin
-    size = output.numel() * output.element_size()
-    return recorded and size <= _MOST_BYTES_BY_MAP_IN_TRAINING and not _capturing()
+        return _ScaleBorder.apply(output, bias, plan, kernel)
+    return _scale_border_(output, bias, plan, kernel)
 
 
 def _capturing() -> bool:
@@ -216,9 +214,10 @@ def _is_dense_memory(tensor: Tensor) -> bool:
     )
 
 
-def _scale_border_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+def _scale_border_(
+    output: Tensor, bias: Tensor | None, plan: Plan, kernel: Callable | None
+) -> Tensor:
     """:func:`scale_` without touching the interior."""
-    kernel = _kernel_for(output, plan)
     if kernel is None:
         return _scale_strips_(output, bias, plan.runs)
     kernel(output, bias, plan.frame, False)
@@ -229,14 +228,16 @@ class _ScaleBorder(torch.autograd.Function):
     """:func:`_scale_border_` with at most one copy of the gradient; autograd makes several."""
 
     @staticmethod
-    def forward(ctx, output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    def forward(
+        ctx, output: Tensor, bias: Tensor | None, plan: Plan, kernel: Callable | None
+    ) -> Tensor:
         ctx.mark_dirty(output)
         ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
         ctx.free = _holders_of_free_gradient()
-        return _scale_border_(output, bias, plan)
+        return _scale_border_(output, bias, plan, kernel)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         # Nothing else follows what is done to the gradient.
         alone = not (torch.is_grad_enabled() or is_compiling())
         # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
@@ -258,10 +259,10 @@ class _ScaleBorder(torch.autograd.Function):
                 strip.mul_(ratio)
         else:
             of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
-        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None
+        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None, None
 
     @staticmethod
-    def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, _) -> Tensor:
+    def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, *_) -> Tensor:
         return _scale_strips_(tangent, bias_tangent, ctx.plan.runs)
 
 
@@ -302,21 +303,51 @@ def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
     return counts[0] or ()
 
 
+def scale_by_formula(
+    output: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
+) -> Tensor:
+    """:func:`scale_` in operations on tensors, for whoever follows them: ``size`` may be symbols.
+
+    Here ``bias`` was not yet added.
+    """
+    counts, taps, never_empty = 1, 1, True
+    for axis in axes:
+        counts = counts * axis.counts(size[axis.dim], output)
+        taps = taps * axis.kernel_size
+        never_empty = never_empty and axis.never_empty
+    ratio, dtype = ratio_of(counts, taps, output), output.dtype
+    if (
+        is_compiling()
+        and not is_exporting()
+        and not (output.is_cuda and not torch.is_grad_enabled())
+    ):
+        # This view needs its map in memory. Without it, the loop over all values computes each
+        # one's ratio anew, in all channels, which a GPU does while it waits for memory, and so
+        # saves a launch. In training there are too many loops over one map for that.
+        ratio = ratio.as_strided(ratio.shape, ratio.stride())
+    if bias is not None:
+        # Before the ratio, not after it. So its gradient is a sum of the gradient that the
+        # convolution gets, which is in memory anyway.
+        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+        # Not in place: bias alone may have a dimension of torch.vmap.
+        output = torch.addcmul(output, _column(bias.to(dtype), output), inverse)
+    return output.mul_(ratio).to(dtype)
+
+
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
     """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
-    ratio = taps / counts.clamp(min=1).to(_at_least_float32(output.dtype))
+    counts = counts.to(_at_least_float32(output.dtype))
+    # Exactly 1 where no tap is missing, also as a multiplication by 1 / counts.
+    ratio = 1 + (taps - counts) / counts.clamp(min=1)
     return ratio * (counts > 0)
 
 
-def reweight_(
-    output: Tensor, bias: Tensor | None, ratio: Tensor, never_empty: bool = False
-) -> Tensor:
+def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
     output = output.mul_(ratio)
     if bias is None:
         return output
-    bias = _column(bias.to(output.dtype), output)
     # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + (bias if never_empty else bias * (ratio > 0))
+    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
 
 
 def _column(bias: Tensor, output: Tensor) -> Tensor:

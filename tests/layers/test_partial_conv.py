@@ -711,7 +711,7 @@ def test_a_gradient_that_nobody_holds_is_not_copied(way):
     before, after = [], []
     plan = scaling.plan_of((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
     input = torch.ones(2, 3, 5, 6, requires_grad=True)
-    output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, plan)
+    output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, plan, None)
     Pass.apply(output, after).sum().backward()
     assert before[0] == after[1]
     assert input.grad[0, 0, 0, 0] == 2.25
