@@ -67,12 +67,8 @@ class Axis:
                 torch.ceil(missed / self.dilation),
                 torch.ceil(reached / self.dilation),
             )
-        if self.never_empty:
-            counts = reached.clamp(max=self.kernel_size) - missed.clamp(min=0)
-        else:
-            counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
-            counts = counts.clamp(min=0)
-        return counts.view(-1, *(1,) * (-1 - self.dim))
+        counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
+        return counts.clamp(min=0).view(-1, *(1,) * (-1 - self.dim))
 
     def window_sum(self, valid: Tensor) -> Tensor:
         """Sums of ``valid`` along this axis over the taps of every window, 0 outside.

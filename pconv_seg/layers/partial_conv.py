@@ -127,7 +127,7 @@ def _partial_conv(
     if not any(axis.before or axis.after for axis in axes):
         return _convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
     output = _convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
-    return scale_by_formula(output, weight, bias, size, axes)
+    return scale_by_formula(output, bias, size, axes)
 
 
 def _batch_of_one(input: Tensor, weight: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ By a formula in tensors for compilers and masks; otherwise by a map of ratios, i
 border, or by a kernel, whichever is fastest.
 """
 
-import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -305,7 +304,7 @@ def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
 
 
 def scale_by_formula(
-    output: Tensor, weight: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
+    output: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
 ) -> Tensor:
     """:func:`scale_` in operations on tensors, for whoever follows them: ``size`` may be symbols.
 
@@ -316,46 +315,39 @@ def scale_by_formula(
         counts = counts * axis.counts(size[axis.dim], output)
         taps = taps * axis.kernel_size
         never_empty = never_empty and axis.never_empty
-    ratio = ratio_of(counts, taps, output, never_empty)
-    compiling = is_compiling() and not is_exporting()
-    trains = compiling and torch.is_grad_enabled()
-    if trains or (compiling and not output.is_cuda):
-        if trains:
-            # Never true. It makes the maps of layers differ: AOTAutograd would join those that are
-            # equal, recompute nothing that follows from what layers share, and keep every scaled
-            # output for the backward pass besides the convolution's.
-            ratio = ratio + (weight[(0,) * weight.dim()] > math.inf)
+    ratio, dtype = ratio_of(counts, taps, output), output.dtype
+    if (
+        is_compiling()
+        and not is_exporting()
+        and not (output.is_cuda and not torch.is_grad_enabled())
+    ):
         # This view needs its map in memory. Without it, the loop over all values computes each
-        # one's ratio anew, in all channels; a GPU does so while it waits for memory.
+        # one's ratio anew, in all channels, which a GPU does while it waits for memory, and so
+        # saves a launch. In training there are too many loops over one map for that.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    if bias is None or not trains:
-        return reweight_(output, bias, ratio, never_empty)
-    # Added before the multiplication, the bias has for its gradient a sum of what the convolution
-    # gets for its own, which is in memory anyway.
-    inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-    bias, dtype = _column(bias.to(output.dtype), output), output.dtype
-    # Not in place: bias alone may have a dimension of torch.vmap.
-    return torch.addcmul(output, bias, inverse).mul_(ratio).to(dtype)
+    if bias is not None:
+        # Before the ratio, not after it. So its gradient is a sum of the gradient that the
+        # convolution gets, which is in memory anyway.
+        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+        # Not in place: bias alone may have a dimension of torch.vmap.
+        output = torch.addcmul(output, _column(bias.to(dtype), output), inverse)
+    return output.mul_(ratio).to(dtype)
 
 
-def ratio_of(counts: Tensor, taps: int, output: Tensor, never_empty: bool = False) -> Tensor:
+def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
     """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
     counts = counts.to(_at_least_float32(output.dtype))
     # Exactly 1 where no tap is missing, also as a multiplication by 1 / counts.
-    if never_empty:
-        return 1 + (taps - counts) / counts
-    return (1 + (taps - counts) / counts.clamp(min=1)) * (counts > 0)
+    ratio = 1 + (taps - counts) / counts.clamp(min=1)
+    return ratio * (counts > 0)
 
 
-def reweight_(
-    output: Tensor, bias: Tensor | None, ratio: Tensor, never_empty: bool = False
-) -> Tensor:
+def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
     output = output.mul_(ratio)
     if bias is None:
         return output
-    bias = _column(bias.to(output.dtype), output)
     # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + (bias if never_empty else bias * (ratio > 0))
+    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
 
 
 def _column(bias: Tensor, output: Tensor) -> Tensor:
