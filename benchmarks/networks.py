@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
     ]
     for network, what, mode in progress(cases, TITLE):
         torch.manual_seed(0)
-        model = network.build().to(options.device, memory_format=memory_format(options))
+        model = network.build().to(options.device)
         trains = what == "training step"
         shapes = network.training if trains else network.inference
         bench = Bench(network.name, model.train(trains), shapes[options.device], options)
@@ -127,20 +127,13 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
         yield from measure(what, bench.step if trains else bench.predict)
 
 
-def memory_format(options: argparse.Namespace) -> torch.memory_format:
-    return torch.channels_last if options.channels_last else torch.contiguous_format
-
-
 class Bench:
     """One network with images of one shape."""
 
     def __init__(self, name: str, model: nn.Module, shape: tuple[int, int, int], options) -> None:
         self.model, self.options = model, options
-        images = torch.randn(shape[0], 3, *shape[1:], device=options.device)
-        self.images = images.to(memory_format=memory_format(options))
+        self.images = torch.randn(shape[0], 3, *shape[1:], device=options.device)
         self.case = {"network": name, "images": "x".join(map(str, shape))}
-        if options.channels_last:
-            self.case["images"] += " channels_last"
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
 
     def predict(self, model: nn.Module) -> Tensor:

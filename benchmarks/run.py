@@ -55,9 +55,6 @@ def main() -> None:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="(default: cuda if there is one)",
     )
-    parser.add_argument(
-        "--channels-last", action="store_true", help="networks in this format, not contiguous"
-    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/benchmarks"), help="folder")
     options = parser.parse_args()

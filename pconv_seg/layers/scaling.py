@@ -315,23 +315,21 @@ def scale_by_formula(
         counts = counts * axis.counts(size[axis.dim], output)
         taps = taps * axis.kernel_size
         never_empty = never_empty and axis.never_empty
-    ratio, dtype = ratio_of(counts, taps, output), output.dtype
-    if (
-        is_compiling()
-        and not is_exporting()
-        and not (output.is_cuda and not torch.is_grad_enabled())
-    ):
-        # This view needs its map in memory. Without it, the loop over all values computes each
-        # one's ratio anew, in all channels, which a GPU does while it waits for memory, and so
-        # saves a launch. In training there are too many loops over one map for that.
+    ratio = ratio_of(counts, taps, output)
+    predicts_on_gpu = output.is_cuda and not torch.is_grad_enabled()
+    if is_compiling() and not is_exporting() and not predicts_on_gpu:
+        # This view needs its map in memory. Without it, every loop over all values computes each
+        # one's ratio anew, in all channels. A GPU that waits for memory has the time for it once,
+        # and saves the map's launch, but not in all the loops of a training step.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    if bias is not None:
-        # Before the ratio, not after it. So its gradient is a sum of the gradient that the
-        # convolution gets, which is in memory anyway.
-        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-        # Not in place: bias alone may have a dimension of torch.vmap.
-        output = torch.addcmul(output, _column(bias.to(dtype), output), inverse)
-    return output.mul_(ratio).to(dtype)
+    if bias is None:
+        return output.mul_(ratio)
+    # Added before the multiplication, the bias has for its gradient a sum of what the convolution
+    # gets for its own, which is in memory anyway.
+    inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+    # Not in place: bias alone may have a dimension of torch.vmap.
+    scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse).mul_(ratio)
+    return scaled.to(output.dtype)
 
 
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:

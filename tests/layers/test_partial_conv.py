@@ -177,6 +177,14 @@ def test_full_mask_equals_no_mask():
     assert mask.all()
 
 
+def test_full_mask_leaves_the_interior_alone():
+    """Exactly, though in float32 121 * (1 / 121) is not 1."""
+    input, weight = torch.randn(1, 2, 13, 14), torch.randn(3, 2, 11, 11)
+    masked, _ = partial_conv2d(input, weight, padding=5, mask=torch.ones(1, 1, 13, 14))
+    plain = F.conv2d(input, weight, padding=5)
+    assert torch.equal(masked[..., 5:-5, 5:-5], plain[..., 5:-5, 5:-5])
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_same_and_valid_padding(kernel, dilation, way):
