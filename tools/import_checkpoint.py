@@ -16,9 +16,9 @@ from pconv_seg.checkpoints import (
     network_of,
     save_weights,
 )
+from pconv_seg.engine import PreflightError, read_config
 from pconv_seg.outputs import output_file
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> ImportReport:
     args = parse_args(argv)
     source = str(args.source)
     try:
-        config = Config.fromfile(args.config) if args.config else None
+        config = read_config(args.config) if args.config else None
         init_default_scope("mmseg")
         content = load_file(args.source)
         network = network_of(content, config, args.format, source)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> ImportReport:
         meta = content.get("meta") or {}
         kept = {key: meta[key] for key in ("dataset_meta", "padding") if key in meta}
         save_weights(state, args.target, args.source, kept)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, PreflightError) as error:
         sys.exit(f"import_checkpoint.py: {error}")
     print(report)
     print(f"wrote {args.target}, for {type(network).__name__}")

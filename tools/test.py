@@ -12,6 +12,7 @@ from pconv_seg.engine import (
     check_work_dir,
     join_processes,
 )
+from pconv_seg.outputs import output_folder
 
 from mmengine.registry import RUNNERS
 
@@ -21,7 +22,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_run_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file or URL")
     parser.add_argument(
-        "--out", metavar="DIR", help="write predicted label maps there, one PNG per image"
+        "--out",
+        type=output_folder,
+        metavar="DIR",
+        help="write predicted label maps there, one PNG per image",
     )
     parser.add_argument(
         "--format-only",
@@ -32,7 +36,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument(
-        "--show-dir", metavar="DIR", help="save pictures of predictions below this folder"
+        "--show-dir",
+        type=output_folder,
+        metavar="DIR",
+        help="save pictures of predictions below this folder",
     )
     parser.add_argument(
         "--wait-time",

@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -138,10 +139,10 @@ def build_test_config(
     *,
     work_dir: str | None = None,
     padding: str | None = None,
-    out: str | None = None,
+    out: str | Path | None = None,
     format_only: bool = False,
     show: bool = False,
-    show_dir: str | None = None,
+    show_dir: str | Path | None = None,
     wait_time: float = 2.0,
     tta: bool = False,
     cfg_options: dict[str, Any] | None = None,
@@ -179,7 +180,7 @@ def build_test_config(
         cfg.default_hooks.visualization.update(draw=True, show=show, wait_time=wait_time)
         if show_dir:
             _require(cfg, "visualizer", "--show-dir")
-            cfg.visualizer.save_dir = show_dir
+            cfg.visualizer.save_dir = str(show_dir)
     if tta:
         _require(cfg, "tta_pipeline", "--tta")
         _require(cfg, "tta_model", "--tta")
@@ -191,7 +192,7 @@ def build_test_config(
     elif out:
         evaluators = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator.output_dir = out
+            evaluator.output_dir = str(out)
             if evaluator.type == "CityscapesMetric":
                 evaluator.keep_results = True  # it deletes its files otherwise
     return cfg
@@ -226,7 +227,7 @@ def _require(cfg: Config, key: str, flag: str) -> None:
             raise PreflightError(f"{flag}: the config has no {key}")
 
 
-def _format_only(cfg: Config, out: str | None) -> None:
+def _format_only(cfg: Config, out: str | Path | None) -> None:
     if not out:
         raise PreflightError("--format-only: also give --out DIR, where the files go")
     for key, dataset in leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"):
@@ -239,7 +240,7 @@ def _format_only(cfg: Config, out: str | None) -> None:
         # The labels of the test split are not public.
         dataset.get("data_prefix", {}).pop("seg_map_path", None)
         dataset.pipeline = _without_labels(dataset.pipeline)
-    cfg.test_evaluator = dict(type="BorderIoUMetric", format_only=True, output_dir=out)
+    cfg.test_evaluator = dict(type="BorderIoUMetric", format_only=True, output_dir=str(out))
 
 
 def _without_labels(pipeline: list) -> list:

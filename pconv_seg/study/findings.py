@@ -208,7 +208,9 @@ def verdict(contrast: Contrast, in_paper: bool = True) -> str:
         return f"Yes{same}: both intervals lie above 0."
     if contrast.settled:
         return "No, the opposite: both intervals lie below 0."
-    side = f"above 0{same}" if contrast.mean > 0 else f"below 0{other}"
+    side = "0"
+    if contrast.mean:
+        side = f"above 0{same}" if contrast.mean > 0 else f"below 0{other}"
     if len(contrast.seeds) == 1:
         reason = "one seed says nothing about the chance in training"
     elif seeds.distinguishable:

@@ -538,6 +538,14 @@ class TestTool:
                 assert (tmp_path / "out.pth").read_bytes() == before
         assert not list(tmp_path.glob(".out*"))
 
+    def test_a_config_that_cannot_be_run_is_named(self, main, tmp_path, mmseg_file):
+        torch.save(mmseg_file[0], tmp_path / "file.pth")
+        config = tmp_path / "broken.py"
+        config.write_text("model = 1 / 0")
+        for path, error in ((config, "ZeroDivisionError"), (tmp_path / "none.py", "none.py")):
+            with pytest.raises(SystemExit, match=f"import_checkpoint.py: config .*{error}"):
+                main([str(tmp_path / "file.pth"), str(tmp_path / "out.pth"), "--config", str(path)])
+
     def test_a_malicious_file_ends_it(self, main, tmp_path):
         torch.save({"state_dict": {}, "hook": print}, tmp_path / "file.pth")
         message = r"file\.pth: refused, nothing was run\. It needs builtins\.print"

@@ -42,6 +42,7 @@ def contrast(mean, seeds, images, count=3):
         (contrast(1, (-0.5, 2.5), (0.2, 1.8)), "over images excludes 0, that over seeds does not"),
         (contrast(1, (0.5, 1.5), (-0.2, 2.2)), "over seeds excludes 0, that over images does not"),
         (contrast(-1, (-3, 1), (-3, 1)), "below 0, unlike the paper; neither"),
+        (contrast(0.0, (-1, 1), (-1, 1)), "the figure is 0; neither"),
         (contrast(1, NONE, (0.2, 1.8), count=1), "one seed says nothing"),
         (contrast(np.nan, NONE, NONE, count=0), "No answer"),
     ],

@@ -45,6 +45,8 @@ def test_suffixes_of_figures(
         ("import_checkpoint", ["net.pth"], "DST", False),
         ("padding_report", ["config.py"], "--json", False),
         ("predict", ["a.png", "--config", "config.py", "--checkpoint", "net.pth"], "--out", True),
+        ("test", ["config.py", "net.pth"], "--out", True),
+        ("test", ["config.py", "net.pth"], "--show-dir", True),
         ("visualize_activations", ACTIVATIONS, "--out", False),
         ("visualize_activations", [*ACTIVATIONS, "--out", "b.png"], "--json", False),
     ],
