@@ -67,7 +67,7 @@ class BorderIoUMetric(IoUMetric):
     Raises:
         ValueError: If an option is out of range, or (naming the file) a label is neither a class
             nor ``ignore_index`` or has another size than its image, or ``region='tile'`` and the
-            image is resized.
+            image is resized, or two label maps would be written to one file.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class BorderIoUMetric(IoUMetric):
         refuse_one_name(self.regions.leave_outs)
         if self.format_only and not self.output_dir:
             raise ValueError("format_only=True writes files and needs output_dir")
+        self._written: dict[Path, str] = {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Count each sample and write its label map if asked to.
@@ -125,8 +126,15 @@ class BorderIoUMetric(IoUMetric):
             values = np.array(list(CITYSCAPES_LABEL_IDS.values()))[values]
         elif sample.get("reduce_zero_label"):
             values = values + 1
-        name = Path(sample["img_path"]).with_suffix(".png").name
-        with atomic_path(Path(self.output_dir) / name) as path:
+        image = sample["img_path"]
+        target = Path(self.output_dir) / Path(image).with_suffix(".png").name
+        first = self._written.setdefault(target, image)
+        if first != image:
+            raise ValueError(
+                f"{first} and {image} would both be written to {target}: give them other names, or "
+                "test their folders one by one"
+            )
+        with atomic_path(target) as path:
             Image.fromarray(values.astype(np.uint8)).save(path)
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,16 @@ def test_other_classes_are_written_as_they_are(tmp_path):
     evaluate(BorderIoUMetric(output_dir=str(tmp_path)), data, classes=[str(i) for i in range(19)])
     written = np.array(Image.open(tmp_path / "city_000000_000000_leftImg8bit.png"))
     assert np.array_equal(written, data[0]["pred_sem_seg"]["data"][0])
+
+
+def test_label_maps_of_one_name_are_refused(tmp_path):
+    data = samples(2)
+    metric = BorderIoUMetric(output_dir=str(tmp_path))
+    evaluate(metric, data)
+    evaluate(metric, data)  # at the next validation
+    data[1]["img_path"] = "other/" + Path(data[0]["img_path"]).with_suffix(".jpg").name
+    with pytest.raises(ValueError, match=r"and other/.*jpg would both be written to .*png: give"):
+        evaluate(BorderIoUMetric(output_dir=str(tmp_path)), data)
 
 
 def test_bad_labels_name_their_file():
