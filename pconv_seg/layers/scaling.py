@@ -316,7 +316,7 @@ def scale_by_formula(
         taps = taps * axis.kernel_size
         never_empty = never_empty and axis.never_empty
     ratio = ratio_of(counts, taps, output)
-    predicts_on_gpu = output.is_cuda and not torch.is_grad_enabled()
+    predicts_on_gpu = _on_gpu(output) and not torch.is_grad_enabled()
     if is_compiling() and not is_exporting() and not predicts_on_gpu:
         # This view needs its map in memory. Without it, every loop over all values computes each
         # one's ratio anew, in all channels. A GPU that waits for memory has the time for it once,

@@ -143,6 +143,22 @@ def test_gradients_of_several_outputs_at_once(kernel):
         torch.testing.assert_close(found, one)
 
 
+@pytest.mark.parametrize("records", [False, True])
+@pytest.mark.parametrize("limits", [(4 * 3 * 30, 0), (4 * 3 * 30 - 1, 4 * 3 * 30)])
+def test_bytes_decide_between_map_and_kernel(limits, records, kernel, monkeypatch):
+    by_map = []
+    scale_by_map_ = scaling._scale_by_map_
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", limits)
+    monkeypatch.setattr(
+        scaling, "_scale_by_map_", lambda *args: by_map.append(True) or scale_by_map_(*args)
+    )
+    input = torch.randn(1, 2, 5, 6, device=DEVICE, requires_grad=records)
+    weight = torch.randn(3, 2, 3, 3, device=DEVICE)
+    expected = partial_conv2d(input, weight, padding=1, mask=torch.ones(1, 1, 5, 6).to(DEVICE))[0]
+    torch.testing.assert_close(partial_conv2d(input, weight, padding=1), expected)
+    assert bool(by_map) == (limits[records] == 4 * 3 * 30)
+
+
 class Seen(TorchDispatchMode):
     """Which operations write in place."""
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pconv_seg import PConv2d, partial_conv2d
+from pconv_seg.layers import scaling
 
 NEWER_TORCH = torch.__version__ >= "2.6"
 needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
@@ -67,6 +68,21 @@ def test_compiles_to_one_graph(net, train, dynamic):
     with torch.set_grad_enabled(train):
         for size in SIZES:
             torch.testing.assert_close(compiled(images(*size)), net(images(*size)))
+
+
+@needs_newer_torch
+@pytest.mark.parametrize(("on_gpu", "records"), [(False, False), (True, True), (True, False)])
+def test_compiled_maps_are_in_memory_but_for_inference_on_gpus(net, on_gpu, records, monkeypatch):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(net, fullgraph=True, backend=counter)
+    expected = net(images()).detach()
+    monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: on_gpu)
+    with torch.set_grad_enabled(records):
+        torch.testing.assert_close(compiled(images()).detach(), expected)
+    (graph,) = counter.graphs
+    maps = [node for node in graph.graph.nodes if node.target == "as_strided"]
+    assert len(maps) == (0 if on_gpu and not records else 3)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
