@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor
 
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes, stored_config
+from pconv_seg.engine import read_config
 from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
 from pconv_seg.work_dir import checkpoints, damage
 
@@ -31,6 +32,7 @@ def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
     Raises:
         FileNotFoundError: If there is none; the message lists the runs that are not finished.
         ValueError: If the checkpoint is damaged.
+        PreflightError: If a run's config cannot be read.
     """
     runs = list(_runs(Path(work_dirs)))
     finished = [run for run in runs if _is_finished(run)]
@@ -63,7 +65,7 @@ def _runs(work_dirs: Path) -> Iterator[Run]:
 
 
 def _is_finished(run: Run) -> bool:
-    loop = Config.fromfile(run.config).get("train_cfg") or {}
+    loop = read_config(str(run.config)).get("train_cfg") or {}
     match = re.fullmatch(r"(iter|epoch)_(\d+)", run.checkpoint.stem)
     return bool(match) and int(match[2]) >= loop.get(f"max_{match[1]}s", 0)
 

@@ -6,6 +6,7 @@ import torch
 from known_segmentor import CLASSES
 from mmengine.config import Config
 
+from pconv_seg.engine import PreflightError
 from pconv_seg.evaluation.runs import finished_run, latest_run, load_segmentor
 from pconv_seg.padding import scheme_of
 
@@ -47,6 +48,13 @@ def test_a_damaged_checkpoint_is_named_instead_of_taking_an_older_run(tmp_path):
     checkpoint = write_run(tmp_path / "new")
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{re.escape(str(checkpoint))}: it is cut off or changed"):
+        latest_run(tmp_path)
+
+
+def test_a_config_that_was_cut_off_is_named(tmp_path):
+    config = write_run(tmp_path / "a").with_name("net.py")
+    config.write_text("train_cfg = dict(")
+    with pytest.raises(PreflightError, match=f"config {re.escape(str(config))}: SyntaxError"):
         latest_run(tmp_path)
 
 
