@@ -50,7 +50,11 @@ def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
 
 
 def finished_run(work_dir: str | Path) -> Run | None:
-    """The run in this folder, if it has finished and its last checkpoint is whole."""
+    """The run in this folder, if it has finished and its last checkpoint is whole.
+
+    Raises:
+        PreflightError: If its config cannot be read.
+    """
     runs = (run for run in _runs(Path(work_dir)) if run.checkpoint.parent == Path(work_dir))
     finished = next((run for run in runs if _is_finished(run)), None)
     return None if finished is None or damage(finished.checkpoint) else finished

@@ -80,7 +80,9 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
         size = output.numel() * output.element_size()
         by_map = not capturing and size <= _MOST_BYTES_BY_MAP[recorded]
     if by_map:
-        return _scale_by_map_(output, bias, plan)
+        # Tensors that belong to a trace or a CUDA graph must not outlive it.
+        keep = type(output) is Tensor and not capturing
+        return _scale_by_map_(output, bias, plan, keep)
     if recorded:
         return _ScaleBorder.apply(output, bias, plan, kernel)
     return _scale_border_(output, bias, plan, kernel)
@@ -90,17 +92,16 @@ def _capturing() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    """:func:`scale_` in one pass over everything."""
-    # Tensors that belong to a trace or a CUDA graph must not outlive it.
-    if type(output) is not Tensor or (output.is_cuda and _capturing()):
-        scale = _ratio_map(plan, output, bias is not None)
-    else:
+def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> Tensor:
+    """:func:`scale_` in one pass over everything, with a map that may be kept or not."""
+    if keep:
         device = output.device
         stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
         scale = _kept_ratio_map(
             plan, output.dtype, device, stream, bias is not None, output.is_contiguous()
         )
+    else:
+        scale = _ratio_map(plan, output, bias is not None)
     if bias is None:
         return output.mul_(scale)
     output = output.lerp_(_column(bias.to(output.dtype), output), scale)
