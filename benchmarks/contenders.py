@@ -54,7 +54,8 @@ def switch(model: nn.Module, contender: str) -> None:
 
 def forget(model: nn.Module) -> None:
     """Drop what any contender has kept from earlier calls."""
-    for function in (border_runs, scaling.plan_of, scaling._kept_ratio_map):
+    plans = scaling.plan_of, scaling.plan_of_size
+    for function in (border_runs, *plans, scaling._kept_ratio_map, scaling._strip_ratios):
         function.cache_clear()
     for module in model.modules():
         vars(module).pop("kept", None)

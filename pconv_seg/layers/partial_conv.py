@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -106,20 +106,25 @@ def _partial_conv(
     if mask is None and input.dim() < weight.dim():
         batch = _batch_of_one(input, weight)
         return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
-    size = input.shape[2:]
+    shape = input.shape
     if (
         mask is None
         and not compiling
-        and type(sum(size)) is int  # and no symbol or traced value
+        and type(sum(shape)) is int  # and no symbol or traced value
         and not _are_functorch_transforms_active()
+        # Modes may keep what a convolution puts out (selective checkpoints): it is theirs.
+        and not _len_torch_dispatch_stack()
     ):
         try:
-            plan = plan_of(size, weight.shape[2:], stride, padding, dilation)
+            plan = plan_of(shape, weight.shape, stride, padding, dilation)
         except TypeError:  # Lists have no hash.
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
-            plan = plan_of(size, weight.shape[2:], *options)
-        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        return scale_(output, bias, plan) if plan.runs else output
+            plan = plan_of(shape, weight.shape, *options)
+        padding, pads = plan.around
+        if pads:
+            input = F.pad(input, pads)
+        output = _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
+        return scale_(output, bias, plan) if plan.runs or plan.holes else output
 
     axes = axes_of(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
@@ -127,7 +132,7 @@ def _partial_conv(
     if not any(axis.before or axis.after for axis in axes):
         return _convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
     output = _convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
-    return scale_by_formula(output, bias, size, axes)
+    return scale_by_formula(output, bias, shape[2:], axes)
 
 
 def _batch_of_one(input: Tensor, weight: Tensor) -> Tensor:

@@ -18,10 +18,12 @@ from ..geometry import border_runs
 from .axes import Axis, axes_of, padding_around
 from .compiling import is_compiling, is_exporting
 
-# Borders with at most this share of an output of at least this many values are scaled faster than a
-# pass over all values takes: a strip costs a call, and columns use a few bytes of each cache line.
-_LARGEST_SHARE = 1 / 16
+# Strips with at most this share of an output of at least this many values are scaled faster than a
+# pass over all values takes. Columns are made this wide: their neighbours come from memory with
+# them, and threads and vectors take many values at a time.
+_LARGEST_SHARE = 1 / 3
 _FEWEST_VALUES = 2**20
+_COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
 _MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
@@ -33,16 +35,18 @@ class Plan:
     Attributes:
         around: Of :func:`padding_around`.
         size: Of the output.
-        runs: Strips of outputs to scale, ``(dim, start, length, ratio)``.
-        frame: The same for :func:`.border_kernel.scale_border_`, one entry per axis.
-        side: Columns that miss taps, at the end where more of them do.
-        thin: Whether the strips are a small part of the output.
+        runs: Outputs to scale, ``(dim, start, length, ratio)``.
+        holes: Outputs without any valid tap, ``(dim, start, length)``.
+        frame: Both for :func:`.border_kernel.scale_border_`, one entry per axis.
+        ends: By axis how many outputs miss taps, at the end where more of them do.
+        thin: Whether strips of these are a small part of the output.
     """
 
-    __slots__ = ("around", "frame", "runs", "side", "size", "thin")
+    __slots__ = ("around", "ends", "frame", "holes", "runs", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[Axis]) -> None:
-        self.around, self.size, self.frame, runs, share = padding_around(axes), [], [], [], 0.0
+        self.around, self.size, self.frame, self.ends = padding_around(axes), [], [], []
+        self.runs, self.holes = [], []
         for axis in axes:
             length = size[axis.dim]
             outputs = axis.outputs(length)
@@ -50,100 +54,159 @@ class Plan:
             taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
             ends = [0, 0]
             for start, stop, count in border_runs(length, outputs, *taps):
-                ratio = axis.kernel_size / count if count else 0.0
-                runs.append((axis.dim, start, stop - start, ratio))
-                share += (stop - start) / outputs
+                outside = axis.dim, start, stop - start
+                if count:
+                    self.runs.append((*outside, axis.kernel_size / count))
+                else:
+                    self.holes.append(outside)
                 ends[start > ends[0]] += stop - start
             self.frame.append((length, *taps, outputs, *ends))
-        # Windows without any valid tap last: nothing may be added to them afterwards.
-        self.runs = sorted(runs, key=lambda run: run[-1] == 0)
-        self.thin = share <= _LARGEST_SHARE
-        self.side = max(self.frame[-1][-2:])
+            self.ends.append(max(ends))
+        widths = [*self.ends[:-1], max(self.ends[-1], _COLUMNS)]
+        shares = [2 * width / max(n, 1) for width, n in zip(widths, self.size, strict=True)]
+        self.thin = sum(shares) <= _LARGEST_SHARE
 
 
-# Pure in its arguments. It is kept because Python takes longer for it than a CPU for a small map.
+# Pure in their arguments. Plans are kept because Python takes longer for them than a CPU for a
+# small map, and by whole shapes because slicing these takes longer than looking them up.
 @lru_cache(maxsize=4096)
-def plan_of(size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation) -> Plan:
+def plan_of(shape: tuple[int, ...], weight_shape: tuple[int, ...], *options) -> Plan:
+    """Of a batch and weights of these shapes; ``options`` are stride, padding and dilation."""
+    return plan_of_size(shape[2:], weight_shape[2:], *options)
+
+
+@lru_cache(maxsize=4096)
+def plan_of_size(
+    size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation
+) -> Plan:
     return Plan(size, axes_of(kernel_size, stride, padding, dilation))
 
 
 def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
-    recorded = output.requires_grad and torch.is_grad_enabled()
-    capturing = output.is_cuda and _capturing()
-    large = output.numel() >= _FEWEST_VALUES
-    # A graph that is captured can keep no map, so it would make it anew on every replay.
-    kernel = _kernel_for(output, plan) if large or capturing else None
-    if kernel is None:
-        by_map = not (large and plan.thin)
+    by_map = not plan.thin or output.numel() < _FEWEST_VALUES
+    if by_map and output.is_cpu and type(output) is Tensor:
+        scale, kernel = _kept_ratio_map(plan, output.dtype, bias is not None), None
     else:
-        size = output.numel() * output.element_size()
-        by_map = not capturing and size <= _MOST_BYTES_BY_MAP[recorded]
-    if by_map:
-        # Tensors that belong to a trace or a CUDA graph must not outlive it.
-        keep = type(output) is Tensor and not capturing
-        return _scale_by_map_(output, bias, plan, keep)
-    if recorded:
-        return _ScaleBorder.apply(output, bias, plan, kernel)
-    return _scale_border_(output, bias, plan, kernel)
+        scale, kernel = _map_or_kernel(output, plan, by_map, bias is not None)
+    if scale is None:
+        recorded = output.requires_grad and torch.is_grad_enabled()
+        scale_border_ = _ScaleBorder.apply if recorded else _scale_border_
+        return scale_border_(output, bias, plan, kernel)
+    if bias is None:
+        return output.mul_(scale)
+    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
+    return output.mul_(scale < 1) if plan.holes else output
+
+
+def _map_or_kernel(
+    output: Tensor, plan: Plan, by_map: bool, for_bias: bool
+) -> tuple[Tensor | None, Callable | None]:
+    """What to scale by: one or neither of them."""
+    # Tensors that belong to a trace or a CUDA graph must not outlive it.
+    keep, cuda = type(output) is Tensor, ()
+    if _on_gpu(output):
+        capturing = _capturing()
+        recorded = output.requires_grad and torch.is_grad_enabled()
+        if not capturing and output.nbytes <= _MOST_BYTES_BY_MAP[recorded]:
+            by_map = True
+        else:
+            # A graph that is captured can keep no map, so it would make it anew on every replay.
+            kernel = _kernel_for(output, plan)
+            if kernel is not None:
+                return None, kernel
+        keep = keep and not capturing
+    if not by_map:
+        return None, None
+    if not keep:
+        return _ratio_map(plan, output, for_bias), None
+    if output.is_cuda:
+        # A map may be read on the stream alone that wrote it.
+        stream = torch._C._cuda_getCurrentRawStream(output.device.index)
+        cuda = stream, output.is_contiguous()
+    return _kept_ratio_map(plan, output.dtype, for_bias, output.device, *cuda), None
 
 
 def _capturing() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _scale_by_map_(output: Tensor, bias: Tensor | None, plan: Plan, keep: bool) -> Tensor:
-    """:func:`scale_` in one pass over everything, with a map that may be kept or not."""
-    if keep:
-        device = output.device
-        stream = torch._C._cuda_getCurrentRawStream(device.index) if output.is_cuda else 0
-        scale = _kept_ratio_map(
-            plan, output.dtype, device, stream, bias is not None, output.is_contiguous()
-        )
-    else:
-        scale = _ratio_map(plan, output, bias is not None)
-    if bias is None:
-        return output.mul_(scale)
-    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
-    return output if all(ratio for *_, ratio in plan.runs) else output.mul_(scale < 1)
-
-
 def _ratio_map(plan: Plan, like: Tensor, for_bias: bool) -> Tensor:
     """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
-    ones = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
-    ratio = _scale_strips_(ones, None, plan.runs).to(like.dtype)
+    ratio = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
+    for dim, start, length, factor in plan.runs:
+        ratio.narrow(dim, start, length).mul_(factor)
+    ratio = _clear_holes_(ratio, plan).to(like.dtype)
     return 1 - ratio if for_bias else ratio
 
 
-# Everything that the maps follow from is in the key, so no call can see what another one left. The
-# stream is there because a map may be read on the stream alone that wrote it.
+# Everything that the maps follow from is in the key, so no call can see what another one left.
 @lru_cache(maxsize=64)
 def _kept_ratio_map(
     plan: Plan,
     dtype: torch.dtype,
-    device: torch.device,
-    stream: int,
     for_bias: bool,
-    contiguous: bool,
+    device: torch.device | str = "cpu",
+    stream: int | None = None,
+    contiguous: bool = True,
 ) -> Tensor:
-    if device.type == "cuda" and len(plan.frame) == 2:
+    if stream is not None and len(plan.frame) == 2:
         # Should a graph be captured next, it needs the kernel.
-        _border_kernel(device, dtype, contiguous, plan.side)
+        _border_kernel(device, dtype, contiguous, plan.ends[-1])
     # No inference tensors even where they are first needed in inference mode: training may be next.
     with torch.inference_mode(False), torch.no_grad():
         return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
 
 
-def _scale_strips_(output: Tensor, bias: Tensor | None, runs: list[tuple]) -> Tensor:
-    if bias is not None:
-        bias = _column(bias.to(output.dtype), output)
-    for dim, start, length, ratio in runs:
-        strip = output.narrow(dim, start, length)
-        if bias is None or ratio == 0:
-            strip.mul_(ratio)
-        else:
-            strip.lerp_(bias, 1 - ratio)
+def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
+    for hole in plan.holes:
+        output.narrow(*hole).zero_()
     return output
+
+
+def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
+    """What to scale one after the other, ``Tensor[N, C, ...]``, with ratios as of a map."""
+    rows, columns = plan.ends[0], plan.ends[-1]
+    if len(plan.size) == 2 and columns and values.device.type == "cpu" and _is_dense_memory(values):
+        height, width = plan.size
+        # The first and the last row also take what the columns' strip leaves.
+        rows = max(rows, 1)
+        columns = max(columns, _COLUMNS if values.is_contiguous() else 1)
+        if 2 * rows <= height and 2 * columns <= width:
+            of_ends, of_sides = _strip_ratios(plan, values.dtype, for_bias, rows, columns)
+            batch, (*dense, row, column) = values.shape[:2], values.stride()
+            ends = values.as_strided(
+                (*batch, 2, rows, width), (*dense, (height - rows) * row, row, column)
+            )
+            # In memory the end of a row has the start of the next one beside it.
+            sides = values.as_strided(
+                (*batch, height - 1, 2 * columns),
+                values.stride(),
+                values.storage_offset() + (width - columns) * column,
+            )
+            return [(ends, of_ends), (sides, of_sides)]
+    return [
+        (values.narrow(*outside), 1 - ratio if for_bias else ratio) for *outside, ratio in plan.runs
+    ]
+
+
+@lru_cache(maxsize=64)
+def _strip_ratios(
+    plan: Plan, dtype: torch.dtype, for_bias: bool, rows: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """For the first and last ``rows``, and for ``columns`` at a row's end and the next's start."""
+    with torch.inference_mode(False), torch.no_grad():
+        by_axis = [torch.ones(outputs, dtype=_at_least_float32(dtype)) for outputs in plan.size]
+        for dim, start, length, ratio in plan.runs:
+            by_axis[dim].narrow(0, start, length).fill_(ratio)
+        vertical, horizontal = by_axis
+        ends = torch.stack([vertical[:rows], vertical[-rows:]])
+        ends = ends[..., None].repeat(1, 1, len(horizontal))
+        ends[0, 0, :columns] *= horizontal[:columns]
+        ends[-1, -1, -columns:] *= horizontal[-columns:]
+        sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
+        ratios = ends.to(dtype), sides.to(dtype)
+        return (1 - ratios[0], 1 - ratios[1]) if for_bias else ratios
 
 
 _border_kernels: dict[tuple, Callable | None] = {}
@@ -199,7 +262,7 @@ def _kernel_for(values: Tensor, plan: Plan) -> Callable | None:
         or values.data_ptr() % 16
     ):
         return None
-    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.side)
+    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.ends[-1])
 
 
 def _is_dense_memory(tensor: Tensor) -> bool:
@@ -218,11 +281,16 @@ def _is_dense_memory(tensor: Tensor) -> bool:
 def _scale_border_(
     output: Tensor, bias: Tensor | None, plan: Plan, kernel: Callable | None
 ) -> Tensor:
-    """:func:`scale_` without touching the interior."""
-    if kernel is None:
-        return _scale_strips_(output, bias, plan.runs)
-    kernel(output, bias, plan.frame, False)
-    return output
+    """:func:`scale_` without a pass over the interior."""
+    if kernel is not None:
+        kernel(output, bias, plan.frame, False)
+        return output
+    for strip, ratio in _strips(output, plan, bias is not None):
+        if bias is None:
+            strip.mul_(ratio)
+        else:
+            strip.lerp_(_column(bias.to(strip.dtype), strip), ratio)
+    return _clear_holes_(output, plan)
 
 
 class _ScaleBorder(torch.autograd.Function):
@@ -251,12 +319,12 @@ class _ScaleBorder(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 dtype = _at_least_float32(gradient.dtype)
                 of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
+            _clear_holes_(gradient, ctx.plan)
             # What lies in several strips is scaled several times, around the bias each time.
-            for dim, start, length, ratio in reversed(ctx.plan.runs):
-                strip = gradient.narrow(dim, start, length)
-                if of_bias is not None and ratio:
-                    others = [d for d in range(strip.dim()) if d != 1]
-                    of_bias = of_bias + (1 - ratio) * strip.sum(others, dtype=of_bias.dtype)
+            for strip, ratio in reversed(_strips(gradient, ctx.plan, False)):
+                if of_bias is not None:
+                    taken = strip.to(of_bias.dtype) * (1 - ratio)
+                    of_bias = of_bias + taken.sum([d for d in range(strip.dim()) if d != 1])
                 strip.mul_(ratio)
         else:
             of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
@@ -264,7 +332,7 @@ class _ScaleBorder(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, *_) -> Tensor:
-        return _scale_strips_(tangent, bias_tangent, ctx.plan.runs)
+        return _scale_border_(tangent, bias_tangent, ctx.plan, None)
 
 
 def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
@@ -307,9 +375,9 @@ def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
 def scale_by_formula(
     output: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
 ) -> Tensor:
-    """:func:`scale_` in operations on tensors, for whoever follows them: ``size`` may be symbols.
+    """:func:`scale_`, not in place, in operations for whoever follows these.
 
-    Here ``bias`` was not yet added.
+    ``size`` may be symbols; ``bias`` was not yet added.
     """
     counts, taps, never_empty = 1, 1, True
     for axis in axes:
@@ -323,14 +391,13 @@ def scale_by_formula(
         # one's ratio anew, in all channels. A GPU that waits for memory has the time for it once,
         # and saves the map's launch, but not in all the loops of a training step.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    if bias is None:
-        return output.mul_(ratio)
-    # Added before the multiplication, the bias has for its gradient a sum of what the convolution
-    # gets for its own, which is in memory anyway.
-    inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-    # Not in place: bias alone may have a dimension of torch.vmap.
-    scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse).mul_(ratio)
-    return scaled.to(output.dtype)
+    scaled = output
+    if bias is not None:
+        # Added before the multiplication, the bias has for its gradient a sum of what the
+        # convolution gets for its own, which is in memory anyway.
+        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+        scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse)
+    return (scaled * ratio).to(output.dtype)
 
 
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:

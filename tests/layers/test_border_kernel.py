@@ -32,7 +32,12 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 def plan_of(size, *options):
     pairs = [(o, o) if isinstance(o, int) else o for o in options]
-    return scaling.plan_of(size, *pairs)
+    return scaling.plan_of_size(size, *pairs)
+
+
+def forget_plans():
+    scaling.plan_of.cache_clear()
+    scaling.plan_of_size.cache_clear()
 
 
 def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
@@ -44,11 +49,16 @@ def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, chann
 @pytest.fixture
 def kernel(monkeypatch):
     """The kernel takes everything that it can take, on a CPU as on a GPU."""
-    monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
     monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (0, 0))
     if not GPU:
+        # Otherwise a CPU scales small maps before anybody asks for a GPU.
+        monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
+        monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)
+    forget_plans()
+    yield
+    forget_plans()
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -58,8 +68,8 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
     plan = plan_of(*geometry)
     values, bias = draw(plan, memory_format=memory_format)
     bias = bias if with_bias else None
-    expected = scaling._scale_strips_(values.clone(), bias, plan.runs)
-    interior = scaling._scale_strips_(torch.ones_like(values), None, plan.runs) == 1
+    expected = scaling._scale_border_(values.clone(), bias, plan, None)
+    interior = scaling._scale_border_(torch.ones_like(values), None, plan, None) == 1
     before = values.clone()
     assert scale_border_(values, bias, plan.frame, False) is None
     torch.testing.assert_close(values, expected)
@@ -71,7 +81,7 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
 def test_sums_are_what_was_taken_away(geometry, memory_format):
     plan = plan_of(*geometry)
     values, _ = draw(plan, memory_format=memory_format)
-    ratio = scaling._scale_strips_(torch.ones_like(values), None, plan.runs)
+    ratio = scaling._scale_border_(torch.ones_like(values), None, plan, None)
     expected = ((1 - ratio) * values * (ratio > 0)).sum((0, 2, 3))
     torch.testing.assert_close(scale_border_(values, None, plan.frame, True), expected)
 
@@ -85,7 +95,7 @@ def test_sums_are_what_was_taken_away(geometry, memory_format):
 def test_values_are_rounded_once(dtype, tolerance):
     plan = plan_of((9, 8), 7, 2, 3, 1)
     values, bias = draw(plan, dtype)
-    expected = scaling._scale_strips_(values.double(), bias.double(), plan.runs)
+    expected = scaling._scale_border_(values.double(), bias.double(), plan, None)
     sums = scale_border_(values.clone(), None, plan.frame, True)
     assert sums.dtype == torch.float32
     scale_border_(values, bias, plan.frame, False)
@@ -147,10 +157,10 @@ def test_gradients_of_several_outputs_at_once(kernel):
 @pytest.mark.parametrize("limits", [(4 * 3 * 30, 0), (4 * 3 * 30 - 1, 4 * 3 * 30)])
 def test_bytes_decide_between_map_and_kernel(limits, records, kernel, monkeypatch):
     by_map = []
-    scale_by_map_ = scaling._scale_by_map_
+    kept_ratio_map = scaling._kept_ratio_map
     monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", limits)
     monkeypatch.setattr(
-        scaling, "_scale_by_map_", lambda *args: by_map.append(True) or scale_by_map_(*args)
+        scaling, "_kept_ratio_map", lambda *args: by_map.append(True) or kept_ratio_map(*args)
     )
     input = torch.randn(1, 2, 5, 6, device=DEVICE, requires_grad=records)
     weight = torch.randn(3, 2, 3, 3, device=DEVICE)
@@ -160,7 +170,7 @@ def test_bytes_decide_between_map_and_kernel(limits, records, kernel, monkeypatc
 
 
 class Seen(TorchDispatchMode):
-    """Which operations write in place."""
+    """The names of operations."""
 
     def __init__(self):
         super().__init__()
@@ -172,10 +182,14 @@ class Seen(TorchDispatchMode):
 
 
 def test_who_follows_operations_sees_the_scaling(kernel):
-    input = torch.randn(1, 2, 5, 6, device=DEVICE)
-    with Seen() as seen:
-        partial_conv2d(input, torch.randn(3, 2, 3, 3, device=DEVICE), padding=1)
-    assert "aten.mul_.Tensor" in seen.names or "aten.mul_.Scalar" in seen.names
+    input, weight = torch.randn(1, 2, 5, 6, device=DEVICE), torch.randn(3, 2, 3, 3, device=DEVICE)
+    with Seen() as forward:
+        partial_conv2d(input, weight, padding=1)
+    assert "aten.mul.Tensor" in forward.names
+    output = partial_conv2d(input.requires_grad_(), weight, padding=1)
+    with Seen() as backward:
+        output.backward(torch.ones_like(output))
+    assert backward.names & {"aten.mul_.Tensor", "aten.mul_.Scalar"}
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -207,7 +221,7 @@ def test_values_that_begin_between_16_bytes_and_biases_with_gaps(kernel):
     apart = torch.cat([values.flatten(), values.flatten()[:1]])[1:].view(values.shape)
     assert scaling._kernel_for(apart, plan) is None
     bias = torch.randn(3, 2, device=DEVICE, dtype=torch.float64)[:, 0]
-    expected = scaling._scale_strips_(values.clone(), bias, plan.runs)
+    expected = scaling._scale_border_(values.clone(), bias, plan, None)
     scale_border_(values, bias, plan.frame, False)
     torch.testing.assert_close(values, expected)
 

@@ -13,6 +13,7 @@ from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.layers import scaling
@@ -171,6 +172,28 @@ def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
         torch.testing.assert_close(
             torch.from_numpy(output), net(images(*size)).detach(), rtol=1e-4, atol=1e-5
         )
+
+
+@needs_newer_torch
+def test_selective_checkpoints_keep_what_convolutions_put_out(net):
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    def policy(context, operation, *args, **kwargs):
+        saved = operation == torch.ops.aten.convolution.default
+        return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+    net = net.double().eval()
+    input = images().double().requires_grad_()
+    output = checkpoint(
+        net,
+        input,
+        use_reentrant=False,
+        context_fn=lambda: create_selective_checkpoint_contexts(policy),
+    )
+    torch.testing.assert_close(
+        torch.autograd.grad(output.square().sum(), input),
+        torch.autograd.grad(net(input).square().sum(), input),
+    )
 
 
 def test_jit_trace_follows_the_size(net):
