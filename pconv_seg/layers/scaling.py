@@ -90,8 +90,7 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     else:
         scale, kernel = _map_or_kernel(output, plan, by_map, bias is not None)
     if scale is None:
-        recorded = output.requires_grad and torch.is_grad_enabled()
-        scale_border_ = _ScaleBorder.apply if recorded else _scale_border_
+        scale_border_ = _ScaleBorder.apply if _is_recorded(output) else _scale_border_
         return scale_border_(output, bias, plan, kernel)
     if bias is None:
         return output.mul_(scale)
@@ -103,28 +102,31 @@ def _map_or_kernel(
     output: Tensor, plan: Plan, by_map: bool, for_bias: bool
 ) -> tuple[Tensor | None, Callable | None]:
     """What to scale by: one or neither of them."""
-    # Tensors that belong to a trace or a CUDA graph must not outlive it.
-    keep, cuda = type(output) is Tensor, ()
+    capturing = False
     if _on_gpu(output):
         capturing = _capturing()
-        recorded = output.requires_grad and torch.is_grad_enabled()
-        if not capturing and output.nbytes <= _MOST_BYTES_BY_MAP[recorded]:
-            by_map = True
-        else:
+        if capturing or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output)]:
             # A graph that is captured can keep no map, so it would make it anew on every replay.
             kernel = _kernel_for(output, plan)
             if kernel is not None:
                 return None, kernel
-        keep = keep and not capturing
+        else:
+            by_map = True
     if not by_map:
         return None, None
-    if not keep:
+    # Tensors that belong to a trace or a CUDA graph must not outlive it.
+    if capturing or type(output) is not Tensor:
         return _ratio_map(plan, output, for_bias), None
+    cuda = ()
     if output.is_cuda:
         # A map may be read on the stream alone that wrote it.
-        stream = torch._C._cuda_getCurrentRawStream(output.device.index)
-        cuda = stream, output.is_contiguous()
+        cuda = torch._C._cuda_getCurrentRawStream(output.device.index), output.is_contiguous()
     return _kept_ratio_map(plan, output.dtype, for_bias, output.device, *cuda), None
+
+
+def _is_recorded(output: Tensor) -> bool:
+    """Whether autograd records what is done to it."""
+    return output.requires_grad and torch.is_grad_enabled()
 
 
 def _capturing() -> bool:
@@ -165,7 +167,7 @@ def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
 
 
 def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
-    """What to scale one after the other, ``Tensor[N, C, ...]``, with ratios as of a map."""
+    """What to scale one after the other, ``Tensor[N, C, ...]``, by what :func:`_ratio_map` has."""
     rows, columns = plan.ends[0], plan.ends[-1]
     if len(plan.size) == 2 and columns and values.device.type == "cpu" and _is_dense_memory(values):
         height, width = plan.size
