@@ -112,18 +112,20 @@ def _partial_conv(
         and not compiling
         and type(sum(shape)) is int  # and no symbol or traced value
         and not _are_functorch_transforms_active()
-        # Modes may keep what a convolution puts out (selective checkpoints): it is theirs.
-        and not _len_torch_dispatch_stack()
     ):
         try:
             plan = plan_of(shape, weight.shape, stride, padding, dilation)
         except TypeError:  # Lists have no hash.
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
             plan = plan_of(shape, weight.shape, *options)
+        # _convolve, whose call costs small maps something.
         padding, pads = plan.around
         if pads:
             input = F.pad(input, pads)
         output = _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
+        if _len_torch_dispatch_stack():
+            # Who follows operations may keep what this one put out (selective checkpoints).
+            output = output.clone()
         return scale_(output, bias, plan) if plan.runs or plan.holes else output
 
     axes = axes_of(weight.shape[2:], stride, padding, dilation)

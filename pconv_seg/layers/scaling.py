@@ -1,7 +1,7 @@
 """How partial padding scales what a convolution put out: k / sum(M) times, around the bias.
 
-By a formula in tensors for compilers and masks; otherwise by a map of ratios, in strips along the
-border, or by a kernel, whichever is fastest.
+By a formula in tensors for compilers and function transforms; otherwise by a map of ratios, in
+strips along the border, or by a kernel, whichever is fastest.
 """
 
 import sys
@@ -167,9 +167,12 @@ def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
 
 
 def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
-    """What to scale one after the other, ``Tensor[N, C, ...]``, by what :func:`_ratio_map` has."""
+    """What to scale one after the other, ``Tensor[N, C, ...]``, and by what.
+
+    By ratios; or, if there is a bias, 1 minus them. What lies in two strips is scaled twice.
+    """
     rows, columns = plan.ends[0], plan.ends[-1]
-    if len(plan.size) == 2 and columns and values.device.type == "cpu" and _is_dense_memory(values):
+    if len(plan.size) == 2 and columns and values.is_cpu and _is_dense_memory(values):
         height, width = plan.size
         # The first and the last row also take what the columns' strip leaves.
         rows = max(rows, 1)
@@ -198,7 +201,8 @@ def _strip_ratios(
 ) -> tuple[Tensor, Tensor]:
     """For the first and last ``rows``, and for ``columns`` at a row's end and the next's start."""
     with torch.inference_mode(False), torch.no_grad():
-        by_axis = [torch.ones(outputs, dtype=_at_least_float32(dtype)) for outputs in plan.size]
+        floats = dict(dtype=_at_least_float32(dtype), device="cpu")
+        by_axis = [torch.ones(outputs, **floats) for outputs in plan.size]
         for dim, start, length, ratio in plan.runs:
             by_axis[dim].narrow(0, start, length).fill_(ratio)
         vertical, horizontal = by_axis
@@ -207,8 +211,8 @@ def _strip_ratios(
         ends[0, 0, :columns] *= horizontal[:columns]
         ends[-1, -1, -columns:] *= horizontal[-columns:]
         sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
-        ratios = ends.to(dtype), sides.to(dtype)
-        return (1 - ratios[0], 1 - ratios[1]) if for_bias else ratios
+        ends, sides = ends.to(dtype), sides.to(dtype)
+        return (1 - ends, 1 - sides) if for_bias else (ends, sides)
 
 
 _border_kernels: dict[tuple, Callable | None] = {}
@@ -322,7 +326,6 @@ class _ScaleBorder(torch.autograd.Function):
                 dtype = _at_least_float32(gradient.dtype)
                 of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
             _clear_holes_(gradient, ctx.plan)
-            # What lies in several strips is scaled several times, around the bias each time.
             for strip, ratio in reversed(_strips(gradient, ctx.plan, False)):
                 if of_bias is not None:
                     taken = strip.to(of_bias.dtype) * (1 - ratio)
@@ -377,9 +380,9 @@ def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
 def scale_by_formula(
     output: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
 ) -> Tensor:
-    """:func:`scale_`, not in place, in operations for whoever follows these.
+    """:func:`scale_` in operations on tensors, for whoever follows them: ``size`` may be symbols.
 
-    ``size`` may be symbols; ``bias`` was not yet added.
+    Here ``bias`` was not yet added.
     """
     counts, taps, never_empty = 1, 1, True
     for axis in axes:
@@ -393,13 +396,14 @@ def scale_by_formula(
         # one's ratio anew, in all channels. A GPU that waits for memory has the time for it once,
         # and saves the map's launch, but not in all the loops of a training step.
         ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    scaled = output
-    if bias is not None:
-        # Added before the multiplication, the bias has for its gradient a sum of what the
-        # convolution gets for its own, which is in memory anyway.
-        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-        scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse)
-    return (scaled * ratio).to(output.dtype)
+    if bias is None:
+        return output.mul_(ratio)
+    # Added before the multiplication, the bias has for its gradient a sum of what the convolution
+    # gets for its own, which is in memory anyway.
+    inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+    # Not in place: bias alone may have a dimension of torch.vmap.
+    scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse).mul_(ratio)
+    return scaled.to(output.dtype)
 
 
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ LAYERS = [
     (2, 2, 3, 1, 4, 4, 1, 6, 13),
     (2, 2, (1, 5), (1, 3), (0, 2), (1, 2), 1, 4, 9),
     (2, 2, (4, 2), (2, 1), (2, 1), (1, 3), 1, 6, 6),
+    (2, 2, (1, 3), 1, (0, 1), 1, 1, 5, 7),
     (2, 2, 1, 1, 1, 1, 1, 4, 3),
     (2, 2, 2, 3, 2, 3, 1, 1, 4),
     (2, 2, 3, 1, 0, 1, 1, 5, 5),
@@ -227,7 +228,7 @@ def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, 
 
 
 # Groups; overlapping strips, some without any valid tap; strides; no interior.
-@pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10)], ids=str)
+@pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10, 11)], ids=str)
 def test_gradients(layer, way):
     input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
     mask = torch.rand(input.shape, generator=torch.Generator().manual_seed(0)) > 0.3
@@ -565,6 +566,19 @@ def test_without_bias_one_map_is_made(with_bias, maps):
     with CountedMaps((7, 17)) as counted:
         scaling._ratio_map(plan, torch.empty(0), with_bias)
     assert counted.found == maps
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_strips_of_a_part_of_memory(memory_format, way):
+    plan = scaling.plan_of_size((6, 9), (3, 3), (1, 1), (1, 1), (1, 1))
+    values = torch.ones(3, 4, 6, 9).contiguous(memory_format=memory_format)
+    scaling._scale_border_(values[1:2], None, plan, None)
+    ratio = torch.ones(6, 9)
+    ratio[[0, -1]] *= 1.5
+    ratio[:, [0, -1]] *= 1.5
+    assert torch.equal(
+        values, torch.stack([ratio**i for i in (0, 1, 0)])[:, None].expand(3, 4, 6, 9)
+    )
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

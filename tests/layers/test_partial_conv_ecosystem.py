@@ -2,8 +2,10 @@
 
 import copy
 import io
+import math
 import pickle
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.layers import scaling
@@ -175,15 +178,35 @@ def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
 
 
 @needs_newer_torch
-def test_selective_checkpoints_keep_what_convolutions_put_out(net):
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("follow", ["forward", "backward", "both"])
+def test_checkpoints_that_are_followed(net, follow, large, monkeypatch):
+    """What a mode sees may differ from what is done without it, but not what autograd saves."""
+    monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if large else math.inf)
+    monkeypatch.setattr(scaling, "_COLUMNS", 2)
+    net = net.double()
+    input = images(60, 80).double().requires_grad_()
+    (expected,) = torch.autograd.grad(net(input).square().sum(), input)
+    with FlopCounterMode(display=False) if follow != "backward" else nullcontext():
+        output = checkpoint(net, input, use_reentrant=False)
+    with FlopCounterMode(display=False) if follow != "forward" else nullcontext():
+        output.square().sum().backward()
+    torch.testing.assert_close(input.grad, expected)
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("large", [False, True])
+def test_selective_checkpoints_keep_what_convolutions_put_out(net, large, monkeypatch):
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
     def policy(context, operation, *args, **kwargs):
         saved = operation == torch.ops.aten.convolution.default
         return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
 
-    net = net.double().eval()
-    input = images().double().requires_grad_()
+    monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if large else math.inf)
+    monkeypatch.setattr(scaling, "_COLUMNS", 2)
+    net = net.double()
+    input = images(60, 80).double().requires_grad_()
     output = checkpoint(
         net,
         input,
