@@ -158,7 +158,8 @@ def _ratio(record: dict) -> str:
         low, high = record["ratio_quartiles"]
         text += f" ({low:.3f}-{high:.3f}; min {record['ratio_of_minima']:.3f})"
     if "goal" in record:
-        text += f", **{record['verdict']}** {record['goal']}"
+        low, high = record["interval"]
+        text += f", 95% {low:.3f}-{high:.3f} **{record['verdict']}** {record['goal']}"
     return text
 
 

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pconv_seg.arguments import positive, seed
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
-from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options, seed
+from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report, versions, write_csv, write_json
@@ -75,7 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     shift.add_argument(
         "--bin-width",
-        type=int,
+        type=positive,
         metavar="PIXELS",
         help="of the bins of distance to the seam (default: 1/64 of the tile)",
     )
@@ -148,7 +149,8 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
         )
         for name in (*fixed, *plan_options(args)):
             if getattr(args, name) is not None:
-                error(f"--from-confusion: the file has settled {name.replace('_', '-')} already")
+                option = name.removesuffix("s") if name == "leave_outs" else name
+                error(f"--from-confusion: the file has settled {option.replace('_', '-')} already")
 
 
 def _check_shift(args: argparse.Namespace, error: Callable[[str], None]) -> None:
@@ -162,6 +164,8 @@ def _check_shift(args: argparse.Namespace, error: Callable[[str], None]) -> None
         error(f"--shift-test does not go with {name.replace('_', '-')}")
     if any(path.suffix != ".json" for path in args.out):
         error("--shift-test: --out writes .json only")
+    if args.images and not args.images.is_dir():
+        error(f"--images {args.images}: no such folder")
     for tolerance in args.tolerance or ():
         if not 0 <= tolerance < 1:
             error(f"--tolerance must lie in [0, 1), got {tolerance}")

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from pconv_seg.arguments import positive, seed, whole_number
 from pconv_seg.datasets.sampling import (
     ClassFrequency,
     SampleError,
@@ -19,11 +20,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file; its training data are read")
     parser.add_argument(
-        "--samples", type=int, default=1000, help="samples of each (default: %(default)s)"
+        "--samples", type=positive, default=1000, help="samples of each (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default: 0)")
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes that load (default: none but this one)"
+        "--num-workers",
+        type=whole_number,
+        default=0,
+        help="processes that load (default: none but this one)",
     )
     parser.add_argument(
         "--plot",
@@ -40,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
     try:
         cfg = read_config(args.config, args.cfg_options)
         init_default_scope(cfg.get("default_scope", "mmseg"))
-        classes, found = compare_sampling(cfg, args.samples, args.seed, args.workers)
+        classes, found = compare_sampling(cfg, args.samples, args.seed, args.num_workers)
     except PreflightError as error:
         sys.exit(f"class_frequency.py: {error}")
     except (OSError, SampleError, ValueError) as error:

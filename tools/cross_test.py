@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=SCHEMES,
         default=["zeros", "partial", "reflect", "replicate"],
-        help="paddings to test under, one column each (default: %(default)s)",
+        help="paddings to test under, one column each (default: zeros partial reflect replicate)",
     )
     add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
     # Whole images and nothing left out is Table 4; the other modes are there on demand.
@@ -38,7 +38,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--plot", type=figure_path, metavar="FILE", help="draw heat maps (.png, .svg)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix != ".json":
+        parser.error(f"--out {args.out}: the suffix must be .json")
+    of_tiles = {*args.modes} - {"regular"} or args.region == "tile" or args.bands
+    if not of_tiles and (args.tile or args.overlap is not None):
+        parser.error("--tile and --overlap: nothing is cut into tiles; add --modes tile_overlap")
+    return args
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -60,6 +66,9 @@ def main(argv: list[str] | None = None) -> dict:
         write_json(result, args.out)
     if args.plot:
         save_figure(plot_matrices(matrices), args.plot)
+    for path in (args.out, args.plot):
+        if path:
+            print(f"wrote {path}")
     return result
 
 

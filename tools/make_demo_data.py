@@ -5,29 +5,14 @@ what is missing and keeps the rest.
 """
 
 import argparse
-import re
 from pathlib import Path
 
+from pconv_seg.arguments import image_size, positive, seed
 from pconv_seg.datasets import write_street_scenes
 
 
 def size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None or min(map(int, match.groups())) < 16:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not HEIGHTxWIDTH in pixels, at least 16x16, such as 256x512"
-        )
-    return int(match[1]), int(match[2])
-
-
-def whole_number(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    return whole_number(text, least=1)
+    return image_size(text, least=16)
 
 
 def main() -> None:
@@ -46,9 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--val", type=positive, default=100, help="number of validation images (%(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=whole_number, default=0, help="of the whole data set (%(default)s)"
-    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the whole data set (%(default)s)")
     parser.add_argument(
         "--num-workers", type=positive, help="processes that draw; one per processor by default"
     )

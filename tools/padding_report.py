@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 
-from pconv_seg.engine import PreflightError, check_parts, read_config
+from pconv_seg.arguments import image_size
+from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
 from pconv_seg.files import atomic_path
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
@@ -12,11 +13,6 @@ from pconv_seg.visualization import figure_path, plot_padding, save_figure
 
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
-
-
-def size(text: str) -> tuple[int, int]:
-    height, width = (int(part) for part in text.split("x"))
-    return height, width
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -27,9 +23,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--size",
-        type=size,
+        type=image_size,
         default=(512, 1024),
-        metavar="HxW",
+        metavar="HEIGHTxWIDTH",
         help="size of the input image in pixels (default: 512x1024)",
     )
     parser.add_argument(
@@ -41,13 +37,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="also draw the share by depth; the suffix decides the format (.png, .svg, .pdf)",
     )
+    add_config_options(parser, "model.backbone.depth=101")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> PaddingTrace:
     args = parse_args(argv)
     try:
-        cfg = read_config(args.config)
+        cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
         init_default_scope(cfg.get("default_scope", "mmseg"))
         model = MODELS.build(cfg.model)

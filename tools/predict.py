@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pconv_seg.arguments import overlap, positive
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
 from pconv_seg.geometry import TileGrid, parse_fraction
@@ -46,10 +47,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--overlap",
+        type=overlap,
         default="1/3",
-        metavar="FRACTION",
-        help="share of a tile that its neighbour covers too, in [0, 1), e.g. 0.25 or 1/3 "
-        "(default: %(default)s)",
+        metavar="P",
+        help="what a tile shares with its neighbour: a proportion of it such as 1/3 or 0.25, or a "
+        "number of pixels (default: %(default)s)",
     )
     parser.add_argument(
         "--window",
@@ -59,7 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="tiles per forward pass (default: %(default)s)",
@@ -89,14 +91,13 @@ def check(args: argparse.Namespace) -> None:
     twice = [str(path) for path, count in targets.items() if count > 1]
     if twice:
         raise ValueError(f"several images would be written to {', '.join(twice)}")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {args.batch_size}")
     try:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     args.tile = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
-    args.overlap = parse_fraction(args.overlap, "--overlap")
+    if isinstance(args.overlap, str):
+        args.overlap = parse_fraction(args.overlap, "--overlap")
     TileGrid((1, 1), args.tile, args.overlap)
 
 

@@ -7,14 +7,13 @@ from pconv_seg.checkpoints import CheckpointError
 from pconv_seg.engine import (
     PreflightError,
     add_run_arguments,
+    build_runner,
     build_test_config,
     check_testing,
     check_work_dir,
     join_processes,
 )
 from pconv_seg.outputs import output_folder
-
-from mmengine.registry import RUNNERS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         check_testing(cfg)
         check_work_dir(cfg)
         join_processes(cfg)
-        return RUNNERS.build(cfg).test()
+        return build_runner(cfg).test()
     except (PreflightError, CheckpointError) as error:
         sys.exit(f"test.py: {error}")
 

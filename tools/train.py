@@ -3,17 +3,17 @@
 import argparse
 import sys
 
+from pconv_seg.arguments import seed
 from pconv_seg.checkpoints import CheckpointError
 from pconv_seg.engine import (
     PreflightError,
     add_run_arguments,
+    build_runner,
     build_training_config,
     check_training,
     check_work_dir,
     join_processes,
 )
-
-from mmengine.registry import RUNNERS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="continue from the newest whole checkpoint in the work dir; start anew if it has none",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs a GPU")
-    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument("--seed", type=seed, help="random seed (default: the config's)")
     return parser.parse_args(argv)
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         check_training(cfg)
         check_work_dir(cfg)
         join_processes(cfg)
-        RUNNERS.build(cfg).train()
+        build_runner(cfg).train()
     except (PreflightError, CheckpointError) as error:
         sys.exit(f"train.py: {error}")
 

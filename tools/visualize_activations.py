@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from pconv_seg.arguments import seed
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
-from pconv_seg.evaluation.arguments import seed
 from pconv_seg.files import atomic_path
 from pconv_seg.inference import read_pixels
 from pconv_seg.outputs import output_file

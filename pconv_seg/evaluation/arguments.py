@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from ..arguments import overlap, positive
 from .evaluator import LEAVE_OUTS, MODES, EvaluationPlan
 
 
@@ -11,17 +12,6 @@ class _Tile(argparse.Action):
         if len(values) > 2:
             parser.error("--tile: one side, or height and width")
         setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
-
-
-def seed(text: str) -> int:
-    """A seed of numpy's and torch's random numbers, as argparse's ``type``.
-
-    Raises:
-        ArgumentTypeError: If both would not take it.
-    """
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in [0, 2**64)")
-    return int(text)
 
 
 def add_plan_arguments(
@@ -55,7 +45,7 @@ def add_plan_arguments(
     )
     plan.add_argument(
         "--overlap",
-        type=lambda text: int(text) if text.isdigit() else text,
+        type=overlap,
         metavar="P",
         help="of the tiles of tile_overlap: a proportion such as 1/3 or 0.25, or a number of "
         f"pixels (default: {EvaluationPlan.overlap})",
@@ -89,7 +79,7 @@ def add_plan_arguments(
     )
     plan.add_argument(
         "--batch-size",
-        type=int,
+        type=positive,
         metavar="N",
         help=f"tiles per forward (default: {EvaluationPlan.batch_size})",
     )

@@ -100,6 +100,13 @@ def test_missing_root_is_named_once_per_loader_with_both_ways_to_data(root: Path
     assert message.count(command) == 1
 
 
+def test_the_demo_names_how_to_draw_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = _message(_config(Path("data/demo")))
+    assert "tools/make_demo_data.py --out data/demo" in message
+    assert "CITYSCAPES_DATASET" not in message
+
+
 def test_relative_root_is_shown_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"no folder {tmp_path}/data/cityscapes\n" in _message(_config(Path("data/cityscapes")))

@@ -98,6 +98,20 @@ def test_all_modes_and_leave_outs(main, trained):
     assert len({matrix["title"] for matrix in result["matrices"]}) == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile", "8"], "nothing is cut into tiles; add --modes"),
+        (["--overlap", "1/3"], "nothing is cut into tiles; add --modes"),
+        (["--out", "result.csv"], "--out result.csv: the suffix must be .json"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(main, trained, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main([*trained, *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_missing_checkpoint_is_one_message(main, trained):
     with pytest.raises(SystemExit, match=r"nowhere\.pth"):
         main([trained[0], "nowhere.pth"])

@@ -61,7 +61,7 @@ def test_the_share_of_a_rare_class(config, tmp_path, capsys):
 
 
 def test_a_config_without_draws_is_compared_as_well(config):
-    found = main([config, "--samples", "8", "--workers", "1"])
+    found = main([config, "--samples", "8", "--num-workers", "1"])
     assert found["random images"].containing[0] == 8
 
 

@@ -36,6 +36,11 @@ def test_prints_and_writes_the_report_of_a_config(main, tmp_path, capsys):
     aspp = rows["decode_head.aspp_modules.1.conv"]
     assert (aspp["scheme"], aspp["output_size"]) == ("partial", [16, 32])
     assert aspp["share"] == 1 - (4 * 20) / (16 * 32)
+    narrower = main(
+        [str(config), "--size", "64x128", "--cfg-options", "model.decode_head.dilations=1,3"]
+    )
+    rows = {row["name"]: row for row in narrower.as_dict()["operations"]}
+    assert rows["decode_head.aspp_modules.1.conv"]["share"] == 1 - (10 * 26) / (16 * 32)
     assert (tmp_path / "a.png").stat().st_size
 
 
@@ -56,4 +61,4 @@ def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
         main([str(tmp_path / "absent.py")])
     with pytest.raises(SystemExit):
         main(["a.py", "--size", "512"])
-    assert "--size: invalid size value: '512'" in capsys.readouterr().err
+    assert "--size: '512' is not HEIGHTxWIDTH in pixels" in capsys.readouterr().err

@@ -50,7 +50,8 @@ def trained(tmp_path_factory):
     return str(config), str(checkpoint)
 
 
-def test_label_maps_are_the_models(predict, trained, tmp_path, capsys):
+@pytest.mark.parametrize("overlap", ["1/3", "10"], ids=["proportion", "pixels"])
+def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap):
     images = []
     for seed, size in enumerate([(50, 70, 3), (90, 33, 3)]):
         pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
@@ -58,7 +59,7 @@ def test_label_maps_are_the_models(predict, trained, tmp_path, capsys):
         Image.fromarray(pixels).save(images[-1])
     options = ["--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"]
     out = tmp_path / "out"
-    predict.main([*images, *options, "--tile", "32", "--overlap", "1/3", "--out", str(out)])
+    predict.main([*images, *options, "--tile", "32", "--overlap", overlap, "--out", str(out)])
     model = init_model(*trained, device="cpu")
     for name in images:
         rgb = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1).float()
@@ -148,10 +149,11 @@ def test_configs_without_a_network_are_named(predict, trained, tmp_path, text, m
         (["a.png", "--config", "none.py"], "predict.py: no such config: none.py"),
         (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
         (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
-        (["a.png", "--overlap", "1"], "--overlap must lie in [0, 1), got '1'"),
+        (["a.png", "--overlap", "5/4"], "--overlap must lie in [0, 1), got '5/4'"),
+        (["a.png", "--overlap", "1"], "overlap must lie in [0, 1) or be 2 pixels or more"),
+        (["a.png", "--overlap", "1024"], "1024"),
         (["a.png", "--tile", "0"], "tile must be a positive number of pixels, got 0"),
         (["a.png", "--tile", "8", "8", "8"], "tile must be one value or (height, width)"),
-        (["a.png", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["a.png", "--device", "cpux"], "--device cpux: Expected one of cpu"),
     ],
 )

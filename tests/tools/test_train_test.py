@@ -193,6 +193,29 @@ def test_test_repeats_the_validation_score(
 
 
 @pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
+def test_a_checkpoint_that_fits_in_part_is_not_tested(
+    config: str, main: dict, tmp_path: Path, trained: Path, flags: list[str]
+) -> None:
+    arguments = [config, str(trained / "iter_2.pth"), "--work-dir", str(tmp_path), *flags]
+    with pytest.raises(SystemExit) as error:
+        main["test"]([*arguments, "--cfg-options", "model.decode_head.channels=6"])
+    assert error.value.code.startswith(f"test.py: {trained / 'iter_2.pth'} does not fit the config")
+    assert "decode_head.conv_seg.weight" in error.value.code
+
+
+def test_training_goes_on_from_all_of_a_checkpoint_and_starts_from_a_part(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    (tmp_path / "last_checkpoint").write_text(str(trained / "iter_2.pth"))
+    other = ["--work-dir", str(tmp_path), "--cfg-options", "model.decode_head.channels=6"]
+    with pytest.raises(SystemExit, match="does not fit the config"):
+        main["train"]([config, "--resume", *other])
+    assert not list(tmp_path.glob("*.pth"))
+    main["train"]([config, *other, f"load_from={trained / 'iter_2.pth'}"])
+    assert (tmp_path / "iter_2.pth").is_file()
+
+
+@pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
 def test_format_only_writes_label_ids_without_reading_labels(
     config: str, main: dict, tmp_path: Path, trained: Path, flags: list[str]
 ) -> None:

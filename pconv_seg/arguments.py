@@ -1,0 +1,50 @@
+"""Numbers on command lines, as argparse's ``type``: what does not fit is refused at the start."""
+
+import re
+from argparse import ArgumentTypeError
+
+
+def whole_number(text: str, least: int = 0) -> int:
+    """A whole number.
+
+    Raises:
+        ArgumentTypeError: If it is something else, or below ``least``.
+    """
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1; raises as :func:`whole_number`."""
+    return whole_number(text, least=1)
+
+
+def seed(text: str) -> int:
+    """A seed of all random numbers: NumPy's global ones take 32 bits.
+
+    Raises:
+        ArgumentTypeError: If it is no whole number, or too large.
+    """
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise ArgumentTypeError(f"{text!r} is not a whole number in [0, 2**32)")
+    return int(text)
+
+
+def image_size(text: str, least: int = 1) -> tuple[int, int]:
+    """``HEIGHTxWIDTH`` in pixels.
+
+    Raises:
+        ArgumentTypeError: If it is something else, or a side is below ``least``.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or min(map(int, match.groups())) < least:
+        raise ArgumentTypeError(
+            f"{text!r} is not HEIGHTxWIDTH in pixels, at least {least}x{least}, such as 256x512"
+        )
+    return int(match[1]), int(match[2])
+
+
+def overlap(text: str) -> int | str:
+    """Of tiles: a number of pixels, or a proportion to be read by what takes it."""
+    return int(text) if text.isdigit() else text
