@@ -4,6 +4,7 @@ The way of data: image -> logits in every mode -> label map -> confusion matrice
 stay apart by image, so that they can be resampled, saved and gathered from several processes.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -151,6 +152,7 @@ def evaluate(
     """Evaluate segmentors in all modes of a plan, reading each image once.
 
     The models' training flags and torch's CPU random numbers are afterwards as they were before.
+    A warning says if no image was cut into tiles though modes with tiles are in the plan.
 
     Args:
         models: Segmentors with as many classes as the dataset, each with its data preprocessor.
@@ -178,6 +180,7 @@ def evaluate(
             inputs = models[0].data_preprocessor(first, training=False)["inputs"]
             plan = plan.for_image(inputs[0].shape[-2:])
         batches = read_batches(dataloader)
+        uncut = any(mode != "regular" for mode in plan.modes)
         for batch in tqdm(batches, total=len(dataloader), unit="batch", disable=not progress):
             outputs = []
             for model in models:
@@ -186,12 +189,19 @@ def evaluate(
                 if plan.follows_tiles:
                     _refuse_padding(samples)
                 outputs.append(predict_modes(model, inputs, samples, plan))
+                uncut = uncut and len(TileGrid(inputs.shape[-2:], plan.tile)) == 1
             for i, sample in enumerate(samples):
                 label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]
                 images.append(sample.img_path)
                 counts.append(_count(sample, label_maps, num_classes, plan, keep))
                 if visit is not None:
                     visit(sample, label_maps)
+    if uncut:
+        warnings.warn(
+            f"no image is larger than a tile ({plan.tile} pixels), so the modes with tiles repeat "
+            "the regular one; give a smaller tile",
+            stacklevel=2,
+        )
     return Evaluation(plan, images, counts)
 
 

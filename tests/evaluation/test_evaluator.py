@@ -66,6 +66,25 @@ def test_tile_defaults_to_the_short_side_of_the_data_sets_first_image(
     assert result.plan.tile == 24
 
 
+@pytest.mark.parametrize(
+    ("modes", "tile", "warns"),
+    [
+        (["tile"], 40, True),
+        (["regular", "tile_overlap"], (24, 40), True),
+        (["regular"], 40, False),
+        (["tile"], (24, 39), False),
+    ],
+)
+def test_tiles_that_cut_nothing_are_said(
+    make_config, make_segmentor, make_loader, recwarn, modes, tile, warns
+):
+    config = make_config(images=2)
+    plan = EvaluationPlan(modes=modes, tile=tile)
+    evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+    said = [str(w.message) for w in recwarn if "no image is larger than a tile" in str(w.message)]
+    assert len(said) == warns
+
+
 def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_loader):
     config = make_config(images=2)
     seen = []
