@@ -12,8 +12,9 @@ from ..checkpoints import load_weights
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config, with a :class:`WholeWeightsHook`."""
     runner = RUNNERS.build(cfg)
-    # After hooks that exchange weights (EMA).
-    runner.register_hook(WholeWeightsHook(), priority="VERY_LOW")
+    if isinstance(runner, Runner):  # The strategies of a FlexibleRunner load pieces of weights.
+        # After hooks that exchange weights (EMA).
+        runner.register_hook(WholeWeightsHook(), priority="VERY_LOW")
     return runner
 
 
