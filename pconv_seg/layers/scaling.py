@@ -19,10 +19,11 @@ from .axes import Axis, axes_of, padding_around
 from .compiling import is_compiling, is_exporting
 
 # Strips with at most this share of an output of at least this many values are scaled faster than a
-# pass over all values takes. Columns are made this wide: their neighbours come from memory with
-# them, and threads and vectors take many values at a time.
+# pass over all values takes.
 _LARGEST_SHARE = 1 / 3
 _FEWEST_VALUES = 2**20
+# At each end of a row a strip takes so many values at least: neighbours come from memory with those
+# that miss taps, and vectors and threads want many.
 _COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
