@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -98,6 +99,9 @@ def reading_counts(path: str | Path) -> Iterator[None]:
         ValueError: Naming the file, if it is of something else or of another version, or damaged.
     """
     try:
+        # Of another file numpy says how to unpickle it.
+        if Path(path).is_file() and not is_zipfile(path):
+            raise BadZipFile("no .npz archive")
         yield
     except FileNotFoundError:
         raise
