@@ -149,8 +149,8 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
         )
         for name in (*fixed, *plan_options(args)):
             if getattr(args, name) is not None:
-                option = name.removesuffix("s") if name == "leave_outs" else name
-                error(f"--from-confusion: the file has settled {option.replace('_', '-')} already")
+                option = "leave-out" if name == "leave_outs" else name.replace("_", "-")
+                error(f"--from-confusion: the file has settled {option} already")
 
 
 def _check_shift(args: argparse.Namespace, error: Callable[[str], None]) -> None:

@@ -17,6 +17,8 @@ from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, save_figure
 from pconv_seg.visualization.heat_map import plot_matrices
 
+_PADDINGS = ["zeros", "partial", "reflect", "replicate"]
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -28,8 +30,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--paddings",
         nargs="+",
         choices=SCHEMES,
-        default=["zeros", "partial", "reflect", "replicate"],
-        help="paddings to test under, one column each (default: zeros partial reflect replicate)",
+        default=_PADDINGS,
+        help=f"paddings to test under, one column each (default: {' '.join(_PADDINGS)})",
     )
     add_config_options(parser, "test_dataloader.dataset.data_root=DIR")
     # Whole images and nothing left out is Table 4; the other modes are there on demand.

@@ -118,11 +118,7 @@ def _partial_conv(
         except TypeError:  # Lists have no hash.
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
             plan = plan_of(shape, weight.shape, *options)
-        # _convolve, whose call costs small maps something.
-        padding, pads = plan.around
-        if pads:
-            input = F.pad(input, pads)
-        output = _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
+        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
         if _len_torch_dispatch_stack():
             # Who follows operations may keep what this one put out (selective checkpoints).
             output = output.clone()

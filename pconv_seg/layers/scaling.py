@@ -292,11 +292,13 @@ def _scale_border_(
     if kernel is not None:
         kernel(output, bias, plan.frame, False)
         return output
+    if bias is not None:
+        bias = bias.to(output.dtype)
     for strip, ratio in _strips(output, plan, bias is not None):
         if bias is None:
             strip.mul_(ratio)
         else:
-            strip.lerp_(_column(bias.to(strip.dtype), strip), ratio)
+            strip.lerp_(_column(bias, strip), ratio)
     return _clear_holes_(output, plan)
 
 

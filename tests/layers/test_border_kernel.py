@@ -35,11 +35,6 @@ def plan_of(size, *options):
     return scaling.plan_of_size(size, *pairs)
 
 
-def forget_plans():
-    scaling.plan_of.cache_clear()
-    scaling.plan_of_size.cache_clear()
-
-
 def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
     torch.manual_seed(0)
     values = torch.randn(2, channels, *plan.size, dtype=dtype)
@@ -47,7 +42,7 @@ def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, chann
 
 
 @pytest.fixture
-def kernel(monkeypatch):
+def kernel(monkeypatch, fresh_plans):
     """The kernel takes everything that it can take, on a CPU as on a GPU."""
     monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (0, 0))
     if not GPU:
@@ -56,9 +51,6 @@ def kernel(monkeypatch):
         monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)
-    forget_plans()
-    yield
-    forget_plans()
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)

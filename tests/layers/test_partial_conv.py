@@ -127,20 +127,13 @@ def test_windows_are_known_to_be_never_empty_without_the_length(kernel_size):
 
 
 @pytest.fixture(params=["by map", "in strips"])
-def way(request, monkeypatch):
+def way(request, monkeypatch, fresh_plans):
     """Both ways to scale the border, on maps of any size."""
     strips = request.param == "in strips"
     monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
     monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if strips else math.inf)
     monkeypatch.setattr(scaling, "_COLUMNS", 2)
-    forget_plans()
-    yield request.param
-    forget_plans()
-
-
-def forget_plans():
-    scaling.plan_of.cache_clear()
-    scaling.plan_of_size.cache_clear()
+    return request.param
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -467,10 +460,9 @@ def test_errors_say_what_to_do():
 @pytest.mark.parametrize(
     "twice", [[2, 2], [2], (2,), np.int64(2), (np.int64(2), np.int64(2)), [np.int64(2)]], ids=repr
 )
-def test_options_are_given_as_to_pytorch(name, twice):
+def test_options_are_given_as_to_pytorch(name, twice, fresh_plans):
     input, weight, bias = draw(LAYERS[0])
     options = dict(padding=1)
-    forget_plans()
     ours = partial_conv2d(input, weight, bias, **options | {name: twice})
     assert ours.shape == F.conv2d(input, weight, bias, **options | {name: twice}).shape
     # What is kept serves calls with plain integers, too.
