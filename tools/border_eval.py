@@ -130,6 +130,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def _option(name: str) -> str:
+    """How an argument is given."""
+    unlike = {"config": "config", "leave_outs": "--leave-out"}
+    return unlike.get(name, f"--{name.replace('_', '-')}")
+
+
 def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     for path in args.out:
         if path.suffix not in _WRITERS:
@@ -149,19 +155,18 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
         )
         for name in (*fixed, *plan_options(args)):
             if getattr(args, name) is not None:
-                option = "leave-out" if name == "leave_outs" else name.replace("_", "-")
-                error(f"--from-confusion: the file has settled {option} already")
+                error(f"--from-confusion: the file has settled {_option(name)} already")
 
 
 def _check_shift(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     if not args.shift_test:
         for name in ("images", "bin_width", "tolerance"):
             if getattr(args, name) is not None:
-                error(f"--{name.replace('_', '-')} belongs to --shift-test")
+                error(f"{_option(name)} belongs to --shift-test")
         return
     foreign = {*plan_options(args), *(name for name in _NOT_SHIFTED if getattr(args, name))}
     for name in sorted(foreign - {"tile", "batch_size"}):
-        error(f"--shift-test does not go with {name.replace('_', '-')}")
+        error(f"--shift-test does not go with {_option(name)}")
     if any(path.suffix != ".json" for path in args.out):
         error("--shift-test: --out writes .json only")
     if args.images and not args.images.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
+from pconv_seg.arguments import positive
 from pconv_seg.datasets import prepare_cityscapes
 from pconv_seg.datasets.cityscapes.cities import BLACK_FRAME
 from pconv_seg.datasets.cityscapes.preparation import DOWNLOADS, Preparation
@@ -24,7 +25,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "root", type=Path, metavar="ROOT", help="folder that holds leftImg8bit and gtFine"
     )
     parser.add_argument(
-        "--num-workers", type=int, metavar="N", help="processes; one per processor by default"
+        "--num-workers", type=positive, metavar="N", help="processes; one per processor by default"
     )
     return parser.parse_args(argv)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from pconv_seg.arguments import positive
 from pconv_seg.engine import PreflightError
 from pconv_seg.study.evaluation import evaluate_runs
 from pconv_seg.study.plan import Study
@@ -26,15 +27,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", choices=STEPS, help="do this step (default: all)")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="trainings, then evaluations, at a time, which share the cores (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs {args.jobs}: at least 1")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -359,6 +359,12 @@ def test_tool_says_where_missing_files_are_downloaded(root, main, capsys):
     assert f"{IMAGE}: not a complete PNG file" in output
 
 
+def test_tool_needs_a_process(root, main, capsys):
+    with pytest.raises(SystemExit):
+        main([str(root), "--num-workers", "0"])
+    assert "--num-workers: '0' is not a whole number of at least 1" in capsys.readouterr().err
+
+
 def test_tool_needs_a_folder(main, tmp_path):
     with pytest.raises(SystemExit, match="absent is not a folder"):
         main([str(tmp_path / "absent")])

@@ -219,8 +219,8 @@ def test_labels_that_do_not_fit_are_named(main, trained, tmp_path):
     [
         (["--tolerance", "0.1"], "--tolerance belongs to --shift-test"),
         (["--images", "DIR"], "--images belongs to --shift-test"),
-        (["--shift-test", "--leave-out", "1/2"], "--shift-test does not go with leave-outs"),
-        (["--shift-test", "--per-class"], "--shift-test does not go with per-class"),
+        (["--shift-test", "--leave-out", "1/2"], "--shift-test does not go with --leave-out"),
+        (["--shift-test", "--per-class"], "--shift-test does not go with --per-class"),
         (["--shift-test", "--out", "table.csv"], "--out writes .json only"),
         (["--shift-test", "--tolerance", "1"], r"--tolerance must lie in [0, 1), got 1.0"),
     ],

@@ -65,6 +65,12 @@ def test_libraries_of_the_report_are_missed_before_training(monkeypatch):
         main(["absent.py", "--work-dir", "absent", "--only", "train"])
 
 
+def test_jobs_are_at_least_one(capsys):
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOL))["main"](["absent.py", "--work-dir", "absent", "--jobs", "0"])
+    assert "--jobs: '0' is not a whole number of at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_one_command_trains_evaluates_and_reports_and_does_nothing_twice(
     make_study, capsys, monkeypatch
