@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..files import atomic_path, remove_leftovers
-from ..work_dir import newest_checkpoint, write_sealed
+from ..work_dir import checkpoints, newest_checkpoint, write_sealed
 from .preflight import PreflightError
 from .random_state import random_state, set_random_state
 
@@ -59,8 +59,9 @@ class ResumableCheckpointHook(CheckpointHook):
     - Checkpoints hold the states of the random number generators of every process.
       ``ResumableTrainLoop`` goes on from them. Validation draws from copies, so that it leaves no
       trace in training.
-    - ``resume=True`` without ``load_from`` takes the newest whole checkpoint of the work dir and
-      logs which newer ones it skipped and why.
+    - ``resume=True`` takes the newest whole checkpoint of the work dir and logs which newer ones it
+      skipped and why. It takes ``load_from`` if that lies beside those, or if none is whole;
+      otherwise ``load_from`` is only what the run once started from.
     - Weights that are not finite are not written.
 
     Args:
@@ -89,12 +90,12 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint to resume from."""
-        if not (runner._resume and runner._load_from is None):
+        if not runner._resume:
             return
         found: list[Any] = [None]
         if is_main_process():
             try:
-                found = [newest_checkpoint(runner.work_dir)]
+                found = [_resume_from(runner._load_from, runner.work_dir)]
             except ValueError as error:
                 found = [str(error)]
         # One process decides: another machine may see the shared folder a moment later.
@@ -253,6 +254,27 @@ class ResumableCheckpointHook(CheckpointHook):
             self.file_backend = backend
         for path in waiting:
             backend.remove(path)
+
+
+def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | None, list[str]]:
+    """A checkpoint, if there is any, and a sentence about each one that was not taken.
+
+    Raises:
+        ValueError: As :func:`newest_checkpoint`.
+    """
+    if load_from:
+        own = {Path(work_dir), *(path.parent for path in checkpoints(work_dir))}
+        if Path(load_from).resolve().parent in {folder.resolve() for folder in own}:
+            return load_from, []
+    try:
+        path, skipped = newest_checkpoint(work_dir)
+    except ValueError:
+        if load_from:
+            return load_from, []
+        raise
+    if load_from and path:
+        skipped.append(f"{load_from}: the run that started from it has come to {path}")
+    return path or load_from, skipped
 
 
 def checkpoint_hook(runner: Runner) -> ResumableCheckpointHook | None:

@@ -257,6 +257,26 @@ def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
     )
 
 
+def test_a_run_that_started_from_a_checkpoint_of_another_goes_on_from_its_own(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    first = tiny_run.Train(tiny_config, tmp_path / "first")
+    first.end()
+    states = []
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        start = f"load_from={first.work_dir / 'iter_12.pth'}"
+        train = tiny_run.Train(tiny_config, tmp_path / name, start)
+        resumed, train.arguments = train.arguments, [a for a in train.arguments if a != "--resume"]
+        if name == "stopped":
+            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+            train.arguments = resumed
+        states.append(train.end())
+    assert "the run that started from it has come to" in train.log.read_text()
+    tiny_run.assert_same(states[1], states[0])
+
+
 def test_gradients_are_never_lost_between_accumulated_iterations(
     tiny_config: str, tmp_path: Path
 ) -> None:
