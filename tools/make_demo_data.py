@@ -40,7 +40,7 @@ def main() -> None:
         write_street_scenes(
             args.out, args.size, args.train, args.val, args.seed, num_workers=args.num_workers
         )
-    except FileExistsError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     print(f"{args.train} training and {args.val} validation scenes are in {args.out}")
 

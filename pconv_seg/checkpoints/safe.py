@@ -196,6 +196,11 @@ class _Unpickler(pickle._Unpickler):
             raise _RefusedError(key)
         return _ALLOWED[key]
 
+    def _protocol(self) -> None:
+        (protocol,) = self.read(1)
+        if protocol > 2:
+            raise _RefusedError(f"pickle protocol {protocol}")
+
     def _reduce(self) -> None:
         if not any(self.stack[-2] is function for function in _FUNCTIONS.values()):
             raise _RefusedError(f"a call of {self.stack[-2]!r}")
@@ -256,6 +261,7 @@ class _Unpickler(pickle._Unpickler):
             raise _RefusedError(f"items in a {type(target).__name__}")
 
     dispatch |= {
+        pickle.PROTO[0]: _protocol,
         pickle.REDUCE[0]: _reduce,
         pickle.NEWOBJ[0]: _new_object,
         pickle.BUILD[0]: _build,

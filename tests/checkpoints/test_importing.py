@@ -542,8 +542,14 @@ class TestTool:
         torch.save(mmseg_file[0], tmp_path / "file.pth")
         config = tmp_path / "broken.py"
         config.write_text("model = 1 / 0")
-        for path, error in ((config, "ZeroDivisionError"), (tmp_path / "none.py", "none.py")):
-            with pytest.raises(SystemExit, match=f"import_checkpoint.py: config .*{error}"):
+        empty = tmp_path / "empty.py"
+        empty.touch()
+        for path, error in (
+            (config, "ZeroDivisionError"),
+            (tmp_path / "none.py", "none.py"),
+            (empty, "model: config .*empty.py has none"),
+        ):
+            with pytest.raises(SystemExit, match=f"(?s)import_checkpoint.py: .*{error}"):
                 main([str(tmp_path / "file.pth"), str(tmp_path / "out.pth"), "--config", str(path)])
 
     def test_a_malicious_file_ends_it(self, main, tmp_path):

@@ -178,6 +178,9 @@ def test_other_files_are_refused_by_what_they_are(file, tmp_path):
         tar.add(__file__, "pickle")
     with pytest.raises(ValueError, match=r"file\.pth has the tar format of torch 0\.1"):
         load_file(file)
+    torch.save({}, file, pickle_protocol=4)
+    with pytest.raises(UnsafeCheckpointError, match=r"file\.pth: refused.* pickle protocol 4"):
+        load_file(file)
     torch.jit.script(nn.ReLU()).save(file)
     with pytest.raises(UnsafeCheckpointError, match=r"file\.pth is a TorchScript program"):
         load_file(file)

@@ -60,7 +60,9 @@ def test_a_changed_file_is_decoded_anew(sources, tmp_path):
     assert load(store, sources[0])[0] == 1
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "checksum cut", "header", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "cut", "checksum cut", "header", "brace of the header", "empty"]
+)
 def test_a_damaged_entry_is_replaced(sources, tmp_path, damage):
     load(DecodedCache(tmp_path / "cache", 1), sources[0])
     (entry,) = (tmp_path / "cache").iterdir()
@@ -73,6 +75,8 @@ def test_a_damaged_entry_is_replaced(sources, tmp_path, damage):
         del content[-2:]
     if damage == "header":
         content[:10] = b"0123456789"
+    if damage == "brace of the header":
+        content[content.index(b"}")] = ord(" ")
     if damage == "empty":
         content.clear()
     entry.write_bytes(content)

@@ -233,8 +233,14 @@ def test_the_crop_holds_the_centre_of_the_draw(data):
         assert (label == 2).any()
 
 
-def test_crops_that_cannot_be_placed_are_refused(data):
-    steps = [step for step in PIPELINE if step["type"] != "RandomScaleCrop"]
+CROP = next(step for step in PIPELINE if step["type"] == "RandomScaleCrop")
+
+
+@pytest.mark.parametrize("before", [[], [{"type": "RandomFlip", "prob": 1.0}, CROP]])
+def test_crops_that_cannot_be_placed_are_refused(data, before):
+    steps = PIPELINE.copy()
+    place = steps.index(CROP)
+    steps[place : place + 1] = before
     dataset = DATASETS.build(
         {"type": "DrawnDataset", "dataset": part(data / "fine", pipeline=steps)}
     )

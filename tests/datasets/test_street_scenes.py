@@ -145,6 +145,12 @@ def test_other_settings_in_the_same_folder_are_refused(root):
     assert json.loads(before["scenes.json"])["seed"] == SEED
 
 
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / "scenes.json").write_text('{"size": [32')
+    with pytest.raises(ValueError, match=r"scenes\.json is damaged .*choose another --out or"):
+        write_street_scenes(tmp_path, SIZE, 1, 1, 0)
+
+
 def test_images_of_other_origin_are_left_alone(tmp_path):
     (tmp_path / "leftImg8bit").mkdir()
     with pytest.raises(FileExistsError, match="were not drawn here"):

@@ -151,6 +151,12 @@ def test_options_and_labels_that_a_data_set_refuses(root: Path) -> None:
     assert "val_dataloader.dataset: labels/a.png: truncated\n" in message
 
 
+def test_option_that_a_data_set_has_not(root: Path) -> None:
+    message = _message(_config(root, **{"train_dataloader.dataset.splitt": 1}))
+    assert "train_dataloader.dataset: " in message
+    assert "got an unexpected keyword argument 'splitt'\n" in message
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message

@@ -59,7 +59,7 @@ class DecodedCache:
             return self._open(entry)
         except FileNotFoundError:
             pass
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # a changed header may raise anything
             print_log(
                 f"decoded cache: {entry} ({path}): {error}; it is replaced",
                 logger="current",

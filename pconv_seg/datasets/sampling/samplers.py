@@ -118,12 +118,13 @@ class ClassUniformSampler(ResumableSampler):
         super().__init__(dataset, seed)
         if tile < 1:
             raise ValueError(f"tile of ClassUniformSampler is a side in pixels, not {tile}")
-        for part in dataset.datasets:
-            if not any(isinstance(t, RandomScaleCrop) for t in part.pipeline.transforms):
+        for reader in dataset.readers:
+            # Centroids are places in the file: what resizes or flips before would move them.
+            if not isinstance(next(iter(reader.rest), None), RandomScaleCrop):
                 raise ValueError(
                     "ClassUniformSampler places crops, but the pipeline of the training data has "
-                    "no RandomScaleCrop, which would crop there; put it in place of RandomResize "
-                    "and RandomCrop, or take ResumableSampler"
+                    "no RandomScaleCrop directly behind its loading steps, which would crop there; "
+                    "put it in place of RandomResize and RandomCrop, or take ResumableSampler"
                 )
         self.fine_only_after = fine_only_after
         classes = dataset.metainfo["classes"]

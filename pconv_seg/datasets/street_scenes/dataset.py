@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, parse_json
 from pconv_seg.parallel import map_in_processes
 
 from ..cityscapes.cities import FINE_IMAGES
@@ -60,7 +60,7 @@ def _claim(root: Path, settings: dict) -> None:
             raise FileExistsError(f"{root} holds images that were not drawn here: {way_out}")
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2))
-    elif (found := json.loads(path.read_text())) != settings:
+    elif (found := parse_json(path.read_bytes(), path, settings, way_out)) != settings:
         raise FileExistsError(f"{path} was drawn with {found}, not {settings}: {way_out}")
 
 
@@ -90,7 +90,7 @@ def write_street_scenes(
 
     Raises:
         FileExistsError: ``root`` holds a data set of other settings, or another one altogether.
-        ValueError: ``size`` or ``seed`` is out of range.
+        ValueError: ``size`` or ``seed`` is out of range, or ``scenes.json`` is damaged.
     """
     root, size = Path(root), tuple(size)
     check_size(size)
