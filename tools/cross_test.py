@@ -46,6 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     of_tiles = {*args.modes} - {"regular"} or args.region == "tile" or args.bands
     if not of_tiles and (args.tile or args.overlap is not None):
         parser.error("--tile and --overlap: nothing is cut into tiles; add --modes tile_overlap")
+    if args.bands and not args.out:
+        parser.error("--bands: mIoU by band is in no table; add --out FILE.json")
     return args
 
 

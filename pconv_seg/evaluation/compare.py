@@ -13,11 +13,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
-from PIL import Image
 from torch import Tensor
 
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
+from pconv_seg.inference import read_pixels
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.batch import added_padding
 from pconv_seg.visualization import draw_comparison, save_figure
@@ -124,7 +124,7 @@ def _draw(
     palette: list,
 ) -> None:
     label = sample.gt_sem_seg.data[0].cpu().numpy()
-    image = np.asarray(Image.open(sample.img_path).convert("RGB"))
+    image = read_pixels(sample.img_path)[..., ::-1]
     # Of the network's input, which tiles are cut from.
     left, right, top, bottom = added_padding(sample)
     height, width = sample.img_shape[:2]

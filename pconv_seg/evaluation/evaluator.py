@@ -188,7 +188,10 @@ def evaluate(
                 inputs, samples = data["inputs"], data["data_samples"]
                 if plan.follows_tiles:
                     _refuse_padding(samples)
-                outputs.append(predict_modes(model, inputs, samples, plan))
+                try:
+                    outputs.append(predict_modes(model, inputs, samples, plan))
+                except ValueError as error:
+                    raise ValueError(f"{samples[0].img_path}: {error}") from error
                 uncut = uncut and len(TileGrid(inputs.shape[-2:], plan.tile)) == 1
             for i, sample in enumerate(samples):
                 label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]

@@ -1,5 +1,6 @@
 """Finding trained networks and loading them."""
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def _runs(work_dirs: Path) -> Iterator[Run]:
 def _is_finished(run: Run) -> bool:
     loop = read_config(str(run.config)).get("train_cfg") or {}
     match = re.fullmatch(r"(iter|epoch)_(\d+)", run.checkpoint.stem)
-    return bool(match) and int(match[2]) >= loop.get(f"max_{match[1]}s", 0)
+    return bool(match) and int(match[2]) >= loop.get(f"max_{match[1]}s", math.inf)
 
 
 def load_segmentor(

@@ -305,20 +305,16 @@ def shift_test(
             regions = shift_regions(min(size) if tile is None else tile, bin_width)
         names.append(image.name)
         pixels.append(_bincount(regions.map(size).cells, len(regions.edges) - 1))
-        counts.append(
-            [
-                _count(
-                    predict_grids(
-                        model, image.pixels, ShiftedGrids(size, regions.tile), batch_size
-                    ),
-                    image,
-                    regions,
-                    model.num_classes,
-                    ignore_index,
-                )
-                for model in models
-            ]
-        )
+        grids, counts_of_image = ShiftedGrids(size, regions.tile), []
+        for model in models:
+            # Where no pixel is compared, it does not matter what is predicted.
+            predictions = torch.zeros((2, *size), dtype=torch.uint8)
+            if pixels[-1].any():
+                predictions = predict_grids(model, image.pixels, grids, batch_size)
+            counts_of_image.append(
+                _count(predictions, image, regions, model.num_classes, ignore_index)
+            )
+        counts.append(counts_of_image)
     if regions is None:
         raise ValueError("the shift test needs at least one image")
     if not np.any(pixels):

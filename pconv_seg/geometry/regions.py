@@ -84,8 +84,9 @@ class BorderRegions:
         # Frozen and hashable, so that maps can be cached by (regions, size).
         object.__setattr__(self, "leave_outs", tuple(sorted(fractions)))
         object.__setattr__(self, "bands", tuple(self.bands))
-        if isinstance(self.tile, list):
-            object.__setattr__(self, "tile", tuple(self.tile))
+        for name in ("tile", "overlap"):
+            if isinstance(sides := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(sides))
         if self.proportion not in ("side", "area"):
             raise ValueError(f"proportion must be 'side' or 'area', got {self.proportion!r}")
         if self.region not in ("image", "tile"):

@@ -184,7 +184,9 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
             if not known or kinds == ["palette"] or set(image.dtypes) != {"uint8"}:
                 raise ValueError(
                     f"{path}: expected 8-bit grey, RGB or RGBA, got {', '.join(image.dtypes)} with "
-                    f"bands {', '.join(kinds)}; convert it, e.g. with gdal_translate -ot Byte -b"
+                    f"bands {', '.join(kinds)}; convert it with gdal_translate: "
+                    "-ot Byte -scale for more bits, -expand rgb for a palette, -b 1 -b 2 -b 3 for "
+                    "more bands"
                 )
 
             bgr = (1, 1, 1) if len(kinds) == 1 else (3, 2, 1)

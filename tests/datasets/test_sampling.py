@@ -374,3 +374,22 @@ def test_what_loops_ask_of_a_data_set(data):
     assert dataset.metainfo["classes"] == CLASSES
     assert dataset.ignore_index == 255
     assert isinstance(uniform(dataset), ClassUniformSampler)
+
+
+def test_draws_of_classes_and_of_images_are_mixed_and_all_images_come_up(data):
+    sampler = uniform(drawn(data), tile=16)
+    plans = np.stack([sampler.plan(epoch) for epoch in range(60)])
+    # 5 of 11 at any place in an epoch.
+    np.testing.assert_allclose((plans[..., 1] >= 0).mean(0), 5 / 11, atol=0.3)
+    anywhere = plans[plans[..., 1] < 0][:, 0]
+    assert np.bincount(anywhere, minlength=11).min() > 0.5 * len(anywhere) / 11
+
+
+def test_fine_only_after(data):
+    write(data / "coarse", 6, seed=1)
+    dataset = drawn(data, coarse={"data_root": str(data / "coarse")})
+    never, after = (
+        uniform(dataset, coarse_classes=["truck"], fine_only_after=n) for n in (None, 31)
+    )
+    same = [np.array_equal(never.plan(epoch), after.plan(epoch)) for epoch in (30, 31)]
+    assert same == [True, False]

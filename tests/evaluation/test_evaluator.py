@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from pconv_seg.evaluation.confusion import confusion_matrices
 from pconv_seg.evaluation.evaluator import MODES, EvaluationPlan, evaluate
-from pconv_seg.geometry import TileGrid
+from pconv_seg.geometry import BorderRegions, TileGrid
 
 PLAN = EvaluationPlan(tile=(16, 20), leave_outs=["1/2", "3/4"], bands=(1, 4))
 
@@ -218,3 +218,11 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
 def test_bad_plans_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         EvaluationPlan(**options)
+
+
+def test_regions_of_a_plan():
+    plan = EvaluationPlan(
+        tile=16, overlap=3, leave_outs=["1/2"], proportion="area", region="tile", bands=(4,)
+    )
+    for mode, overlap in (("regular", 0), ("tile", 0), ("tile_overlap", 3)):
+        assert plan.regions(mode) == BorderRegions([0, "1/2"], "area", "tile", (4,), 16, overlap)

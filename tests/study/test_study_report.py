@@ -17,6 +17,7 @@ from pconv_seg.evaluation.report import Report
 from pconv_seg.study.contents import Contents
 from pconv_seg.study.curves import read_scalars
 from pconv_seg.study.evaluation import evaluate_runs, read_shift
+from pconv_seg.study.figures import cross_matrices
 from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
 from pconv_seg.study.report import write_report
 from pconv_seg.study.results import Cell, Results
@@ -393,3 +394,56 @@ def test_runs_of_other_images_are_refused(make_study, evaluate_at_random):
     Record(**{**vars(record), "images": ("other.png", *record.images[1:])}).save(path)
     with pytest.raises(PreflightError, match=r"partial_seed0.*other images"):
         Results(study)
+
+
+def _mious(study, name):
+    """mIoU[networks, modes, regions] of each run."""
+    return {
+        (run.padding, run.seed): Report(Record.load(run.folder / "evaluation" / f"{name}.npz")).miou
+        for run in study.runs
+    }
+
+
+def test_findings_are_above_0_where_their_question_is_answered_with_yes(
+    make_study, evaluate_at_random
+):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    own, cross = (_mious(study, name) for name in ("tile16", "cross"))
+    found = {f.question: f.contrast.values for f in findings(Results(study))}
+
+    def values(start):
+        return next(v for q, v in found.items() if q.startswith(start))
+
+    def gap(seed, mode, region):
+        return own["partial", seed][0, mode, region] - own["zeros", seed][0, mode, region]
+
+    seeds = (0, 1)
+    for mode, place in enumerate(("on whole", "on tiles", "on overlapping")):
+        expected = [gap(s, mode, 0) for s in seeds]
+        assert values(f"Is partial padding better than zero padding {place}") == pytest.approx(
+            expected
+        )
+    assert values("Does the gap") == pytest.approx([gap(s, 1, 1) - gap(s, 1, 0) for s in seeds])
+    # The networks of `cross` are tested with zeros, then with partial padding.
+    loss = [
+        (cross["zeros", s][0, 0, 0] - cross["zeros", s][1, 0, 0])
+        - (cross["partial", s][1, 0, 0] - cross["partial", s][0, 0, 0])
+        for s in seeds
+    ]
+    assert values("Is it worse to test") == pytest.approx(loss)
+
+
+def test_cross_table_has_the_training_in_rows(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    (zeros, partial) = (_mious(study, "cross")[p, 0][:, 0, 0] for p in ("zeros", "partial"))
+    contents = Contents(Results(study)).context
+    assert contents["cross"][0]["table"][1:] == [
+        ["zeros", *(f"{v:.2f}" for v in zeros)],
+        ["partial", *(f"{v:.2f}" for v in partial)],
+    ]
+    assert cross_matrices(Results(study))[0]["mIoU"] == [
+        pytest.approx(list(zeros)),
+        pytest.approx(list(partial)),
+    ]
