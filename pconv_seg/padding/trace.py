@@ -126,7 +126,8 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
 
     A window sees padding if one of its taps lies outside the input of its own operation; what
     earlier operations padded counts as input, and so does explicit padding (``F.pad``), which has
-    a row of its own: there, the share is that of the padded positions.
+    a row of its own: there, the share is that of the padded positions. (``F.pad`` of channels is
+    taken for padding of a channels-last map.)
 
     Args:
         model: Called with one ``Tensor[N, C, *size]``; for a segmentor of mmseg that is backbone,

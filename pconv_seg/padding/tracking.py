@@ -17,7 +17,7 @@ image alone:
 - Interpolation to a ``size`` read from the shape of another map goes to the extents of that map,
   and to the size of the padded images, to the extents of the images. Numbers of other origin must
   mean the same extents whether they stand for a factor or for the size of earlier maps. (mmseg's
-  ``Upsample`` is known to mean its factor.)
+  ``Upsample`` is known to mean its factor.) A constant size in the model is taken for a factor.
 - What is computed with a number from the shape of a map, other than a size to interpolate, to pool,
   to pad or to reshape to or the end of a slice, raises: it would be another number for the image
   alone. So does a comparison of it that some of the images alone would decide otherwise; a plain
@@ -25,13 +25,13 @@ image alone:
   does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
   ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
   size.
-- A tensor that no padding reached is real all over: of a position encoding, what numbers from the
-  shape of a map resize, slice or pad is followed, and so is a constant of as many positions.
+- A tensor that no padding reached is real all over; made with numbers from the shape of a map,
+  it is refused.
 - Decisions (comparisons, indices, counts) are followed where position-wise operations make them.
   Others are free to become metrics, but cannot come back into the network.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
-  in the padding, labels are ``ignore_index``.
+  in the padding, labels are ``ignore_index``. (``DiceLoss`` counts predictions there all the same.)
 
 Everything else raises NotImplementedError naming operation and module: attention over flattened
 positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ...
@@ -210,11 +210,6 @@ def _tracked(*values: Any) -> list[Tensor]:
     return [tensor for tensor in _tensors(values) if hasattr(tensor, "_real_area")]
 
 
-def _from_images(*values: Any) -> list[Tensor]:
-    """The followed tensors in ``values`` that are not made of new constants alone."""
-    return [tensor for tensor in _tracked(values) if not hasattr(tensor, "_is_new")]
-
-
 def _features(value: Any) -> list[Tensor]:
     """The tensors in ``value`` that are not decisions, indices or counts."""
     return [t for t in _tensors(value) if t.is_floating_point() or t.is_complex()]
@@ -316,8 +311,8 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             for name, module in model.named_modules()
             if name
         }
-        # Modules being run, each with shape and area of what was packed for it, and if it is new.
-        self._modules: list[tuple[nn.Module, tuple[torch.Size, _Area, bool] | None]] = []
+        # Modules being run, each with shape and area of what was packed for it.
+        self._modules: list[tuple[nn.Module, tuple[torch.Size, _Area] | None]] = []
         self._extents_of_size: dict[tuple[int, int], set[Extents]] = {}
 
     def __enter__(self) -> "track_extents":
@@ -371,7 +366,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and _tracked(args):
                 ((x,), area) = args, args[0]._real_area
                 if (module.training or module.running_mean is None) and area.dims == (2, 3):
-                    self._modules[-1] = (module, (x.shape, area, not _from_images(x)))
+                    self._modules[-1] = (module, (x.shape, area))
                     return torch.cat([c.flatten(2) for c in area.crops(x)], 2)[:, :, None]
         return None
 
@@ -380,19 +375,17 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             return None
         with torch._C.DisableTorchFunction():
             packed = self._modules[-1][1]
-            if packed is None and _from_images(args):
+            if packed is None and _tracked(args):
                 for tensor in _features(output):
-                    if tensor.shape[2:].numel() > 1 and not _from_images(tensor):
+                    if tensor.shape[2:].numel() > 1 and not _tracked(tensor):
                         raise self._error("its forward", "something there hides from torch")
             self._modules.pop()
             if packed is None:
                 return None
-            shape, area, is_new = packed
+            shape, area = packed
             parts = output[:, :, 0].split([height * width for height, width in area.extents], 2)
             pieces = [p.unflatten(2, e) for p, e in zip(parts, area.extents, strict=True)]
-            result = self._mark(_stack(pieces, shape), area)
-            self._set_new(result, is_new)
-            return result
+            return self._mark(_stack(pieces, shape), area)
 
     # What each operation does to the real area.
 
@@ -416,35 +409,11 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if call.name in _TO_PYTHON and not call.is_vector:
             raise self._error(call.name, "it would also tell of padding")
         if any(number.varies for number in numbers):
-            if rule not in _FOLLOW_NUMBERS:
+            if rule not in _FOLLOW_NUMBERS or not tracked:
                 raise self._number_error(call)
-            if not tracked and rule not in (track_extents._constant, track_extents._expand):
-                call = self._wholly_real(call)
         elif not tracked and rule is not track_extents._unfollowed:
             return call.run()
-        result = rule(self, call)
-        creates = rule in (track_extents._constant, track_extents._alike)
-        self._set_new(result, creates or not _from_images(call.tracked))
-        return result
-
-    @staticmethod
-    def _set_new(result: Any, is_new: bool) -> None:
-        # Compiled extensions write into such tensors, and nobody hears of it.
-        for tensor in _tracked(result):
-            if is_new:
-                tensor._is_new = True
-            elif hasattr(tensor, "_is_new"):
-                del tensor._is_new
-
-    def _wholly_real(self, call: _Call) -> _Call:
-        """``call`` with its first argument, which has no padding, as maps of every sample."""
-        x, *rest = call.args or (None,)
-        count = len(self._images)
-        if not isinstance(x, Tensor) or x.dim() != 4 or len(x) not in (1, count):
-            raise self._number_error(call)
-        x = x.expand(count, -1, -1, -1)
-        x._real_area = _Area((tuple(x.shape[2:]),) * count)
-        return call._replace(args=(x, *rest), tracked=[x])
+        return rule(self, call)
 
     def _convolve(self, call: _Call) -> Tensor:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
@@ -478,42 +447,23 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         }
         if len(areas) != 1:
             raise self._error(call.name, f"its operands have {len(areas)} different real areas")
-        return self._mark(result, areas.pop())
-
-    def _alike(self, call: _Call) -> Tensor:
-        return self._positionwise(call)
+        area = areas.pop()
+        for other in _features((call.args, call.kwargs)):
+            # What has as many positions as the padded maps would not fit an image alone.
+            if (
+                other.dim() == maps[0].dim()
+                and not hasattr(other, "_real_area")
+                and any(
+                    other.shape[dim] not in (1, e[i])
+                    for e in area.extents
+                    for i, dim in enumerate(area.dims)
+                )
+            ):
+                raise self._error(call.name, "something of the padded size hides where it is real")
+        return self._mark(result, area)
 
     def _constant(self, call: _Call) -> Tensor:
-        shape = [
-            n for n in _leaves(call.kwargs.get("size", call.args)) if not isinstance(n, Tensor)
-        ]
-        return self._of_shape(call, shape) if _numbers(call[1:3]) else call.run()
-
-    def _expand(self, call: _Call) -> Tensor:
-        x, shape = call.args[0], list(_leaves((call.args[1:], call.kwargs)))
-        if not _numbers(shape):
-            return self._other(call)
-        sizes = [1] * (len(shape) - x.dim()) + list(x.shape)
-        if any(size != 1 for n, size in zip(shape, sizes, strict=True) if isinstance(n, _Number)):
-            raise self._number_error(call)
-        return self._of_shape(call, shape)
-
-    def _of_shape(self, call: _Call, shape: list[Any]) -> Tensor:
-        """What does not depend on the position, on as many as numbers from a shape say."""
-        result = call.run()
-        dims = tuple(dim for dim, n in enumerate(shape) if isinstance(n, _Number))
-        count = len(self._images)
-        if (
-            result.dim() != 4
-            or len(result) not in (1, count)
-            or dims not in ((1, 2), (2, 3))
-            or len(_numbers(call[1:3])) != 2
-        ):
-            raise self._number_error(call)
-        if len(result) < count:
-            result = result.repeat(count, 1, 1, 1)
-        columns = (shape[dim].of_samples for dim in dims)
-        return self._mark(result, _Area(tuple(zip(*columns, strict=True)), dims))
+        return call.run()
 
     def _batch_norm(self, call: _Call) -> Tensor:
         return self._other(call) if call.argument("training", 5) else self._positionwise(call)
@@ -595,10 +545,10 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         ratios = [Fraction(new, old) for new, old in zip(size, own_size, strict=True)]
         by_ratio = tuple(_scaled(extent, ratios) for extent in call.area.extents)
         candidates = {by_ratio, *self._extents_of_size.get(size, ())}
-        if len(candidates) > 1:
+        if len(candidates) > 1 or 0 in {n for extent in by_ratio for n in extent}:
             raise self._error(
                 f"{call.name} to {size}",
-                f"for the images alone that could mean any of {sorted(candidates)}",
+                f"it is not known what that is for the images alone: {sorted(candidates)}?",
             )
         return by_ratio
 
@@ -660,6 +610,8 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         return self._mark(result, area)
 
     def _permute(self, call: _Call) -> Tensor:
+        if call.is_vector:
+            return call.run()
         # On a tensor in which the size of a dimension tells which one it is.
         kept = {0, *call.area.dims}
         sizes = [10 + d if d in kept or n > 1 else 1 for d, n in enumerate(call.args[0].shape)]
@@ -667,8 +619,11 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         order = call._replace(args=(numbered, *call.args[1:])).run().shape
         if order[0] != 10:
             raise self._error(call.name, "the batch is not in dimension 0 afterwards")
+        result = call.run()
+        if result.dim() != len(order):
+            raise self._error(call.name, "it leaves one dimension of the map")
         dims = tuple(order.index(10 + dim) for dim in call.area.dims)
-        return self._mark(call.run(), _Area(call.area.extents, dims))
+        return self._mark(result, _Area(call.area.extents, dims))
 
     def _reshape(self, call: _Call) -> Tensor:
         x, result = call.args[0], call.run()
@@ -736,9 +691,6 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
         track_extents._numel: "numel nelement",
         track_extents._constant: """
             empty full new_empty new_full new_ones new_zeros ones rand randn zeros""",
-        track_extents._alike: """
-            empty_like full_like ones_like rand_like randn_like zeros_like""",
-        track_extents._expand: "expand repeat",
     }.items()
     for name in names.split()
 }
@@ -749,13 +701,10 @@ _FOLLOW_NUMBERS = {
     track_extents._interpolate,
     track_extents._slice,
     track_extents._reshape,
-    track_extents._constant,
-    track_extents._expand,
 }
 
 _FOLLOW_DECISIONS = {
     track_extents._positionwise,
-    track_extents._alike,
     track_extents._constant,
     track_extents._shape,
     track_extents._numel,
