@@ -548,7 +548,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if len(candidates) > 1 or 0 in {n for extent in by_ratio for n in extent}:
             raise self._error(
                 f"{call.name} to {size}",
-                f"it is not known what that is for the images alone: {sorted(candidates)}?",
+                f"it is not known which of {sorted(candidates)} that is for the images alone",
             )
         return by_ratio
 
