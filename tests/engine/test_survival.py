@@ -359,10 +359,32 @@ def test_the_seed_is_that_of_the_checkpoint(tiny_config: str, tmp_path: Path) ->
     tiny_run.assert_same(resumed, whole)
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tiny_config: str, tmp_path: Path) -> None:
-    train = tiny_run.Train(tiny_config, tmp_path, "optim_wrapper.optimizer.lr=1e36")
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        ("FiniteLossHook", "FloatingPointError: iteration 2: "),
+        # One that has nothing to do here.
+        ("DistSamplerSeedHook", " is not finite after iteration 2: no checkpoint was written"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_not_saved(
+    tiny_config: str, tmp_path: Path, hook: str, message: str
+) -> None:
+    options = ["optim_wrapper.optimizer.lr=1e36", f"default_hooks.finite_loss.type={hook}"]
+    train = tiny_run.Train(tiny_config, tmp_path, *options)
     assert train.run() == [1]
     log = train.log.read_text()
-    assert "FloatingPointError: iteration 2: " in log
-    assert "decode.loss_ce is nan" in log
-    assert f"for the images {Path(tiny_config).parent}/train/images/" in log
+    assert message in log
+    if hook == "FiniteLossHook":
+        assert "decode.loss_ce is nan" in log
+        assert f"for the images {Path(tiny_config).parent}/train/images/" in log
+    assert not list(train.work_dir.glob("*.pth"))
+
+
+def test_validation_leaves_no_trace_in_training(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    """Its loader draws a seed from torch's generator each time."""
+    end = tiny_run.Train(tiny_config, tmp_path, "train_cfg.val_interval=12").end()
+    for part in ("state_dict", "optimizer", "random"):
+        tiny_run.assert_same(end[part], uninterrupted[part])
