@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from known_segmentor import CLASSES, SIZE, border_blind
 from matplotlib.figure import Figure
+from mmseg.registry import DATASETS
 from PIL import Image
 
 from pconv_seg.evaluation import EvaluationPlan, compare
@@ -200,6 +201,44 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
     arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "tile"]
     main([*arguments, "--show-dir", str(tmp_path / "figures")])
     assert grids == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
+
+
+def turned_by_a_tag(image, path):
+    tags = Image.Exif()
+    tags[0x0112] = 6  # to be turned by 90 degrees, as cameras that are held upright say
+    Image.fromarray(np.rot90(image)).save(path, exif=tags)
+
+
+def grey_of_16_bits(image, path):
+    Image.fromarray(image[..., 0].astype(np.uint16) * 200).save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "suffix"), [(turned_by_a_tag, ".jpg"), (grey_of_16_bits, ".png")]
+)
+def test_figures_show_what_the_network_saw(
+    main, make_config, make_checkpoint, tmp_path, monkeypatch, write, suffix
+):
+    shown = []
+
+    def draw(image, *_):
+        shown.append(image)
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    config = make_config(images=1)
+    config.test_dataloader.dataset.img_suffix = suffix
+    path = tmp_path / "data/images/0.png"
+    image = np.array(Image.open(path))
+    path.unlink()
+    write(image, path.with_suffix(suffix))
+    checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
+    config.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "regular"]
+    main([*arguments, "--show-dir", str(tmp_path / "figures")])
+    loaded = DATASETS.build(config.test_dataloader.dataset)[0]["inputs"].numpy()
+    assert loaded.std() > 20
+    assert np.array_equal(shown, [loaded[::-1].transpose(1, 2, 0)])
 
 
 @pytest.mark.parametrize(

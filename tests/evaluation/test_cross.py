@@ -103,6 +103,7 @@ def test_all_modes_and_leave_outs(main, trained):
     [
         (["--tile", "8"], "nothing is cut into tiles; add --modes"),
         (["--overlap", "1/3"], "nothing is cut into tiles; add --modes"),
+        (["--bands", "4"], "--bands: mIoU by band is in no table; add --out FILE.json"),
         (["--out", "result.csv"], "--out result.csv: the suffix must be .json"),
     ],
 )

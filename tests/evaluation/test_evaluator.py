@@ -190,6 +190,22 @@ def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_l
         evaluate([model], loader, PLAN, progress=False)
 
 
+def test_an_image_that_the_network_refuses_is_named(make_config, make_segmentor, make_loader):
+    config = make_config()
+    model, calls = make_segmentor(config), []
+
+    def encode_decode(inputs, metas):
+        calls.append(inputs)
+        if len(calls) == 2:
+            raise ValueError("too small")
+        return inputs
+
+    model.encode_decode = encode_decode
+    plan = EvaluationPlan(modes=["regular"])
+    with pytest.raises(ValueError, match=r"images/1\.png: too small"):
+        evaluate([model], make_loader(config), plan, progress=False)
+
+
 def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor, make_loader):
     config = make_config(images=1)
     pipeline = config.test_dataloader.dataset.pipeline

@@ -65,6 +65,14 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_not_finished(tmp_path):
     assert finished_run(tmp_path / "a") is None
 
 
+def test_a_run_that_counts_otherwise_than_its_checkpoint_is_not_finished(tmp_path):
+    checkpoint = write_run(tmp_path / "a", step=300)
+    checkpoint.with_name("net.py").write_text("train_cfg = dict(max_epochs=50)\n")
+    assert finished_run(tmp_path / "a") is None
+    with pytest.raises(FileNotFoundError, match=r"have not finished: .*iter_300\.pth"):
+        latest_run(tmp_path)
+
+
 @pytest.fixture
 def save(make_config, make_segmentor, tmp_path):
     def save(meta=None, width=1, **content):

@@ -187,6 +187,35 @@ def test_a_convolution_is_the_same_from_its_radius_on(make_config, make_segmento
     assert record.overlap(0) == 2 * radius
 
 
+def refuse(inputs, metas):
+    raise AssertionError("a forward for nothing")
+
+
+def test_images_in_which_nothing_is_compared_are_not_predicted(make_config, make_segmentor):
+    model = make_segmentor(make_config()).eval()
+    rng = np.random.default_rng(0)
+
+    def image(size):
+        label = torch.from_numpy(rng.integers(0, 3, size))
+        pixels = 255 * torch.stack([label == c for c in range(3)]).to(torch.uint8)
+        return ShiftImage(f"{size}.png", pixels, label[None])
+
+    square, wide = image((16, 16)), image((16, 40))
+    [expected] = shift_test([model], [None], [wide], 16)
+    [both] = shift_test([model], [None], [square, wide, square], 16)
+    assert expected.agreeing.any()
+    for all_images, alone in (
+        (both.pixels, expected.pixels),
+        (both.agreeing, expected.agreeing),
+        (both.areas.swapaxes(0, 1), expected.areas.swapaxes(0, 1)),
+    ):
+        nothing = np.zeros_like(alone)
+        assert np.array_equal(all_images, np.concatenate([nothing, alone, nothing]))
+    model.encode_decode = refuse
+    with pytest.raises(ValueError, match="16 x 16 pixels leave no pixel border"):
+        shift_test([model], [None], [square, square])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -80,6 +80,15 @@ def test_maps_of_the_last_two_sizes_are_kept():
         assert not any(a is b for a, b in zip(first, third, strict=True))
 
 
+def test_sides_of_tiles_and_overlaps_may_be_lists_as_in_configs():
+    lists, tuples = (
+        BorderRegions(["1/2"], "side", "tile", (4,), kind((32, 40)), kind((16, 32)))
+        for kind in (list, tuple)
+    )
+    for ours, theirs in zip(lists.map((90, 120)), tuples.map((90, 120)), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 def test_flipping_the_image_keeps_the_regions():
     regions = BorderRegions(LEAVE_OUTS)
     cells, members = regions.map((37, 50))

@@ -174,11 +174,13 @@ def test_without_palette_classes_still_differ(tmp_path):
         (np.zeros((3, 8, 8), np.uint16), {}, "expected 8-bit grey, RGB or RGBA, got uint16"),
         (np.zeros((2, 8, 8), np.uint8), {}, "with bands gray, undefined"),
         (np.zeros((4, 8, 8), np.uint8), {"photometric": "RGB"}, "red, green, blue, undefined"),
+        (np.zeros((1, 8, 8), np.uint8), {"photometric": "palette"}, "with bands palette"),
     ],
 )
 def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
     image = write_tiff(tmp_path / "odd.tif", bands, **profile)
-    with pytest.raises(ValueError, match=f"odd.tif: .*{message}"):
+    advice = "-scale for more bits, -expand rgb for a palette, -b 1 -b 2 -b 3 for more bands"
+    with pytest.raises(ValueError, match=f"odd.tif: .*{message}.*{advice}"):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
 
