@@ -418,6 +418,9 @@ def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
 
 
 def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
+    if not is_compiling() and torch._C._len_torch_dispatch_stack():
+        # Who follows operations may keep what the convolution put out (selective checkpoints).
+        output = output.clone()
     output = output.mul_(ratio)
     if bias is None:
         return output

@@ -196,7 +196,8 @@ def test_checkpoints_that_are_followed(net, follow, large, monkeypatch):
 
 @needs_newer_torch
 @pytest.mark.parametrize("large", [False, True])
-def test_selective_checkpoints_keep_what_convolutions_put_out(net, large, monkeypatch):
+@pytest.mark.parametrize("masked", [False, True])
+def test_selective_checkpoints_keep_what_convolutions_put_out(net, masked, large, monkeypatch):
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
     def policy(context, operation, *args, **kwargs):
@@ -207,15 +208,20 @@ def test_selective_checkpoints_keep_what_convolutions_put_out(net, large, monkey
     monkeypatch.setattr(scaling, "_COLUMNS", 2)
     net = net.double()
     input = images(60, 80).double().requires_grad_()
+    mask = (images(60, 80) > 0)[:, :1] if masked else None
+
+    def forward(input):
+        return net.layers[1:](net.layers[0](input, mask))
+
     output = checkpoint(
-        net,
+        forward,
         input,
         use_reentrant=False,
         context_fn=lambda: create_selective_checkpoint_contexts(policy),
     )
     torch.testing.assert_close(
         torch.autograd.grad(output.square().sum(), input),
-        torch.autograd.grad(net(input).square().sum(), input),
+        torch.autograd.grad(forward(input).square().sum(), input),
     )
 
 
