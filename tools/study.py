@@ -37,22 +37,31 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    problems = []
     try:
         if args.only in (None, "report"):
             # Before hours of training: it may miss a library, which the other steps do not need.
             from pconv_seg.study.report import write_report
         study = Study.load(args.study, args.work_dir)
         if args.only in (None, "train"):
-            train_runs(study, Path(__file__).with_name("train.py"), args.jobs)
+            failed = train_runs(study, Path(__file__).with_name("train.py"), args.jobs)
+            if failed:
+                problems.append(
+                    f"{len(failed)} of {len(study.runs)} runs failed: "
+                    f"{', '.join(run.name for run in failed)}; their logs say why, and the same "
+                    "command tries them again"
+                )
         if args.only in (None, "evaluate"):
-            evaluate_runs(study, args.jobs)
+            problems += evaluate_runs(study, args.jobs)
         if args.only in (None, "report"):
             print(f"wrote {write_report(study)}")
     except (PreflightError, ModuleNotFoundError, ValueError) as error:
-        sys.exit(f"study.py: {error}")
+        problems.append(str(error))
     except KeyboardInterrupt as error:
         print("study.py: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))
+    if problems:
+        sys.exit("study.py: " + "\n".join(problems))
 
 
 if __name__ == "__main__":

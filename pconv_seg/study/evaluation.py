@@ -31,7 +31,7 @@ SHIFT = "shift"
 _SHIFT_COUNTS = ("pixels", "agreeing", "areas")
 
 
-def evaluate_runs(study: Study, jobs: int = 1) -> None:
+def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     """Evaluate what is not evaluated yet.
 
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
@@ -48,11 +48,13 @@ def evaluate_runs(study: Study, jobs: int = 1) -> None:
         jobs: Runs at a time, each in a process with an equal share of the cores. With one, this
             process does it.
 
+    Returns:
+        What could not be evaluated, and why: a checkpoint cannot be read, networks, data and plan
+        do not fit together, or one of the processes died.
+
     Raises:
         PreflightError: If data are missing, or the folder's runs were trained with another config.
-        ValueError: At the end, if a checkpoint cannot be read, naming it, networks, data and plan
-            do not fit together, or one of the processes died. At once, if the state of a run is
-            damaged, naming its file.
+        ValueError: If the state of a run is damaged, naming its file.
         Interrupted: With several jobs, by SIGINT or SIGTERM, when all processes have ended.
     """
     study.check_folder()
@@ -74,8 +76,7 @@ def evaluate_runs(study: Study, jobs: int = 1) -> None:
         check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
     numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
     errors += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
-    if errors:
-        raise ValueError("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
+    return list(dict.fromkeys(map(str, errors)))
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
@@ -234,6 +235,8 @@ def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) ->
 def _evaluate(task: _Task, progress: bool) -> None:
     study, run, checkpoint, name = task
     path = _path(run, name)
+    # Outdated if it is there: if this fails, the report must not take it for the run's.
+    path.unlink(missing_ok=True)
     config = build_test_config(str(study.file), str(checkpoint))
     if name == SHIFT:
         (record,) = shift_checkpoints(config, [str(checkpoint)], **study.shift, progress=progress)

@@ -52,7 +52,7 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
-def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
+def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
     """Train what is not finished yet, ``jobs`` runs at a time.
 
     Every run is ``tools/train.py STUDY --padding P --seed S --resume`` in its own folder below
@@ -68,6 +68,9 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         study: What to train.
         train_tool: ``tools/train.py``.
         jobs: Runs at a time.
+
+    Returns:
+        Those that failed.
 
     Raises:
         PreflightError: Data or weights are missing, the network has convolutions whose padding
@@ -92,6 +95,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
         # Before the first process starts, since a damaged log would end those at work.
         begun = sum(reached_iteration(run.folder) for run in unfinished)
         running: list[_Process] = []
+        failed = []
         with tqdm(total=total, initial=begun, unit="iter", disable=not total, mininterval=5) as bar:
             try:
                 while waiting or running:
@@ -103,12 +107,15 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> None:
                     for process in [p for p in running if p.ended()]:
                         running.remove(process)
                         tqdm.write(f"{process.run.name}: {process.record()}")
+                        if process.failed:
+                            failed.append(process.run)
                     reached = (reached_iteration(run.folder) for run in unfinished)
                     bar.update(sum(reached) - bar.n)
             finally:
                 for process in running:
                     process.stop()
                     process.record(interrupted=True)
+    return failed
 
 
 def read_state(run: StudyRun) -> dict:
@@ -194,6 +201,11 @@ class _Process:
 
     def ended(self) -> bool:
         return self._child.poll() is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was recorded as failed."""
+        return self._state["status"] == "failed"
 
     def stop(self) -> None:
         self._child.terminate()

@@ -1,18 +1,24 @@
 """What is evaluated, when again, and what a run that cannot be evaluated leaves of the others."""
 
 import json
+import os
+import re
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from noise_study import CLASSES, CONFIG
+from noise_study import CLASSES, CONFIG, STUDY
 
 from pconv_seg.evaluation import record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study import evaluation
 from pconv_seg.study.evaluation import evaluate_runs
+
+TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
 
 def finish(study):
@@ -146,8 +152,7 @@ def test_a_shift_test_that_cannot_be_read_is_made_again(
 def test_a_checkpoint_that_cannot_be_read_is_named_after_the_others(make, evaluated, error):
     study = make(("zeros", "partial", "reflect"))
     error.append(ValueError("partial_seed0/iter_2.pth holds no weights"))
-    with pytest.raises(ValueError, match=r"^partial_seed0/iter_2\.pth holds no weights$"):
-        evaluate_runs(study)
+    assert evaluate_runs(study) == ["partial_seed0/iter_2.pth holds no weights"]
     assert len(evaluated) == 2 * 3
     for run in study.runs:
         files = {path.name for path in run.folder.glob("evaluation/*.npz")}
@@ -160,18 +165,34 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
     run = study.runs[0]
     (run.folder / "iter_2.pth").write_bytes(b"cut")
     (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
-    with pytest.raises(ValueError, match=r"zeros_seed0.*damaged.*--only train"):
-        evaluate_runs(study)
+    (problem,) = evaluate_runs(study)
+    assert re.search(r"zeros_seed0.*damaged.*--only train", problem)
     assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3
+
+
+def test_the_report_is_written_without_what_could_not_be_evaluated(
+    make_study, evaluated, error, monkeypatch
+):
+    study = make_study(seeds=(0,), study=STUDY.partition(",\n    shift=")[0] + ")")
+    finish(study)
+    evaluate_runs(study)
+    # Trained anew, so that the scores there are no longer the run's.
+    os.utime(study.runs[1].folder / "iter_2.pth", (2**32, 2**32))
+    error.append(ValueError("no weights"))
+    main = runpy.run_path(str(TOOL))["main"]
+    monkeypatch.setitem(main.__globals__, "train_runs", lambda *_: [])
+    with pytest.raises(SystemExit, match=r"^study\.py: no weights$"):
+        main([str(study.file), "--work-dir", str(study.folder)])
+    text = (study.folder / "report" / "report.md").read_text()
+    assert "**Not fully evaluated: partial_seed0**" in text
 
 
 @pytest.mark.slow
 def test_jobs_report_every_checkpoint_that_cannot_be_read(make):
     study = make()  # their checkpoints are without weights
-    with pytest.raises(ValueError, match=r"iter_2\.pth") as raised:
-        evaluate_runs(study, jobs=2)
+    problems = "".join(evaluate_runs(study, jobs=2))
     for run in study.runs:
-        assert f"{run.folder / 'iter_2.pth'}" in str(raised.value)
+        assert f"{run.folder / 'iter_2.pth'}" in problems
 
 
 @pytest.mark.slow
@@ -180,5 +201,5 @@ def test_a_job_that_dies_is_reported(make_study):
     dies = '__import__("multiprocessing").parent_process() and __import__("os")._exit(9)\n'
     study = make_study(("zeros", "partial"), (0,), config=dies + CONFIG)
     finish(study)
-    with pytest.raises(ValueError, match=r"ended with code 9; .* fewer --jobs"):
-        evaluate_runs(study, jobs=2)
+    (problem,) = evaluate_runs(study, jobs=2)
+    assert re.search(r"ended with code 9; .* fewer --jobs", problem)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import runpy
 import signal
 import threading
 import time
@@ -102,11 +103,31 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
     assert len(read_state(study.runs[0])["attempts"]) == 2
 
 
+def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
+    make_study, evaluate_at_random, monkeypatch
+):
+    study = make_study(("zeros", "reflect"), (0, 1))
+    failed = ("reflect_seed0", "reflect_seed1")
+
+    def evaluate(study, jobs):
+        evaluate_at_random(study, skip=failed)
+        return []
+
+    main = runpy.run_path(str(STUB.parents[2] / "tools" / "study.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "train_runs", lambda s, _, n: train_runs(s, STUB, n))
+    monkeypatch.setitem(main.__globals__, "evaluate_runs", evaluate)
+    message = r"^study\.py: 2 of 4 runs failed: reflect_seed0, reflect_seed1; their logs say why, "
+    with pytest.raises(SystemExit, match=message):
+        main([str(study.file), "--work-dir", str(study.folder)])
+    text = (study.folder / "report" / "report.md").read_text()
+    assert "2 of 4 runs finished. **Not finished: reflect_seed0 (failed), refl" in text
+
+
 def test_a_run_that_failed_after_its_last_checkpoint_is_tried_again(make_study):
     study = make_study(("distribution",), (0,))
-    train_runs(study, STUB)
+    assert train_runs(study, STUB) == study.runs
     assert statuses(study) == {"distribution_seed0": "failed"}
-    train_runs(study, STUB)
+    assert train_runs(study, STUB) == []
     assert statuses(study) == {"distribution_seed0": "finished"}
     (run,) = study.runs
     attempts = [(a["from_iteration"], a["exit_code"]) for a in read_state(run)["attempts"]]
