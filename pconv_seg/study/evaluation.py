@@ -59,8 +59,8 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     """
     study.check_folder()
     found = {run: finished_run(run.folder) for run in study.runs}
-    errors = [
-        ValueError(f"{run.folder}: its last checkpoint is damaged or gone; first --only train")
+    problems = [
+        _Problem(str(run.folder), "its last checkpoint is damaged or gone; first --only train")
         for run, finished in found.items()
         if finished is None and read_state(run)["status"] == "finished"
     ]
@@ -75,8 +75,12 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     if waiting:
         check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
     numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
-    errors += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
-    return list(dict.fromkeys(map(str, errors)))
+    problems += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
+    # Data or a plan that do not fit are the same reason for many evaluations.
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem.reason, []).append(problem.place)
+    return [f"{', '.join(dict.fromkeys(found))}: {reason}" for reason, found in places.items()]
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
@@ -169,6 +173,13 @@ class _Task(NamedTuple):
     name: str
 
 
+class _Problem(NamedTuple):
+    """What could not be evaluated, and why."""
+
+    place: str
+    reason: str
+
+
 def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> bool:
     path = _path(run, name)
     if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
@@ -183,11 +194,11 @@ def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> boo
         return False
 
 
-def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[ValueError]:
-    """Evaluate in processes; returns the errors of what could not be."""
+def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[_Problem]:
+    """Evaluate in processes; returns what could not be."""
     context = get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, cores() // jobs)
-    processes, errors = [], []
+    processes, problems = [], []
     with signals_raise():
         try:
             for number in range(min(jobs, len(tasks))):
@@ -198,38 +209,39 @@ def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[Val
                 sender.close()  # or a process that dies would be waited for
             for process, receiver in processes:
                 try:
-                    errors += receiver.recv()
+                    problems += receiver.recv()
                 except EOFError:
                     process.join()
-                    errors.append(
-                        ValueError(
-                            f"a process of the evaluation ended with code {process.exitcode}; the "
-                            "same command goes on, and fewer --jobs take less memory"
+                    problems.append(
+                        _Problem(
+                            "evaluation",
+                            f"a process ended with code {process.exitcode}; the same command goes "
+                            "on, and fewer --jobs take less memory",
                         )
                     )
         finally:
             for process, _ in processes:
                 process.terminate()
                 process.join()
-    return errors
+    return problems
 
 
-def _job(tasks: Sequence[tuple[str, _Task]], threads: int, errors: Connection) -> None:
+def _job(tasks: Sequence[tuple[str, _Task]], threads: int, problems: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which clean up after themselves
     torch.set_num_threads(threads)
-    errors.send(_evaluate_each(tasks, progress=False))
+    problems.send(_evaluate_each(tasks, progress=False))
 
 
-def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> list[ValueError]:
-    errors = []
+def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> list[_Problem]:
+    problems = []
     for number, task in tasks:
         print(f"{task.name}: {task.run.name}, {number}", flush=True)
         try:
             _evaluate(task, progress)
         except ValueError as error:
-            errors.append(error)
-    return errors
+            problems.append(_Problem(f"{task.name} of {task.run.name}", str(error)))
+    return problems
 
 
 def _evaluate(task: _Task, progress: bool) -> None:

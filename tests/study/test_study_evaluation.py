@@ -149,10 +149,14 @@ def test_a_shift_test_that_cannot_be_read_is_made_again(
     assert f"{path} is damaged, or not from an evaluation by this" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named_after_the_others(make, evaluated, error):
+def test_what_cannot_be_evaluated_is_named_once_per_reason_after_the_others(
+    make, evaluated, error
+):
     study = make(("zeros", "partial", "reflect"))
-    error.append(ValueError("partial_seed0/iter_2.pth holds no weights"))
-    assert evaluate_runs(study) == ["partial_seed0/iter_2.pth holds no weights"]
+    error.append(ValueError("no weights"))
+    assert evaluate_runs(study) == [
+        "tile16 of partial_seed0, tile24 of partial_seed0, cross of partial_seed0: no weights"
+    ]
     assert len(evaluated) == 2 * 3
     for run in study.runs:
         files = {path.name for path in run.folder.glob("evaluation/*.npz")}
@@ -181,7 +185,7 @@ def test_the_report_is_written_without_what_could_not_be_evaluated(
     error.append(ValueError("no weights"))
     main = runpy.run_path(str(TOOL))["main"]
     monkeypatch.setitem(main.__globals__, "train_runs", lambda *_: [])
-    with pytest.raises(SystemExit, match=r"^study\.py: no weights$"):
+    with pytest.raises(SystemExit, match=r"^study\.py: tile16 of partial_seed0, .*: no weights$"):
         main([str(study.file), "--work-dir", str(study.folder)])
     text = (study.folder / "report" / "report.md").read_text()
     assert "**Not fully evaluated: partial_seed0**" in text
