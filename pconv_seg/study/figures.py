@@ -1,6 +1,6 @@
 """Figures of a study's report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +14,6 @@ from . import paper
 from .curves import training_curves
 from .findings import BASELINE, METHOD, gap, shift_cost, where
 from .results import Cell, Results
-from .statistics import Contrast
 
 # Colour is never the only difference: grey prints differ by marker and line style.
 _MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":")
@@ -153,14 +152,8 @@ def _border_distance(
         numbers = [i for i, region in enumerate(regions) if region.kind == kind]
         places = range(len(numbers))
         for padding in results.study.paddings:
-            _line(
-                results,
-                scores,
-                places,
-                padding,
-                lambda i, p=padding, n=name, m=mode: {Cell(n, p, p, m, i): 1.0},
-                numbers,
-            )
+            cells = [Cell(name, padding, padding, mode, i) for i in numbers]
+            _line(results, scores, places, padding, [{cell: 1.0} for cell in cells])
         _gaps(results, gaps, places, numbers, name, mode, paddings)
         scores.set_title(where(results, name, mode), fontsize="medium")
         for axes in (scores, gaps):
@@ -186,8 +179,8 @@ def _shift_test(results: Results) -> Figure:
         shares = [100 * (1 - r.agreeing.sum(0) / r.pixels.sum(0)) for r in records]
         spread = np.std(shares, axis=0, ddof=1) if len(shares) > 1 else np.zeros(len(centres))
         _errorbar(results, changed, centres, padding, np.mean(shares, axis=0), spread)
-        bins = range(1, len(edges))
-        _line(results, costs, centres, padding, lambda i, p=padding: shift_cost(p, i), bins)
+        weights = [shift_cost(padding, i) for i in range(1, len(edges))]
+        _line(results, costs, centres, padding, weights)
     changed.set_ylabel("predictions differ (% of pixels)")
     changed.set_ylim(bottom=0)
     changed.legend(fontsize="small")
@@ -211,7 +204,8 @@ def _gaps(
     axes.axhline(0, color="k", linewidth=0.8)
     axes.grid(alpha=0.3)
     for padding in paddings:
-        _line(results, axes, places, padding, lambda i, p=padding: gap(name, mode, i, p), regions)
+        weights = [gap(name, mode, region, padding) for region in regions]
+        _line(results, axes, places, padding, weights)
 
 
 def _line(
@@ -219,11 +213,10 @@ def _line(
     axes: Axes,
     places: Sequence[float],
     padding: str,
-    weights: Callable[[int], dict[Cell, float]],
-    regions: Sequence[int],
+    weights: Sequence[dict[Cell, float]],
 ) -> None:
     """Means with the standard deviation over seeds as bars."""
-    contrasts: list[Contrast] = [results.contrast(weights(region)) for region in regions]
+    contrasts = [results.contrast(each) for each in weights]
     means = [contrast.mean for contrast in contrasts]
     _errorbar(results, axes, places, padding, means, np.nan_to_num([c.sd for c in contrasts]))
 

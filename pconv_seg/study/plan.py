@@ -1,7 +1,6 @@
 """What a study consists of: its file, its runs, and where each leaves what."""
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -110,11 +109,10 @@ class Study:
     @property
     def runs(self) -> list[StudyRun]:
         """All trainings, seed by seed, so that an unfinished study still compares paddings."""
-        return list(self._runs())
-
-    def _runs(self) -> Iterator[StudyRun]:
-        for seed, padding in product(self.seeds, self.paddings):
-            yield StudyRun(padding, seed, self.folder / "runs" / f"{padding}_seed{seed}")
+        return [
+            StudyRun(padding, seed, self.folder / "runs" / f"{padding}_seed{seed}")
+            for seed, padding in product(self.seeds, self.paddings)
+        ]
 
     @property
     def max_iters(self) -> int:

@@ -1,7 +1,11 @@
-"""Which panels the figures of a report have."""
+"""Which panels the figures of a report have, and what is drawn in them."""
 
+import numpy as np
 import pytest
 
+from pconv_seg.evaluation.record import Record
+from pconv_seg.evaluation.report import Report
+from pconv_seg.study.evaluation import read_shift
 from pconv_seg.study.figures import draw_figures
 from pconv_seg.study.results import Results
 
@@ -23,6 +27,43 @@ def draw(make_study, evaluate_at_random):
 
 def titles(figure):
     return [axes.get_title() for axes in figure.axes if axes.get_visible()]
+
+
+def assert_drawn(axes, padding, values):
+    """Whether means of ``values[seeds, places]`` are drawn, with bars of a standard deviation."""
+    (container,) = [c for c in axes.containers if c.get_label() == padding]
+    line, _, (bars,) = container.lines
+    ends = np.array(bars.get_segments())[..., 1]
+    assert line.get_ydata() == pytest.approx(np.mean(values, 0))
+    assert np.diff(ends)[:, 0] / 2 == pytest.approx(np.std(values, 0, ddof=1))
+
+
+def test_lines_are_means_over_seeds(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    figures = draw_figures(Results(study))
+
+    def of_runs(padding, read):
+        return np.array([read(run) for run in study.runs if run.padding == padding])
+
+    def miou(run):
+        return Report(Record.load(run.folder / "evaluation" / "tile16.npz")).miou[0]
+
+    zeros, partial = (of_runs(padding, miou) for padding in study.paddings)
+    # Regions: nothing and one half left out; two distances from the border.
+    for mode in range(3):
+        axes = figures["leave_out"].axes[mode]
+        assert_drawn(axes, "partial", (partial - zeros)[:, mode, :2])
+    scores, gaps = figures["border_distance"].axes[::3]
+    assert_drawn(scores, "zeros", zeros[:, 0, 2:4])
+    assert_drawn(gaps, "partial", (partial - zeros)[:, 0, 2:4])
+    changed, costs = figures["shift_test"].axes
+    for padding in study.paddings:
+        bins = of_runs(padding, lambda run: read_shift(run)[0].as_dict()["bins"])
+        differ = [[100 - each["agreement"] for each in of_run] for of_run in bins]
+        assert_drawn(changed, padding, differ)
+        cost = [[each["mIoU"]["cost"] for each in of_run] for of_run in bins]
+        assert_drawn(costs, padding, cost)
 
 
 @pytest.mark.parametrize("first_has_all", [True, False])
