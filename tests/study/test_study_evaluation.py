@@ -95,6 +95,15 @@ def test_one_padding_less_evaluates_nothing_again(make, evaluated):
     assert evaluated == []
 
 
+def test_a_run_that_was_trained_anew_is_evaluated_again(make, evaluated):
+    study = make()
+    evaluate_runs(study)
+    evaluated.clear()
+    os.utime(study.runs[1].folder / "iter_2.pth", (2**32, 2**32))
+    evaluate_runs(study)
+    assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3
+
+
 def test_an_evaluation_that_was_stopped_goes_on_where_it_stopped(make, evaluated, error):
     study = make(("zeros", "partial", "reflect"))
     error.append(KeyboardInterrupt())
@@ -131,7 +140,8 @@ def test_a_shift_test_that_cannot_be_read_is_made_again(
 ):
     calls = []
 
-    def shift(config, checkpoints, **options):
+    def shift(config, checkpoints, tile, bin_width, progress):
+        assert (tile, bin_width) == (16, 2)
         calls.append(checkpoints)
         tested = record.Tested(checkpoints[0], "zeros", "zeros")
         pixels, areas = np.ones((1, 2), int), np.ones((2, 1, 2, 3, 2), int)
@@ -149,9 +159,7 @@ def test_a_shift_test_that_cannot_be_read_is_made_again(
     assert f"{path} is damaged, or not from an evaluation by this" in capsys.readouterr().out
 
 
-def test_what_cannot_be_evaluated_is_named_once_per_reason_after_the_others(
-    make, evaluated, error
-):
+def test_what_cannot_be_evaluated_is_named_once_per_reason_after_the_others(make, evaluated, error):
     study = make(("zeros", "partial", "reflect"))
     error.append(ValueError("no weights"))
     assert evaluate_runs(study) == [

@@ -90,6 +90,14 @@ def test_tiles_may_be_lists_and_the_shift_test_may_go_without_bin_width(make_stu
         )
 
 
+def test_other_paddings_are_tested_on_whole_areas_alone(make_study):
+    name, plan, paddings = evaluations(make_study())[-1]
+    assert (name, plan.tile, plan.modes) == ("cross", 16, ("regular", "tile"))
+    assert paddings == ("zeros", "partial")
+    (region,) = plan.regions("tile").names
+    assert (region.kind, region.start) == ("leave_out", 0)
+
+
 def test_without_a_mode_to_test_under_other_paddings_the_rest_is_evaluated(make_study):
     study = make_study(
         study="study = dict(paddings=('zeros',), seeds=(0,), "

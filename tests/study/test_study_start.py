@@ -5,9 +5,12 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.registry import RUNNERS
+from torch import nn
 
 from pconv_seg.engine import build_training_config
 from pconv_seg.evaluation.record import Record
@@ -43,6 +46,20 @@ def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
     other = start("zeros", 1)
     assert other["weights"] != expected["weights"]
     assert other["batches"] != expected["batches"]
+
+
+def test_batches_that_differ_in_labels_alone_have_other_digests(tmp_path):
+    def digest(label: int) -> str:
+        sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.full((1, 2, 2), label)))
+        runner = SimpleNamespace(iter=0, max_iters=1, work_dir=tmp_path, model=nn.Identity())
+        hook = StartDigestHook()
+        hook.before_train(runner)
+        batch = {"inputs": [torch.zeros(3, 2, 2)], "data_samples": [sample]}
+        hook.before_train_iter(runner, 0, batch)
+        return read_start(tmp_path)["batches"]
+
+    assert digest(0) == digest(0)
+    assert digest(0) != digest(1)
 
 
 def test_digests_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

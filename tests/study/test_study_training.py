@@ -235,6 +235,19 @@ def test_two_studies_in_one_folder_are_refused(make_study):
     assert calls(study.runs[0]) == []
 
 
+def test_a_training_that_outlives_its_study_keeps_others_away(make_study):
+    study = make_study(("replicate",), (0,))
+    with training._lock(study.folder / ".lock") as lock:
+        child = training._Process(study, study.runs[0], STUB, {"threads": 1}, lock)
+    # This process has let go of the lock, as if it had been killed.
+    try:
+        with pytest.raises(PreflightError, match="another process"):
+            train_runs(study, STUB)
+        assert not child.ended()
+    finally:
+        child.stop()
+
+
 def test_missing_data_stop_the_study_before_its_first_run(make_study):
     study = make_study(config=CONFIG.replace("img_path='images'", "img_path='nothing'"))
     with pytest.raises(PreflightError, match="nothing"):
