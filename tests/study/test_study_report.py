@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
@@ -177,6 +178,34 @@ def test_how_the_runs_started_is_said_as_far_as_it_is_known(
         if digest != "-":
             (run.folder / "start.json").write_text(json.dumps({"weights": digest}))
     assert Contents(Results(study)).context["start"] == words
+
+
+def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    for run, scores in zip(study.runs, ((1, 10, 12), (1, 20, 19.5), (1, 30), ()), strict=True):
+        log = run.folder / "now" / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        lines = (json.dumps({"mIoU": score, "step": i}) for i, score in enumerate(scores, 1))
+        log.write_text("".join(f"{line}\n" for line in lines))
+    convergence = Contents(Results(study)).context["convergence"]
+    assert convergence["text"].startswith(
+        "From iteration 2 to 3 the validation mIoU changed by +0.75 percent points in the mean of "
+        "2 runs (-0.50 to +2.00)."
+    )
+    spread = stdev((10, 30))
+    assert convergence["table"][1] == ["zeros", "1.00 ± 0.00", f"20.00 ± {spread:.2f}", "12.00"]
+    assert convergence["table"][2] == ["partial", "1.00", "20.00", "19.50"]
+
+
+def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    rows = Contents(Results(study)).context["shift"]["overlaps"]
+    for padding, row in zip(study.paddings, rows[1:], strict=True):
+        records = [read_shift(run)[0].as_dict() for run in study.runs if run.padding == padding]
+        differ = [100 - record["total"]["agreement"] for record in records]
+        assert row[:2] == [padding, f"{mean(differ):.2f} ± {stdev(differ):.2f}"]
 
 
 def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
