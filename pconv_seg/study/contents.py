@@ -74,8 +74,8 @@ class Contents:
                 if "log_tail" in state
             ],
             "convergence": self._convergence(),
-            "scores": self._table("padding", self._whole_columns(), self._study.paddings, False),
-            "differences": self._table("padding", self._whole_columns(), self._others, True),
+            "scores": self._table(self._whole_columns(), self._study.paddings, False),
+            "differences": self._table(self._whole_columns(), self._others, True),
             "leave_outs": self._blocks("leave_out"),
             "distances": self._blocks("border_distance") + self._blocks("seam_distance"),
             "cross": self._cross(),
@@ -291,12 +291,12 @@ class Contents:
 
     def _table(
         self,
-        corner: str,
         columns: Sequence[tuple[str, str, str, int]],
         paddings: Sequence[str],
         differences: bool,
     ) -> Table:
-        rows = [[f"{corner} minus {BASELINE}" if differences else corner, *(c[0] for c in columns)]]
+        corner = f"padding minus {BASELINE}" if differences else "padding"
+        rows = [[corner, *(c[0] for c in columns)]]
         for padding in paddings:
             cells = []
             for _, name, mode, region in columns:
@@ -331,11 +331,10 @@ class Contents:
                 if not numbers or title in blocks:
                     continue
                 columns = [(str(regions[i]), name, mode, i) for i in numbers]
-                corner = "padding" if kind == "leave_out" else _KINDS[kind]
                 blocks[title] = {
                     "title": title if kind == "leave_out" else f"By {_KINDS[kind]}, {title}",
-                    "scores": self._table(corner, columns, self._study.paddings, False),
-                    "differences": self._table(corner, columns, self._others, True),
+                    "scores": self._table(columns, self._study.paddings, False),
+                    "differences": self._table(columns, self._others, True),
                 }
         return list(blocks.values())
 

@@ -208,6 +208,14 @@ def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_
         assert row[:2] == [padding, f"{mean(differ):.2f} ± {stdev(differ):.2f}"]
 
 
+def test_rows_of_the_tables_of_distances_are_paddings(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    for block in Contents(Results(study)).context["distances"]:
+        assert [row[0] for row in block["scores"]] == ["padding", "zeros", "partial"]
+        assert [row[0] for row in block["differences"]] == ["padding minus zeros", "partial"]
+
+
 def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study, skip=("partial_seed1", "zeros_seed1"))
