@@ -3,8 +3,8 @@
 Liu et al., *Partial Convolution based Padding*, arXiv 1811.11718, Tables 4, 6 and 7.
 """
 
-# Cityscapes mIoU (%), DeepLabV3+ WideResNet38, additional split, mean of 3 runs: zero, partial, and
-# their difference before rounding.
+# Cityscapes mIoU (%), DeepLabV3+ WideResNet38, additional split: zero, partial, and their
+# difference before rounding.
 BY_MODE = {
     "regular": (79.069, 79.082, 0.012),
     "tile": (79.530, 79.907, 0.377),

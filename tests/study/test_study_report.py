@@ -216,6 +216,17 @@ def test_rows_of_the_tables_of_distances_are_paddings(make_study, evaluate_at_ra
         assert [row[0] for row in block["differences"]] == ["padding minus zeros", "partial"]
 
 
+def test_without_zeros_nothing_is_announced_that_does_not_follow(make_study, evaluate_at_random):
+    study = make_study(("reflect", "replicate"), (0,))
+    evaluate_at_random(study)
+    text = write_report(study).read_text()
+    assert text.count("|---|\n| re") == text.count("|---|\n") > 0
+    for words in ("Differences from zero", "## The paper's pattern", "What would settle"):
+        assert words not in text
+    assert "\n\n## Leave-out\n" in text
+    assert "\n\n## Reproduce\n" in text
+
+
 def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study, skip=("partial_seed1", "zeros_seed1"))
@@ -280,7 +291,8 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
     assert "grey line" not in others
     assert "where 1/2 of the area is left out" in others
     # No difference of one seed has an interval over seeds.
-    assert "of 0 differences below that have an interval over seeds, about\n0.0 would" in others
+    assert "of 0 differences in the tables below" in others
+    assert "have an interval over seeds, about\n0.0 would" in others
 
 
 def test_report_holds_every_cell(make_study, evaluate_at_random):
@@ -306,7 +318,7 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     differences = 2 * (columns + leave_outs + border + seam + shift) + 3 * 2 * 2
     assert differences == 84 - 10
     assert len(content["cells"]) == len(scores) + differences
-    assert f"of {differences} differences below" in path.read_text()
+    assert f"of {differences} differences in the tables below" in path.read_text()
     assert f"about\n{differences / 20:.1f} would exclude 0 by chance" in path.read_text()
     run = content["runs"][0]
     assert run["iterations"] == 2
