@@ -14,7 +14,7 @@ from PIL import Image
 def make_config(tmp_path):
     """A function that writes images and returns a config; the same for the same arguments."""
 
-    def make(images=3, size=SIZE, classes=CLASSES, ignored=0.1):
+    def make(images=3, size=SIZE, classes=CLASSES, ignored=0.1, ignore_index=255):
         rng = np.random.default_rng(0)
         root = tmp_path / "data"
         for folder in ("images", "labels"):
@@ -24,7 +24,7 @@ def make_config(tmp_path):
             # mmcv reads channels in the order BGR.
             image = 255 * (label[..., None] == [2, 1, 0])
             Image.fromarray(image.astype(np.uint8)).save(root / f"images/{i}.png")
-            label[rng.random(size) < ignored] = 255
+            label[rng.random(size) < ignored] = ignore_index
             Image.fromarray(label.astype(np.uint8)).save(root / f"labels/{i}.png")
         pipeline = [
             {"type": "LoadImageFromFile"},
@@ -41,6 +41,7 @@ def make_config(tmp_path):
                 "data_prefix": {"img_path": "images", "seg_map_path": "labels"},
                 "img_suffix": ".png",
                 "seg_map_suffix": ".png",
+                "ignore_index": ignore_index,
                 "metainfo": {"classes": classes, "palette": [[i] * 3 for i in range(len(classes))]},
                 "pipeline": pipeline,
             },

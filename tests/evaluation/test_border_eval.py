@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from pconv_seg.evaluation import EvaluationPlan, compare
+from pconv_seg.evaluation.bootstrap import miou_difference
 from pconv_seg.evaluation.confusion import class_areas
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
@@ -19,6 +20,7 @@ from pconv_seg.geometry import BorderRegions, TileGrid
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
 OVERLAPS = {"regular": None, "tile": 0, "tile_overlap": 0.5}
+IGNORED = 7
 OPTIONS = ["--tile", "16", "20", "--overlap", "1/2", "--leave-out", "1/3", "0.75"]
 
 
@@ -30,7 +32,7 @@ def main():
 @pytest.fixture
 def trained(make_config, make_checkpoint, tmp_path):
     """A config file, and checkpoints of a network that is blind in 2 pixels and of one in 1."""
-    config = make_config(images=4)
+    config = make_config(images=4, ignore_index=IGNORED)
     file = tmp_path / "config.py"
     config.dump(file)
     checkpoints = []
@@ -42,21 +44,21 @@ def trained(make_config, make_checkpoint, tmp_path):
     return str(file), *checkpoints
 
 
-def expected_iou(folder, width, mode, leave_out):
-    """IoU of each class in percent, counted by sets of pixels."""
+def expected_areas(folder, width, mode, leave_out):
+    """Pixels of each class in both, in the label and in the prediction, by sets of pixels."""
     tile, overlap = (16, 20), OVERLAPS[mode]
     windows = None if overlap is None else list(TileGrid(SIZE, tile, overlap))
     cells, members = BorderRegions([leave_out]).map(SIZE)
-    found = np.zeros((2, 3))
+    found = np.zeros((3, 3))
     for i in range(4):
         truth = np.array(Image.open(folder / f"images/{i}.png"))[..., ::-1].argmax(-1)
         label = np.array(Image.open(folder / f"labels/{i}.png"))
         prediction = border_blind(truth, windows, width)
-        counted = (label != 255) & members[0, cells]
+        counted = (label != IGNORED) & members[0, cells]
         for c in range(3):
             here, there = (label == c) & counted, (prediction == c) & counted
-            found[:, c] += (here & there).sum(), (here | there).sum()
-    return 100 * found[0] / found[1]
+            found[:, c] += (here & there).sum(), here.sum(), there.sum()
+    return found
 
 
 def test_results_of_two_checkpoints(main, trained, tmp_path, capsys):
@@ -70,9 +72,13 @@ def test_results_of_two_checkpoints(main, trained, tmp_path, capsys):
     for result in report["results"]:
         width = 2 - trained[1:].index(result["checkpoint"])
         leave_out = Fraction(result["leave_out"]).limit_denominator(10)
-        iou = expected_iou(tmp_path / "data", width, result["mode"], leave_out)
+        right, label, said = expected_areas(tmp_path / "data", width, result["mode"], leave_out)
+        iou = 100 * right / (label + said - right)
         assert result["IoU"] == pytest.approx(dict(zip(CLASSES, iou, strict=True)))
         assert result["mIoU"] == pytest.approx(iou.mean())
+        assert result["aAcc"] == pytest.approx(100 * right.sum() / label.sum())
+        assert result["mAcc"] == pytest.approx(100 * (right / label).mean())
+        assert result["pixels"] == label.sum()
         assert result["padding"] == "none"
         assert result["overlap"] == OVERLAPS[result["mode"]]
         assert result["tile"] == (None if result["mode"] == "regular" else [16, 20])
@@ -100,17 +106,20 @@ def test_results_of_two_checkpoints(main, trained, tmp_path, capsys):
 
 
 def test_counts_give_the_same_results_without_network_and_data(main, trained, tmp_path, capsys):
-    counts = str(tmp_path / "counts.npz")
-    first = main(
-        [*trained, *OPTIONS, "--bands", "2", "8", "--per-class", "--save-confusion", counts]
-    )
+    counts, printing = str(tmp_path / "counts.npz"), ["--per-class", "--seed", "5"]
+    first = main([*trained, *OPTIONS, "--bands", "2", "8", *printing, "--save-confusion", counts])
     text = capsys.readouterr().out
     for path in (*trained, *tmp_path.glob("data/*/*")):
         Path(path).unlink()
-    again = main(["--from-confusion", counts, "--per-class"])
+    again = main(["--from-confusion", counts, *printing])
     assert again == first
     assert capsys.readouterr().out.strip() == text.replace(f"wrote {counts}", "").strip()
     assert len(first["bands"]) == 2 * 3 * 2 * 3
+    areas = Record.load(counts).areas()
+    whole = [found for found in first["differences"] if found.get("leave_out") == 0]
+    for mode, found in enumerate(whole):
+        expected = miou_difference(*np.moveaxis(areas[:, :, mode, 0], 1, 0), seed=5)
+        assert found["interval"] == pytest.approx([100 * expected.low, 100 * expected.high])
     inner = [band for band in first["bands"] if band["from_pixel"] == 2]
     assert {band["to_pixel"] for band in inner} == {8}
     regular = [b["mIoU"] for b in inner if b["mode"] == "regular" and "border" in b["band"]]
@@ -119,9 +128,10 @@ def test_counts_give_the_same_results_without_network_and_data(main, trained, tm
 
 def test_areas_give_the_same_results_as_matrices(make_config, trained, tmp_path):
     plan = EvaluationPlan(tile=(16, 20), leave_outs=["1/2"], bands=[2])
+    config = make_config(images=4, ignore_index=IGNORED)
     whole, reduced = (
         compare.evaluate_checkpoints(
-            make_config(images=4), list(trained[1:]), plan, progress=False, matrices=matrices
+            config, list(trained[1:]), plan, progress=False, matrices=matrices
         )
         for matrices in (True, False)
     )
@@ -221,12 +231,13 @@ def test_figures_show_what_the_network_saw(
 ):
     shown = []
 
-    def draw(image, *_):
+    def draw(image, label, predictions, palette, ignore_index, grid):
         shown.append(image)
+        assert ignore_index == IGNORED
         return Figure()
 
     monkeypatch.setattr(compare, "draw_comparison", draw)
-    config = make_config(images=1)
+    config = make_config(images=1, ignore_index=IGNORED)
     config.test_dataloader.dataset.img_suffix = suffix
     path = tmp_path / "data/images/0.png"
     image = np.array(Image.open(path))

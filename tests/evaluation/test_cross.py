@@ -1,14 +1,19 @@
 import json
 import runpy
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from known_segmentor import CLASSES
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 from torch import nn
+
+from pconv_seg.evaluation.shift import shift_checkpoints
+from pconv_seg.geometry import ShiftedGrids
 
 TOOL = Path(__file__).parents[2] / "tools/cross_test.py"
 PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "partial": None}
@@ -28,18 +33,22 @@ class Blur(nn.Module):
         return [self.conv(x)]
 
 
+def classes(image, padding):
+    """What the network says, from numpy's padding; partial padding from a mean of what is there."""
+    mode = PADDINGS[padding]
+    fill = {"constant_values": np.nan} if mode is None else {}
+    padded = np.pad(image.astype(float), ((1, 1), (1, 1), (0, 0)), mode or "constant", **fill)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))
+    return (np.nanmean(windows, (-1, -2)) + np.array([60, 0, 0])).argmax(-1)
+
+
 def expected_miou(folder, padding):
-    """mIoU in percent from numpy's padding; partial padding from a mean of what is there."""
+    """mIoU in percent."""
     areas = np.zeros((2, 3))
     for i in range(3):
-        image = np.array(Image.open(folder / f"images/{i}.png"), float)[..., ::-1]
+        image = np.array(Image.open(folder / f"images/{i}.png"))[..., ::-1]
         label = np.array(Image.open(folder / f"labels/{i}.png"))
-        mode = PADDINGS[padding]
-        fill = {"constant_values": np.nan} if mode is None else {}
-        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode or "constant", **fill)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (0, 1))
-        logits = np.nanmean(windows, (-1, -2)) + np.array([60, 0, 0])
-        prediction = np.where(label == 255, 255, logits.argmax(-1))
+        prediction = np.where(label == 255, 255, classes(image, padding))
         for c in range(3):
             areas[0, c] += ((label == c) & (prediction == c)).sum()
             areas[1, c] += ((label == c) | (prediction == c)).sum()
@@ -96,6 +105,40 @@ def test_all_modes_and_leave_outs(main, trained):
     result = main([*trained, *options, "--leave-out", "0", "1/2"])
     assert len(result["matrices"]) == 4
     assert len({matrix["title"] for matrix in result["matrices"]}) == 4
+
+
+@pytest.mark.parametrize("padding", ["reflect", "partial"])
+def test_border_eval_under_another_padding_and_with_options_of_the_config(
+    trained, tmp_path, padding
+):
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    border_eval = runpy.run_path(str(TOOL.with_name("border_eval.py")))["main"]
+    options = ["--padding", padding, "--modes", "regular", "--leave-out", "0"]
+    options += ["--cfg-options", f"test_dataloader.dataset.data_root={moved}"]
+    for result in border_eval([*trained, *options])["results"]:
+        assert result["padding"] == padding
+        assert result["mIoU"] == pytest.approx(expected_miou(moved, padding), rel=1e-12)
+
+
+def test_shift_test_under_other_paddings(trained, tmp_path):
+    paddings, config = ["zeros", "reflect"], Config.fromfile(trained[0])
+    records = shift_checkpoints(
+        config, trained[1:2], 16, bin_width=4, paddings=paddings, progress=False
+    )
+    grids = ShiftedGrids((24, 40), (16, 16))
+    for record, padding in zip(records, paddings, strict=True):
+        agreeing = 0
+        for path in (tmp_path / "data/images").iterdir():
+            image = np.array(Image.open(path))[..., ::-1]
+            maps = np.empty((2, 24, 40), int)
+            for number, axes in enumerate(grids.cells):
+                for (y0, y1, top, bottom), (x0, x1, left, right) in product(*axes):
+                    tile = classes(image[top:bottom, left:right], padding)
+                    maps[number, y0:y1, x0:x1] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+            agreeing += ((maps[0] == maps[1]) & (grids.compared()[0] >= 0)).sum()
+        assert record.tested == (trained[1], padding, "zeros")
+        assert record.agreeing.sum() == agreeing
+    assert records[0].agreeing.sum() != records[1].agreeing.sum()
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,18 @@ def test_whole_image_scores_are_those_of_mmseg(options):
     assert ours == evaluate(IoUMetric(**options), data)
 
 
-@pytest.mark.parametrize("region", ["image", "tile"])
-def test_border_scores_are_those_of_mmseg_with_the_centre_ignored(region):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"region": "image"},
+        {"region": "image", "proportion": "area"},
+        {"region": "tile", "tile": 20},
+        {"region": "tile", "tile": 20, "overlap": "1/3"},
+    ],
+)
+def test_border_scores_are_those_of_mmseg_with_the_centre_ignored(options):
     data = samples(3)
     leave_outs = ["1/3", 0.5, 0.875]
-    options = {"region": region, "tile": 20}
     ours = evaluate(BorderIoUMetric(leave_outs=leave_outs, **options), data)
     for leave_out, name in zip(leave_outs, ["0.3333", "0.5", "0.875"], strict=True):
         cells, members = BorderRegions([leave_out], **options).map(SIZE)

@@ -10,6 +10,8 @@ import torch
 from known_segmentor import SIZE
 from PIL import Image
 
+from pconv_seg.evaluation.bootstrap import score_difference
+from pconv_seg.evaluation.confusion import mean_iou, pixel_accuracy
 from pconv_seg.evaluation.shift import (
     ShiftImage,
     ShiftRecord,
@@ -18,11 +20,13 @@ from pconv_seg.evaluation.shift import (
     shift_regions,
     shift_test,
 )
-from pconv_seg.geometry import ShiftedGrids
+from pconv_seg.geometry import ShiftedGrids, ShiftRegions
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
 TILE = (16, 20)  # its interior begins at 4 pixels
 IMAGES = 4
+IGNORED = 7
+SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
 
 
 class TakeFirst(torch.nn.Module):
@@ -38,7 +42,7 @@ def main():
 @pytest.fixture
 def trained(make_config, make_checkpoint, tmp_path):
     """A config file, and checkpoints of networks that are blind within 3 pixels and within 1."""
-    config = make_config(images=IMAGES)
+    config = make_config(images=IMAGES, ignore_index=IGNORED)
     file = tmp_path / "config.py"
     config.dump(file)
     checkpoints = [make_checkpoint(config, w, tmp_path / f"blind{w}.pth") for w in (3, 1)]
@@ -62,7 +66,7 @@ def expected(folder, width, start, stop):
         roles = [np.where(frame | (distance < width), 0, truth), np.where(frame, 0, truth)]
         pixels += chosen.sum()
         changed += (chosen & (roles[0] != roles[1])).sum()
-        counted = chosen & (label != 255)
+        counted = chosen & (label != IGNORED)
         for role, prediction in enumerate(roles):
             for c in range(3):
                 masks = (label == c) & (prediction == c), label == c, prediction == c
@@ -79,8 +83,8 @@ def scores(areas):
 def test_numbers_of_two_checkpoints(main, trained, tmp_path, capsys):
     out, plot = tmp_path / "new/shift.json", tmp_path / "shift.svg"
     arguments = ["--shift-test", "--tile", *map(str, TILE), "--bin-width", "1", "--batch-size", "3"]
-    tolerances = ["--tolerance", "0", "0.9"]
-    main([*trained, *arguments, *tolerances, "--out", str(out), "--plot", str(plot)])
+    arguments += ["--tolerance", "0", "0.9", "--seed", "5"]
+    main([*trained, *arguments, "--out", str(out), "--plot", str(plot)])
     results = json.loads(out.read_text())["shift_test"]
     text = capsys.readouterr().out
     assert plot.read_text().startswith("<?xml")
@@ -95,11 +99,12 @@ def test_numbers_of_two_checkpoints(main, trained, tmp_path, capsys):
             assert row["pixels"] == pixels
             assert row["agreement"] == pytest.approx(100 * (1 - changed / pixels))
             border, interior = (scores(role) for role in areas)
-            for name, low, high in zip(("aAcc", "mIoU"), border, interior, strict=True):
+            for name, low, high in zip(SCORES, border, interior, strict=True):
                 assert row[name]["border"] == pytest.approx(low)
                 assert row[name]["interior"] == pytest.approx(high)
                 assert row[name]["cost"] == pytest.approx(high - low)
-                assert row[name]["interval"][0] <= row[name]["cost"] <= row[name]["interval"][1]
+                cost = score_difference(*areas, SCORES[name], seed=5)
+                assert row[name]["interval"] == pytest.approx([100 * cost.low, 100 * cost.high])
         for row in bins:
             pixels, changed, _ = expected(tmp_path / "data", width, row["from_pixel"], 4)
             assert row["overlap"] == 2 * row["from_pixel"]
@@ -142,6 +147,26 @@ def test_a_tolerance_is_met_exactly():
     assert record.overlap(0.00499) is None
 
 
+def test_a_later_bin_that_changes_more_rules_out_an_earlier_overlap():
+    regions = shift_regions((16, 20), 1)
+    pixels = np.full((1, 4), 1000)
+    # From the bins on, shares of 0.0015, 0.002, 0.003 and 0.001 of the pixels change.
+    agreeing = pixels - [[0, 0, 5, 1]]
+    record = ShiftRecord(None, regions, ("a.png",), pixels, agreeing, None)
+    assert record.changed() == pytest.approx([0.0015, 0.002, 0.003, 0.001])
+    overlaps = [record.overlap(tolerance) for tolerance in (0.0031, 0.0021, 0.0016, 0.0009)]
+    assert overlaps == [0, 6, 6, None]
+
+
+def test_tiles_and_bins_default_to_the_first_image(make_config, make_segmentor):
+    model = make_segmentor(make_config()).eval()
+    images = [ShiftImage("a", torch.zeros(3, *size)) for size in ((130, 200), (60, 300))]
+    [record] = shift_test([model], [None], images)
+    assert record.regions == ShiftRegions((130, 130), 2)
+    assert shift_regions((256, 128)).bin_width == 2
+    assert shift_regions(63).bin_width == 1
+
+
 def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
     arguments = ["--shift-test", "--tile", "12", "--bin-width", "1", "--tolerance", "0"]
     wide, narrow = main([*trained, *arguments])["shift_test"]  # the interior begins at 3 pixels
@@ -151,9 +176,8 @@ def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
 
 
 def test_records_keep_images_apart(make_config, trained, tmp_path):
-    records = shift_checkpoints(
-        make_config(images=IMAGES), trained[1:], TILE, bin_width=4, progress=False
-    )
+    config = make_config(images=IMAGES, ignore_index=IGNORED)
+    records = shift_checkpoints(config, trained[1:], TILE, bin_width=4, progress=False)
     for record, width in zip(records, (3, 1), strict=True):
         pixels, changed, areas = expected(tmp_path / "data", width, 0, 4)
         assert len(record.images) == IMAGES
@@ -231,6 +255,14 @@ def test_bad_input_gets_one_message(main, trained, arguments, message, tmp_path)
     arguments = [str(empty) if argument == "EMPTY" else argument for argument in arguments]
     with pytest.raises(SystemExit, match=rf"(?s)border_eval\.py: .*{message}"):
         main([*trained, "--shift-test", *arguments])
+
+
+def test_images_that_the_pipeline_resizes_are_named(make_config, trained):
+    config = make_config(images=IMAGES)
+    resize = {"type": "Resize", "scale": (80, 48)}
+    config.test_dataloader.dataset.pipeline.insert(1, resize)
+    with pytest.raises(ValueError, match=r"images/0\.png: the shift test needs .* resizes"):
+        shift_checkpoints(config, trained[1:], TILE, progress=False)
 
 
 def test_labels_that_do_not_fit_are_named(main, trained, tmp_path):

@@ -2,6 +2,7 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -166,6 +167,28 @@ def test_without_palette_classes_still_differ(tmp_path):
     labels = np.asarray(Image.open(labels))
     colours = np.asarray(Image.open(overlay)).astype(int) - rgb_image(8, 8) // 2
     assert {tuple(colour) for colour in colours[labels == 0]} == {(31 // 2, 119 // 2, 180 // 2)}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_more_classes_than_a_byte_holds_and_than_colours_there_are(tmp_path, suffix):
+    rgb = rgb_image(20, 30) // 2 + 22
+    classes = rgb[..., 0].astype(int) + rgb[..., 1]  # 44 .. 298
+    if suffix == "png":
+        Image.fromarray(rgb).save(tmp_path / "a.png")
+    else:
+        write_tiff(tmp_path / "a.tif", rgb.transpose(2, 0, 1), photometric="RGB")
+    model = BrightestChannel()
+
+    def encode_decode(tiles, metas):
+        said = (255 * (tiles[:, 0] + tiles[:, 1])).round().long()
+        return torch.nn.functional.one_hot(said, 300).permute(0, 3, 1, 2).float()
+
+    model.encode_decode = encode_decode
+    labels, overlay = predict_file(model, tmp_path / f"a.{suffix}", tmp_path / "out", 16)
+    written = cv2.imread(str(labels), cv2.IMREAD_UNCHANGED)
+    assert written.dtype == np.uint16
+    assert (written == classes).all()
+    assert (np.array(Image.open(overlay)) == overlay_of(rgb, classes % 3)).all()
 
 
 @pytest.mark.parametrize(

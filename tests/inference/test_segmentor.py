@@ -11,7 +11,12 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 
-from pconv_seg.inference import TiledEncoderDecoder, tile_predictor, tiled_inference
+from pconv_seg.inference import (
+    TiledEncoderDecoder,
+    image_preprocessor,
+    tile_predictor,
+    tiled_inference,
+)
 
 SLIDE = {"mode": "slide", "crop_size": (32, 40), "stride": (21, 27)}
 
@@ -111,6 +116,17 @@ def test_tile_mode_is_tiled_inference_on_preprocessed_images():
     expected = tiled_inference(tile_predictor(model), inputs, 32, 1 / 3, window="hann")
     torch.testing.assert_close(result.seg_logits.data, expected[0])
     assert torch.equal(result.pred_sem_seg.data[0], expected[0].argmax(0))
+
+
+def test_an_image_is_prepared_without_padding_and_the_model_keeps_its_own():
+    model = build({"mode": "whole"}, "EncoderDecoder")
+    model.data_preprocessor.test_cfg = padding = {"size_divisor": 64}
+    [image] = images(1, 50, 70)
+    prepared = image_preprocessor(model)(image)
+    mean, std = torch.tensor([120.0, 110.0, 100.0]), torch.tensor([60.0, 50.0, 40.0])
+    expected = (image.float()[[2, 1, 0]] - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(prepared, expected)
+    assert model.data_preprocessor.test_cfg is padding
 
 
 def test_whole_mode_is_mmsegs():

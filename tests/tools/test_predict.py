@@ -50,8 +50,10 @@ def trained(tmp_path_factory):
     return str(config), str(checkpoint)
 
 
-@pytest.mark.parametrize("overlap", ["1/3", "10"], ids=["proportion", "pixels"])
-def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap):
+@pytest.mark.parametrize(
+    ("overlap", "window"), [("1/3", "constant"), ("10", "hann")], ids=["proportion", "pixels"]
+)
+def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap, window):
     images = []
     for seed, size in enumerate([(50, 70, 3), (90, 33, 3)]):
         pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
@@ -59,13 +61,15 @@ def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap):
         Image.fromarray(pixels).save(images[-1])
     options = ["--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"]
     out = tmp_path / "out"
-    predict.main([*images, *options, "--tile", "32", "--overlap", overlap, "--out", str(out)])
+    options += ["--tile", "32", "--overlap", overlap, "--window", window]
+    predict.main([*images, *options, "--out", str(out)])
     model = init_model(*trained, device="cpu")
     for name in images:
         rgb = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1).float()
         mean, std = torch.tensor([[120.0, 110.0, 100.0], [60.0, 50.0, 40.0]]).view(2, 3, 1, 1)
+        inputs, share = ((rgb - mean) / std)[None], 1 / 3
         expected = tiled_inference(
-            tile_predictor(model), ((rgb - mean) / std)[None], 32, 1 / 3, reduce="argmax"
+            tile_predictor(model), inputs, 32, share, window=window, reduce="argmax"
         )[0].numpy()
         labels = np.asarray(Image.open(out / f"{Path(name).stem}_labels.png"))
         assert len(np.unique(labels)) > 1
