@@ -9,6 +9,10 @@ from scipy import stats
 
 from .confusion import mean_iou
 
+# Of every interval.
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
 
 class Difference(NamedTuple):
     """A difference of scores and its confidence interval, in the scores' unit (a share of 1)."""
@@ -33,22 +37,20 @@ def score_difference(
     second: np.ndarray,
     score: Callable[[np.ndarray], np.ndarray],
     *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Score of the second network minus the first's, with a paired bootstrap interval over images.
 
     Each resample draws as many images as there are, with replacement and the same ones for both
     networks, adds up their counts and takes the difference of the two scores. The interval is the
-    percentile interval of these differences. It covers the choice of images, not the chance in
-    training: only several training runs show that.
+    percentile interval of 95 % of these differences. It covers the choice of images, not the chance
+    in training: only several training runs show that.
 
     Args:
         first: Areas of each image, ``int[images, 3, C]`` (:func:`class_areas`).
         second: The same images' for the other network.
         score: Of summed areas, ``[..., 3, C] -> [...]``.
-        confidence: Of the interval.
         resamples: Their number.
         seed: Of the drawing; the same seed draws the same images for every call of this size.
 
@@ -66,21 +68,15 @@ def score_difference(
         scores = score(totals)
         return scores[..., 1] - scores[..., 0]
 
-    return image_interval(
-        np.stack([first, second], axis=1),
-        difference,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-    )
+    counts = np.stack([first, second], axis=1)
+    return image_interval(counts, difference, resamples=resamples, seed=seed)
 
 
 def image_interval(
     counts: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
-    confidence: float = 0.95,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """A statistic of counts added up over images, with a bootstrap interval over images.
@@ -90,7 +86,7 @@ def image_interval(
     Args:
         counts: Of each image, ``int[images, *shape]``.
         statistic: ``float64[..., *shape] -> float64[...]`` of the added counts.
-        confidence, resamples, seed: As in :func:`score_difference`.
+        resamples, seed: As in :func:`score_difference`.
 
     Returns:
         Its value and interval, NaN as in :func:`score_difference`.
@@ -118,7 +114,7 @@ def image_interval(
             n_resamples=resamples,
             batch=500,
             vectorized=True,
-            confidence_level=confidence,
+            confidence_level=CONFIDENCE,
             method="percentile",
             random_state=np.random.default_rng(seed),
         ).confidence_interval

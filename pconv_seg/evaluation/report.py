@@ -19,11 +19,9 @@ from pconv_seg.files import atomic_path, short_names
 from pconv_seg.geometry import Region
 from pconv_seg.version import __version__
 
-from .bootstrap import Difference, miou_difference
+from .bootstrap import CONFIDENCE, RESAMPLES, Difference, miou_difference
 from .confusion import class_accuracy, class_iou, mean_present, pixel_accuracy
 from .record import Record
-
-CONFIDENCE, RESAMPLES = 0.95, 2000
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,7 @@ class Report:
 
     def _difference(self, mode: int, region: int) -> Difference:
         first, second = np.moveaxis(self._areas[:, :, mode, region], 1, 0)
-        difference = miou_difference(
-            first, second, confidence=CONFIDENCE, resamples=RESAMPLES, seed=self.seed
-        )
+        difference = miou_difference(first, second, seed=self.seed)
         return Difference(*(100 * value for value in difference))
 
     def as_dict(self) -> dict:

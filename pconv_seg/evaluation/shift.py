@@ -35,11 +35,11 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .bootstrap import score_difference
+from .bootstrap import CONFIDENCE, RESAMPLES, score_difference
 from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
-from .report import CONFIDENCE, RESAMPLES, json_number
+from .report import json_number
 from .samples import count_sample, read_batches, refuse_resizing
 
 TOLERANCES = (0.005, 0.001)
@@ -163,9 +163,7 @@ class ShiftRecord:
             return result
         border, interior = self.areas[:, :, bins].sum(2)
         for name, score in _SCORES.items():
-            cost = score_difference(
-                border, interior, score, confidence=CONFIDENCE, resamples=RESAMPLES, seed=seed
-            )
+            cost = score_difference(border, interior, score, seed=seed)
             result[name] = {
                 "border": json_number(100 * score(border.sum(0))),
                 "interior": json_number(100 * score(interior.sum(0))),
