@@ -169,7 +169,7 @@ def _evaluate_share(rank, folder, size):
 
 def test_images_repeated_to_fill_up_a_process_are_not_counted(tmp_path):
     size = 3
-    in_two_processes(_evaluate_share, tmp_path, size)
+    in_two_processes(_evaluate_share, tmp_path, size, method="fork")
     expected = {"images": 2, **evaluate(BorderIoUMetric(), samples(size))}
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
