@@ -223,6 +223,7 @@ def test_without_zeros_nothing_is_announced_that_does_not_follow(make_study, eva
     assert text.count("|---|\n| re") == text.count("|---|\n") > 0
     for words in ("Differences from zero", "## The paper's pattern", "What would settle"):
         assert words not in text
+    assert "| validation mIoU" not in text  # nothing was logged
     assert "\n\n## Leave-out\n" in text
     assert "\n\n## Reproduce\n" in text
 
