@@ -125,8 +125,8 @@ class ResumableCheckpointHook(CheckpointHook):
             raise PreflightError(
                 f"--resume: {runner._load_from} holds no {', '.join(missing)}, so training cannot "
                 "go on from it (best checkpoints hold weights alone). Name a checkpoint "
-                f"{self.filename_tmpl.format('N')} with --cfg-options load_from=FILE, or leave out "
-                "--resume to start a new training from these weights"
+                f"{self.filename_tmpl.format('N')} of the work dir with --cfg-options "
+                "load_from=FILE, or leave out --resume to start a new training from these weights"
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -268,9 +268,9 @@ def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | Non
             return load_from, []
     try:
         path, skipped = newest_checkpoint(work_dir)
-    except ValueError:
+    except ValueError as error:
         if load_from:
-            return load_from, []
+            return load_from, [str(error)]
         raise
     if load_from and path:
         skipped.append(f"{load_from}: the run that started from it has come to {path}")

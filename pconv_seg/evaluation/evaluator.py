@@ -165,8 +165,8 @@ def evaluate(
 
     Raises:
         ValueError: Naming the file, if it cannot be read, a label does not fit its image or the
-            classes, or regions follow tiles and the image that these are cut from is resized or
-            padded.
+            classes, a network refuses the image, or regions follow tiles and the image that these
+            are cut from is resized or padded.
     """
     num_classes = len(dataloader.dataset.metainfo["classes"])
     images, counts = [], []
@@ -191,7 +191,8 @@ def evaluate(
                 try:
                     outputs.append(predict_modes(model, inputs, samples, plan))
                 except ValueError as error:
-                    raise ValueError(f"{samples[0].img_path}: {error}") from error
+                    paths = ", ".join(sample.img_path for sample in samples)
+                    raise ValueError(f"{paths}: {error}") from error
                 uncut = uncut and len(TileGrid(inputs.shape[-2:], plan.tile)) == 1
             for i, sample in enumerate(samples):
                 label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]

@@ -308,7 +308,10 @@ def shift_test(
             # Where no pixel is compared, it does not matter what is predicted.
             predictions = torch.zeros((2, *size), dtype=torch.uint8)
             if pixels[-1].any():
-                predictions = predict_grids(model, image.pixels, grids, batch_size)
+                try:
+                    predictions = predict_grids(model, image.pixels, grids, batch_size)
+                except ValueError as error:
+                    raise ValueError(f"{image.name}: {error}") from error
             counts_of_image.append(
                 _count(predictions, image, regions, model.num_classes, ignore_index)
             )

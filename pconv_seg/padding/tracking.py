@@ -25,8 +25,9 @@ image alone:
   does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
   ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
   size.
-- A tensor that no padding reached is real all over; made with numbers from the shape of a map,
-  it is refused.
+- A tensor that no padding reached is real all over. One that is made with numbers from the shape
+  of a map is refused, and so is one of floats in three dimensions or more that is as large as
+  padded maps.
 - Decisions (comparisons, indices, counts) are followed where position-wise operations make them.
   Others are free to become metrics, but cannot come back into the network.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
@@ -449,14 +450,17 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             raise self._error(call.name, f"its operands have {len(areas)} different real areas")
         area = areas.pop()
         for other in _features((call.args, call.kwargs)):
-            # What has as many positions as the padded maps would not fit an image alone.
+            # What has as many positions as the padded maps would not fit an image alone. Weights
+            # have fewer dimensions.
+            missing = maps[0].dim() - other.dim()
             if (
-                other.dim() == maps[0].dim()
+                other.dim() > 2
                 and not hasattr(other, "_real_area")
                 and any(
-                    other.shape[dim] not in (1, e[i])
+                    other.shape[dim - missing] not in (1, e[i])
                     for e in area.extents
                     for i, dim in enumerate(area.dims)
+                    if dim >= missing
                 )
             ):
                 raise self._error(call.name, "something of the padded size hides where it is real")

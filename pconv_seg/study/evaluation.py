@@ -74,13 +74,17 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     ]
     if waiting:
         check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
+    for task in waiting:
+        # Whatever stops its evaluation, the report must not take outdated counts for the run's.
+        for suffix in (".npz", ".json"):
+            _path(task.run, task.name).with_suffix(suffix).unlink(missing_ok=True)
     numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
     problems += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
     # Data or a plan that do not fit are the same reason for many evaluations.
     places: dict[str, list[str]] = {}
     for problem in problems:
         places.setdefault(problem.reason, []).append(problem.place)
-    return [f"{', '.join(dict.fromkeys(found))}: {reason}" for reason, found in places.items()]
+    return [f"{', '.join(dict.fromkeys(where))}: {reason}" for reason, where in places.items()]
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
@@ -247,8 +251,6 @@ def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) ->
 def _evaluate(task: _Task, progress: bool) -> None:
     study, run, checkpoint, name = task
     path = _path(run, name)
-    # Outdated if it is there: if this fails, the report must not take it for the run's.
-    path.unlink(missing_ok=True)
     config = build_test_config(str(study.file), str(checkpoint))
     if name == SHIFT:
         (record,) = shift_checkpoints(config, [str(checkpoint)], **study.shift, progress=progress)

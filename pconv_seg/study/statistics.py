@@ -51,8 +51,8 @@ def sample_sd(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def seed_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-    """Mean of one value per seed, with Student's t interval.
+def seed_interval(values: Sequence[float]) -> Difference:
+    """Mean of one value per seed, with Student's 95 % t interval.
 
     It takes the values for a sample from a normal distribution. Values that are differences of
     runs with the same seed make it the interval of a paired t test.
@@ -60,7 +60,7 @@ def seed_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Di
     if not values:
         return Difference(np.nan, np.nan, np.nan)
     mean, count = float(np.mean(values)), len(values)
-    half = stats.t.ppf((1 + confidence) / 2, count - 1) * sample_sd(values) / np.sqrt(count)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sample_sd(values) / np.sqrt(count)
     return Difference(mean, float(mean - half), float(mean + half))
 
 

@@ -251,9 +251,9 @@ def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
     assert tiny_run.Train(tiny_config, tmp_path, f"load_from={best}").run() == [1]
     assert train.log.read_text().splitlines()[-1] == (
         f"train.py: --resume: {best} holds no optimizer, param_schedulers, so training cannot go "
-        "on from it (best checkpoints hold weights alone). Name a checkpoint iter_N.pth with "
-        "--cfg-options load_from=FILE, or leave out --resume to start a new training from these "
-        "weights"
+        "on from it (best checkpoints hold weights alone). Name a checkpoint iter_N.pth of the "
+        "work dir with --cfg-options load_from=FILE, or leave out --resume to start a new training "
+        "from these weights"
     )
 
 

@@ -213,5 +213,11 @@ def test_a_job_that_dies_is_reported(make_study):
     dies = '__import__("multiprocessing").parent_process() and __import__("os")._exit(9)\n'
     study = make_study(("zeros", "partial"), (0,), config=dies + CONFIG)
     finish(study)
+    for run in study.runs:
+        outdated = run.folder / "evaluation" / "tile24.npz"
+        outdated.parent.mkdir()
+        outdated.touch()
+        os.utime(outdated, (0, 0))
     (problem,) = evaluate_runs(study, jobs=2)
     assert re.search(r"ended with code 9; .* fewer --jobs", problem)
+    assert not list(study.folder.rglob("*.npz"))

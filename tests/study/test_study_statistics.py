@@ -17,9 +17,9 @@ from pconv_seg.study.statistics import (
 def test_interval_over_seeds_is_that_of_a_paired_t_test():
     first, second = [41.0, 43.5, 40.2, 44.0], [42.5, 43.0, 41.9, 46.1]
     test = stats.ttest_rel(second, first)
-    expected = test.confidence_interval(0.9)
+    expected = test.confidence_interval(0.95)
 
-    mean, low, high = seed_interval(list(np.subtract(second, first)), confidence=0.9)
+    mean, low, high = seed_interval(list(np.subtract(second, first)))
 
     assert mean == pytest.approx(np.mean(second) - np.mean(first))
     assert (low, high) == pytest.approx((expected.low, expected.high))
