@@ -23,7 +23,7 @@ from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
 
-from .samples import count_sample, read_batches, read_sample, refuse_resizing
+from .samples import count_sample, naming, read_batches, read_sample, refuse_resizing
 
 MODES = ("regular", "tile", "tile_overlap")
 # Our reading of the five proportions of the paper's Table 7, after "nothing left out".
@@ -188,11 +188,8 @@ def evaluate(
                 inputs, samples = data["inputs"], data["data_samples"]
                 if plan.follows_tiles:
                     _refuse_padding(samples)
-                try:
+                with naming(*(sample.img_path for sample in samples)):
                     outputs.append(predict_modes(model, inputs, samples, plan))
-                except ValueError as error:
-                    paths = ", ".join(sample.img_path for sample in samples)
-                    raise ValueError(f"{paths}: {error}") from error
                 uncut = uncut and len(TileGrid(inputs.shape[-2:], plan.tile)) == 1
             for i, sample in enumerate(samples):
                 label_maps = [{mode: maps[i] for mode, maps in out.items()} for out in outputs]

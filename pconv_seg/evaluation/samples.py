@@ -1,6 +1,7 @@
 """Reading and counting mmseg's data samples."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,15 @@ from pconv_seg.geometry import BorderRegions, ShiftRegions
 from pconv_seg.inference import read_pixels
 
 from .confusion import confusion_matrices
+
+
+@contextmanager
+def naming(*files: str) -> Iterator[None]:
+    """Begin the message of a ValueError with the files that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{', '.join(files)}: {error}") from error
 
 
 def read_batches(dataloader: DataLoader) -> Iterator[Any]:
@@ -103,9 +113,7 @@ def count_sample(
             f"{file}: the label has {height} x {width} pixels, but its image "
             f"{' x '.join(map(str, prediction.shape))}"
         )
-    try:
+    with naming(file):
         return confusion_matrices(
             label, prediction, num_classes, regions.map(label.shape), ignore_index
         )
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error

@@ -40,7 +40,7 @@ from .compare import load_tested
 from .confusion import class_areas, mean_iou, pixel_accuracy
 from .record import Tested
 from .report import json_number
-from .samples import count_sample, read_batches, refuse_resizing
+from .samples import count_sample, naming, read_batches, refuse_resizing
 
 TOLERANCES = (0.005, 0.001)
 _SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
@@ -305,13 +305,11 @@ def shift_test(
         pixels.append(_bincount(regions.map(size).cells, len(regions.edges) - 1))
         grids, counts_of_image = ShiftedGrids(size, regions.tile), []
         for model in models:
-            # Where no pixel is compared, it does not matter what is predicted.
-            predictions = torch.zeros((2, *size), dtype=torch.uint8)
             if pixels[-1].any():
-                try:
+                with naming(image.name):
                     predictions = predict_grids(model, image.pixels, grids, batch_size)
-                except ValueError as error:
-                    raise ValueError(f"{image.name}: {error}") from error
+            else:  # No pixel is compared, so it does not matter what is predicted.
+                predictions = torch.zeros((2, *size), dtype=torch.uint8)
             counts_of_image.append(
                 _count(predictions, image, regions, model.num_classes, ignore_index)
             )

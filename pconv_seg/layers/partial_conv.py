@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._C import _are_functorch_transforms_active
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -119,9 +119,6 @@ def _partial_conv(
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
             plan = plan_of(shape, weight.shape, *options)
         output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        if _len_torch_dispatch_stack():
-            # Who follows operations may keep what this one put out (selective checkpoints).
-            output = output.clone()
         return scale_(output, bias, plan) if plan.runs or plan.holes else output
 
     axes = axes_of(weight.shape[2:], stride, padding, dilation)

@@ -85,6 +85,7 @@ def plan_of_size(
 
 def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
+    output = _not_kept(output)
     by_map = not plan.thin or output.numel() < _FEWEST_VALUES
     if by_map and output.is_cpu and type(output) is Tensor:
         scale, kernel = _kept_ratio_map(plan, output.dtype, bias is not None), None
@@ -97,6 +98,13 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
         return output.mul_(scale)
     output = output.lerp_(_column(bias.to(output.dtype), output), scale)
     return output.mul_(scale < 1) if plan.holes else output
+
+
+def _not_kept(output: Tensor) -> Tensor:
+    """A copy where who follows operations may keep what they put out (selective checkpoints)."""
+    if not is_compiling() and torch._C._len_torch_dispatch_stack():
+        return output.clone()
+    return output
 
 
 def _map_or_kernel(
@@ -418,10 +426,7 @@ def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
 
 
 def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
-    if not is_compiling() and torch._C._len_torch_dispatch_stack():
-        # Who follows operations may keep what the convolution put out (selective checkpoints).
-        output = output.clone()
-    output = output.mul_(ratio)
+    output = _not_kept(output).mul_(ratio)
     if bias is None:
         return output
     # Not in place: bias alone may have a dimension of torch.vmap.

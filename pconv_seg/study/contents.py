@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pconv_seg.evaluation.report import CONFIDENCE, RESAMPLES
+from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from pconv_seg.evaluation.shift import TOLERANCES
 
 from .curves import reached_iteration, read_scalars, training_curves

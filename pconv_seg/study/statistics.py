@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from pconv_seg.evaluation.bootstrap import Difference, image_interval
+from pconv_seg.evaluation.bootstrap import CONFIDENCE, Difference, image_interval
 from pconv_seg.evaluation.confusion import mean_iou
-from pconv_seg.evaluation.report import CONFIDENCE
 
 BOOTSTRAP_SEED = 0
 MAX_SEEDS = 1000
