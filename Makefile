@@ -68,7 +68,7 @@ $(DEMO_RUNS)/%/iter_300.pth: | $(DEMO_DATA)/.drawn
 # A process per core: the runs are too small to share them well.
 study: $(DEMO_DATA)/.drawn
 	$(PY) tools/study.py configs/studies/demo.py --work-dir work_dirs/study_demo \
-	  --jobs $$($(PY) -c 'from pconv_seg.study.machine import cores; print(cores())')
+	  --jobs $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 
 clean:
 	rm -rf $(DEMO_DATA) $(DEMO_RUNS)
