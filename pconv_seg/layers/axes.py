@@ -48,6 +48,10 @@ class Axis:
         known = type(kernel_size) is int
         self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
 
+    def options(self) -> tuple:
+        """All that the constructor takes besides ``dim``."""
+        return self.kernel_size, self.stride, (self.before, self.after), self.dilation
+
     def outputs(self, length: int) -> int:
         """Number of windows on ``length`` pixels."""
         return (length + self.before + self.after - self.span) // self.stride + 1

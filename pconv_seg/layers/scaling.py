@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.autograd import forward_ad
 
 from ..geometry import border_runs
 from .axes import Axis, axes_of, padding_around
-from .compiling import is_compiling, is_exporting
+from .compiling import is_compiling, is_exporting, is_known
 
 # Strips with at most this share of an output of at least this many values are scaled faster than a
 # pass over all values takes.
@@ -27,7 +28,7 @@ _FEWEST_VALUES = 2**20
 _COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
-_MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
+_MOST_BYTES_BY_MAP = {False: 2**25, True: 2**26}  # by whether autograd records
 
 
 class Plan:
@@ -164,9 +165,22 @@ def _kept_ratio_map(
     if stream is not None and len(plan.frame) == 2:
         # Should a graph be captured next, it needs the kernel.
         _border_kernel(device, dtype, contiguous, plan.ends[-1])
+    return _new_ratio_map(plan, dtype, for_bias, device, stream is not None)
+
+
+def _new_ratio_map(
+    plan: Plan,
+    dtype: torch.dtype,
+    for_bias: bool,
+    device: torch.device | str,
+    non_blocking: bool = False,
+) -> Tensor:
     # No inference tensors even where they are first needed in inference mode: training may be next.
     with torch.inference_mode(False), torch.no_grad():
-        return _ratio_map(plan, torch.empty(0, dtype=dtype, device=device), for_bias)
+        # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not
+        # pinned when it returns, blocking or not.
+        ratio_map = _ratio_map(plan, torch.empty(0, dtype=dtype, device="cpu"), for_bias)
+        return ratio_map.to(device, non_blocking=non_blocking)
 
 
 def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
@@ -395,18 +409,17 @@ def scale_by_formula(
 
     Here ``bias`` was not yet added.
     """
-    counts, taps, never_empty = 1, 1, True
+    never_empty, known = True, is_compiling() and not is_exporting()
     for axis in axes:
-        counts = counts * axis.counts(size[axis.dim], output)
-        taps = taps * axis.kernel_size
         never_empty = never_empty and axis.never_empty
-    ratio = ratio_of(counts, taps, output)
-    predicts_on_gpu = _on_gpu(output) and not torch.is_grad_enabled()
-    if is_compiling() and not is_exporting() and not predicts_on_gpu:
-        # This view needs its map in memory. Without it, every loop over all values computes each
-        # one's ratio anew, in all channels. A GPU that waits for memory has the time for it once,
-        # and saves the map's launch, but not in all the loops of a training step.
-        ratio = ratio.as_strided(ratio.shape, ratio.stride())
+        known = known and is_known(size[axis.dim])
+    if known:
+        options = tuple([axis.options() for axis in axes])
+        dtype = _at_least_float32(output.dtype)
+        name = _name_of_compiled_map(tuple(size), options, dtype, output.device)
+        ratio = getattr(_compiled_maps, name)
+    else:
+        ratio = _ratio_by_formula(output, size, axes)
     if bias is None:
         return output.mul_(ratio)
     # Added before the multiplication, the bias has for its gradient a sum of what the convolution
@@ -415,6 +428,41 @@ def scale_by_formula(
     # Not in place: bias alone may have a dimension of torch.vmap.
     scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse).mul_(ratio)
     return scaled.to(output.dtype)
+
+
+# Compiled code reads the maps of its layers here, so they stay. Made anew in each of its calls,
+# they would take a launch each, which small networks on a GPU wait for.
+_compiled_maps = SimpleNamespace()
+_names_of_compiled_maps: dict[tuple, str] = {}
+
+
+# Runs while a compiler follows its caller: the map is an input of the compiler's graph then.
+@torch.compiler.assume_constant_result
+def _name_of_compiled_map(
+    size: tuple[int, ...], options: tuple[tuple, ...], dtype: torch.dtype, device: torch.device
+) -> str:
+    """The attribute of ``_compiled_maps`` that is the ratio map of axes with these options."""
+    key = size, options, dtype, device
+    if key not in _names_of_compiled_maps:
+        axes = [Axis(dim - len(size), *option) for dim, option in enumerate(options)]
+        # Waits for the copy, so every stream of a GPU may read it.
+        ratio_map = _new_ratio_map(Plan(size, axes), dtype, False, device)
+        _names_of_compiled_maps[key] = f"map{len(_names_of_compiled_maps)}"
+        setattr(_compiled_maps, _names_of_compiled_maps[key], ratio_map)
+    return _names_of_compiled_maps[key]
+
+
+def _ratio_by_formula(output: Tensor, size: Sequence[int], axes: list[Axis]) -> Tensor:
+    counts, taps = 1, 1
+    for axis in axes:
+        counts = counts * axis.counts(size[axis.dim], output)
+        taps = taps * axis.kernel_size
+    ratio = ratio_of(counts, taps, output)
+    if is_compiling() and not is_exporting():
+        # This view needs its map in memory. Without it, every loop over all values computes each
+        # one's ratio anew, in all channels.
+        ratio = ratio.as_strided(ratio.shape, ratio.stride())
+    return ratio
 
 
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
