@@ -28,7 +28,7 @@ _FEWEST_VALUES = 2**20
 _COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
-_MOST_BYTES_BY_MAP = {False: 2**25, True: 2**26}  # by whether autograd records
+_MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
 
 
 class Plan:
