@@ -90,6 +90,16 @@ def test_compiled_code_has_maps_for_inputs_where_sizes_are_known():
     assert sum(node.op == "placeholder" for node in graph.graph.nodes) == 3 * 2 + 1 + 2
 
 
+def test_compiled_code_trains_after_inference_mode(net):
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="aot_eager")
+    with torch.inference_mode():
+        compiled(images())
+    found = torch.autograd.grad(compiled(images()).sum(), [*net.parameters()])
+    expected = torch.autograd.grad(net(images()).sum(), [*net.parameters()])
+    torch.testing.assert_close(found, expected)
+
+
 @needs_newer_torch
 def test_compiled_maps_are_in_memory_where_sizes_are_symbols(net):
     torch._dynamo.reset()
