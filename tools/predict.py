@@ -85,6 +85,8 @@ def check(args: argparse.Namespace) -> None:
     files = {"config": [args.config], "checkpoint": [args.checkpoint], "image": args.images}
     for kind, paths in files.items():
         for path in paths:
+            if Path(path).is_dir():
+                raise ValueError(f"{kind} {path} is a folder: name files, such as {path}/*")
             if not Path(path).is_file():
                 raise FileNotFoundError(f"no such {kind}: {path}")
     targets = Counter(output_paths(image, args.out)[0] for image in args.images)

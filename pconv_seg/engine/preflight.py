@@ -80,8 +80,8 @@ def check_training(cfg: Config) -> None:
     """Check everything that training needs before any worker or network download starts.
 
     Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
-    weights that the model, its `init_cfg`s and `load_from` name. What to resume from is looked for
-    later, by one of the processes. Data sets that are not `BaseSegDataset` or that read through a
+    weights that the model, its `init_cfg`s and `load_from` name, and `auto_scale_lr`. What to
+    resume from is looked for later, by one of the processes. Data sets that are not `BaseSegDataset` or that read through a
     remote backend are left to themselves.
 
     Raises:
@@ -93,6 +93,7 @@ def check_training(cfg: Config) -> None:
             *_device_problems(cfg),
             *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
             *_weight_problems({"model": cfg.get("model"), "load_from": cfg.get("load_from")}),
+            *_scaling_problems(cfg),
         ]
     )
 
@@ -216,6 +217,16 @@ def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
             yield _Problem(
                 f"{key}: config {cfg.filename} has none", (f"Give a config that has {key}.",)
             )
+
+
+def _scaling_problems(cfg: Config) -> Iterator[_Problem]:
+    scaling = cfg.get("auto_scale_lr") or {}
+    if scaling.get("enable") and not scaling.get("base_batch_size"):
+        yield _Problem(
+            "auto_scale_lr.enable=True: nothing says for how many images per iteration the "
+            "learning rate of the config is",
+            ("Give --cfg-options auto_scale_lr.base_batch_size=IMAGES, too.",),
+        )
 
 
 def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:

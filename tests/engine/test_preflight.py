@@ -349,6 +349,13 @@ def test_all_problems_come_in_one_message(root: Path) -> None:
     assert all(word in message for word in ("no folder", "load_from: no file", "model.pretrained"))
 
 
+def test_scaling_of_the_learning_rate_needs_its_number_of_images(root: Path) -> None:
+    message = _message(_config(root, auto_scale_lr=dict(enable=True)))
+    assert "--cfg-options auto_scale_lr.base_batch_size=IMAGES" in message
+    for scaling in (dict(enable=True, base_batch_size=16), dict(enable=False)):
+        check_training(_config(root, auto_scale_lr=scaling))
+
+
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_mixed_precision_needs_a_gpu(
     root: Path, monkeypatch: pytest.MonkeyPatch, device: str

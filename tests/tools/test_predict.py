@@ -150,6 +150,7 @@ def test_configs_without_a_network_are_named(predict, trained, tmp_path, text, m
     ("arguments", "message"),
     [
         (["none.png"], "predict.py: no such image: none.png"),
+        (["."], "predict.py: image . is a folder: name files, such as ./*"),
         (["a.png", "--config", "none.py"], "predict.py: no such config: none.py"),
         (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
         (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
