@@ -81,8 +81,8 @@ def check_training(cfg: Config) -> None:
 
     Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
     weights that the model, its `init_cfg`s and `load_from` name, and `auto_scale_lr`. What to
-    resume from is looked for later, by one of the processes. Data sets that are not `BaseSegDataset` or that read through a
-    remote backend are left to themselves.
+    resume from is looked for later, by one of the processes. Data sets that are not
+    `BaseSegDataset` or that read through a remote backend are left to themselves.
 
     Raises:
         PreflightError: Something is missing.
