@@ -436,8 +436,6 @@ _compiled_maps = SimpleNamespace()
 _names_of_compiled_maps: dict[tuple, str] = {}
 
 
-# Runs while a compiler follows its caller: the map is an input of the compiler's graph then.
-@torch.compiler.assume_constant_result
 def _name_of_compiled_map(
     size: tuple[int, ...], options: tuple[tuple, ...], dtype: torch.dtype, device: torch.device
 ) -> str:
@@ -450,6 +448,11 @@ def _name_of_compiled_map(
         _names_of_compiled_maps[key] = f"map{len(_names_of_compiled_maps)}"
         setattr(_compiled_maps, _names_of_compiled_maps[key], ratio_map)
     return _names_of_compiled_maps[key]
+
+
+# It runs while a compiler follows its caller, in whose graph the map is an input then. This is all
+# that torch.compiler.assume_constant_result does, but for importing the compiler, which takes long.
+_name_of_compiled_map._dynamo_marked_constant = True
 
 
 def _ratio_by_formula(output: Tensor, size: Sequence[int], axes: list[Axis]) -> Tensor:
