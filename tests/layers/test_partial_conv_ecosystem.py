@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pconv_seg import PConv2d, partial_conv2d
-from pconv_seg.layers import scaling
+from pconv_seg.layers import PConv1d, PConv3d, scaling
 
 NEWER_TORCH = torch.__version__ >= "2.6"
 needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
@@ -88,6 +88,24 @@ def test_compiled_code_has_maps_for_inputs_where_sizes_are_known():
     assert not any("arange" in name for name in operations)
     # Layers of the same geometry share one: weights and biases, the images, two maps.
     assert sum(node.op == "placeholder" for node in graph.graph.nodes) == 3 * 2 + 1 + 2
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        PConv1d(3, 4, 5, padding=2, stride=3),
+        PConv2d(3, 4, (2, 4), padding="same", dilation=(3, 1)),
+        PConv2d(3, 4, 3, padding=(0, 2), stride=(2, 1)),
+        PConv3d(3, 4, (1, 3, 5), padding=(0, 1, 4), dilation=(1, 1, 2)),
+    ],
+    ids=str,
+)
+def test_compiled_axes_each_have_their_options(layer, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    input = torch.randn(2, 3, *(11, 9, 14)[: layer.weight.dim() - 2])
+    torch.testing.assert_close(compiled(input), layer(input))
 
 
 def test_compiled_code_trains_after_inference_mode(net):
