@@ -134,11 +134,11 @@ def test_runs_that_could_not_resume_are_refused(make_study):
         make_study(config=config)
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("camvid", 5), ("demo", 3)])
-def test_schedules_of_the_studies_end_with_the_budget(name, seeds, monkeypatch):
+@pytest.mark.parametrize("name", ["camvid", "demo"])
+def test_schedules_of_the_studies_end_with_the_budget(name, monkeypatch):
     monkeypatch.setenv("CAMVID_DATASET", "/elsewhere")
     study = Study.load(CONFIGS / f"{name}.py", "work")
     assert study.config.param_scheduler[-1].end == study.max_iters
     assert study.max_iters % study.config.train_cfg.val_interval == 0
     assert study.paddings == ("zeros", "partial", "reflect", "replicate")
-    assert study.seeds == tuple(range(seeds))
+    assert study.seeds == (0, 1, 2, 3, 4)
