@@ -1,6 +1,6 @@
 """How partial padding scales what a convolution put out: k / sum(M) times, around the bias.
 
-By a formula in tensors for compilers and function transforms; otherwise by a map of ratios, in
+In operations on tensors for compilers and function transforms; otherwise by a map of ratios, in
 strips along the border, or by a kernel, whichever is fastest.
 """
 
