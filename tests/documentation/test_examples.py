@@ -90,6 +90,18 @@ def test_commands_parse(script: str, parse, tmp_path: Path) -> None:
             assert program in ("pip", "python3", "python3.11"), program
 
 
+def test_make_study_starts_a_job_per_core(parse) -> None:
+    recipe = subprocess.run(
+        ["make", "--dry-run", "study"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    command = recipe[recipe.index("tools/study.py") :]
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    parse(words[0], words[1:])
+    assert int(words[words.index("--jobs") + 1]) >= 1
+
+
 def _launched(arguments: list[str], folder: Path) -> list[str]:
     """What a launcher script starts."""
     for name in ("python", "srun"):
