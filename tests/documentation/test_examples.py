@@ -92,7 +92,11 @@ def test_commands_parse(script: str, parse, tmp_path: Path) -> None:
 
 def test_make_study_starts_a_job_per_core(parse) -> None:
     recipe = subprocess.run(
-        ["make", "--dry-run", "study"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "study"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     command = recipe[recipe.index("tools/study.py") :]
     words = subprocess.run(
