@@ -409,7 +409,8 @@ def scale_by_formula(
 
     Here ``bias`` was not yet added.
     """
-    never_empty, known = True, is_compiling() and not is_exporting()
+    compiling, never_empty = is_compiling() and not is_exporting(), True
+    known = compiling
     for axis in axes:
         never_empty = never_empty and axis.never_empty
         known = known and is_known(size[axis.dim])
@@ -420,6 +421,10 @@ def scale_by_formula(
         ratio = getattr(_compiled_maps, name)
     else:
         ratio = _ratio_by_formula(output, size, axes)
+        if compiling:
+            # This view needs its map in memory. Without it, every loop over all values computes
+            # each one's ratio anew, in all channels.
+            ratio = ratio.as_strided(ratio.shape, ratio.stride())
     if bias is None:
         return output.mul_(ratio)
     # Added before the multiplication, the bias has for its gradient a sum of what the convolution
@@ -460,12 +465,7 @@ def _ratio_by_formula(output: Tensor, size: Sequence[int], axes: list[Axis]) -> 
     for axis in axes:
         counts = counts * axis.counts(size[axis.dim], output)
         taps = taps * axis.kernel_size
-    ratio = ratio_of(counts, taps, output)
-    if is_compiling() and not is_exporting():
-        # This view needs its map in memory. Without it, every loop over all values computes each
-        # one's ratio anew, in all channels.
-        ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    return ratio
+    return ratio_of(counts, taps, output)
 
 
 def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
