@@ -1,7 +1,8 @@
 """Partial padding's scaling as one Triton kernel, which reads and writes border outputs alone.
 
-PyTorch's own operations take one launch for each strip, or a pass over the whole map. Importing
-this module needs Triton 3, which builds of PyTorch >= 2.4 for CUDA bring along.
+PyTorch's own operations take one launch for each strip, or a pass over the whole map. Where a bias
+is yet to be added, which takes such a pass anyway, the kernel does both in one. Importing this
+module needs Triton 3, which builds of PyTorch >= 2.4 for CUDA bring along.
 """
 
 import torch
@@ -47,6 +48,7 @@ def _scale(
     ratio,
     channels,
     pixels,
+    adds_bias: tl.constexpr,
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
 ):
@@ -64,11 +66,12 @@ def _scale(
     new = old * ratio
     if bias is not None:
         shift = tl.load(bias + channel, channel < channels, 0).to(float_type)
-        new += (shift[None, :] if channels_last else shift[:, None]) * (1 - ratio)
+        shift = shift[None, :] if channels_last else shift[:, None]
+        new += shift if adds_bias else shift * (1 - ratio)
     tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
     if sums is not None:
-        taken = tl.where(ratio == 0, 0, old * (1 - ratio))
-        tl.store(sums + channel, tl.sum(taken, 0 if channels_last else 1), channel < channels)
+        parts = tl.where(ratio == 0, 0, old if adds_bias else old * (1 - ratio))
+        tl.store(sums + channel, tl.sum(parts, 0 if channels_last else 1), channel < channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -93,6 +96,7 @@ def _scale_border(
     columns,
     left,
     right,
+    adds_bias: tl.constexpr,
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
     pixel_block: tl.constexpr,
@@ -127,6 +131,7 @@ def _scale_border(
             ratio,
             channels,
             rows * columns,
+            adds_bias,
             channels_last,
             float_type,
         )
@@ -150,18 +155,22 @@ def _scale_border(
             ratio,
             channels,
             rows * columns,
+            adds_bias,
             channels_last,
             float_type,
         )
 
 
-def load(device: torch.device, dtype: torch.dtype, contiguous: bool, side: int) -> None:
+def load(
+    device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool, side: int
+) -> None:
     """Compile and load all that :func:`scale_border_` launches for values like these.
 
     Args:
         device: Of the values.
         dtype: Of the values.
         contiguous: Whether they are contiguous; otherwise they are channels_last.
+        adds_bias: Of :func:`scale_border_`.
         side: Columns that miss taps, at the end where more of them do.
     """
     memory_format = torch.contiguous_format if contiguous else torch.channels_last
@@ -169,13 +178,17 @@ def load(device: torch.device, dtype: torch.dtype, contiguous: bool, side: int) 
     values = torch.zeros(1, 2, 2, columns, dtype=dtype, device=device)
     values = values.contiguous(memory_format=memory_format)
     frame = (2, 1, 1, 0, 1, 2, 0, 0), (columns, 1, 1, 0, 1, columns, side, 0)
-    scale_border_(values, None, frame, False)
-    scale_border_(values, None, frame, True)
-    scale_border_(values, values[0, :, 0, 0].clone(), frame, False)
+    for bias in (None, values[0, :, 0, 0].clone()):
+        scale_border_(values, bias, adds_bias, frame, False)
+    scale_border_(values, None, adds_bias, frame, True)
 
 
 def scale_border_(
-    values: Tensor, bias: Tensor | None, frame: tuple[tuple[int, ...], tuple[int, ...]], sums: bool
+    values: Tensor,
+    bias: Tensor | None,
+    adds_bias: bool,
+    frame: tuple[tuple[int, ...], tuple[int, ...]],
+    sums: bool,
 ) -> Tensor | None:
     """Scale the border of ``values`` around ``bias``, in place; with ratio 0 they become 0.
 
@@ -183,16 +196,21 @@ def scale_border_(
         values: ``Tensor[N, C, H, W]`` of a floating dtype, contiguous or channels_last, beginning
             at a multiple of 16 bytes; N below 65536.
         bias: ``Tensor[C]``.
+        adds_bias: Whether ``bias`` is not in ``values`` yet: then it is added to all of them that
+            have a ratio other than 0.
         frame: For rows, then for columns: input length, kernel size, stride, padding before,
             dilation, number of outputs, and how many of them miss taps at the start and at the end.
         sums: Whether to return sums.
 
     Returns:
-        With ``sums`` what the scaling took away from every channel, ``Tensor[C]`` in at least
-        float32: the sum of (1 - ratio) times the values before, where ratio is not 0.
+        With ``sums`` the bias' gradient, ``Tensor[C]`` in at least float32, if ``values`` were the
+        gradient of what this function gave: the sum of ``values`` or, unless ``adds_bias``, of
+        (1 - ratio) times them, where ratio is not 0.
     """
     images, channels, rows, columns = values.shape
-    (*_, top, bottom), (*_, left, right) = frame
+    (*taps, top, bottom), (*taps_of_columns, left, right) = frame
+    if adds_bias:
+        top, bottom, left, right = rows - rows // 2, rows // 2, 0, 0
     if bias is not None:
         bias = bias.to(values.dtype).contiguous()
         if bias.data_ptr() % 16:
@@ -216,8 +234,13 @@ def scale_border_(
                 bias,
                 parts,
                 channels,
-                *frame[0],
-                *frame[1],
+                *taps,
+                top,
+                bottom,
+                *taps_of_columns,
+                left,
+                right,
+                adds_bias=adds_bias,
                 channels_last=channels_last,
                 float_type=tl.float64 if double else tl.float32,
                 pixel_block=pixel_block,

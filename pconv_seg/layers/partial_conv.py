@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .axes import Axis, axes_of, padding_around
 from .compiling import is_compiling
-from .scaling import plan_of, ratio_of, reweight_, scale_, scale_by_formula
+from .scaling import is_bias_apart, plan_of, ratio_of, reweight_, scale_, scale_by_formula
 
 
 def partial_conv2d(
@@ -118,8 +118,11 @@ def _partial_conv(
         except TypeError:  # Lists have no hash.
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
             plan = plan_of(shape, weight.shape, *options)
-        output = _convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        return scale_(output, bias, plan) if plan.runs or plan.holes else output
+        scales = plan.runs or plan.holes
+        adds_bias = scales and bias is not None and is_bias_apart(input, weight)
+        convs_bias = None if adds_bias else bias
+        output = _convolve(input, weight, convs_bias, stride, plan.around, dilation, groups)
+        return scale_(output, bias, plan, adds_bias) if scales else output
 
     axes = axes_of(weight.shape[2:], stride, padding, dilation)
     if mask is not None:

@@ -84,20 +84,36 @@ def plan_of_size(
     return Plan(size, axes_of(kernel_size, stride, padding, dilation))
 
 
-def scale_(output: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0."""
+def is_bias_apart(input: Tensor, weight: Tensor) -> bool:
+    """Whether PyTorch adds the bias of a convolution in a pass of its own: after cuDNN's.
+
+    Depthwise layers, with one channel in a group, have other kernels.
+    """
+    return _on_gpu(input) and weight.shape[1] > 1 and torch._C._get_cudnn_enabled()
+
+
+def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = False) -> Tensor:
+    """Scale every output around ``bias``, in place; with ratio 0 it becomes 0.
+
+    With ``adds_bias`` the convolution has not added it yet.
+    """
     output = _not_kept(output)
     by_map = not plan.thin or output.numel() < _FEWEST_VALUES
     if by_map and output.is_cpu and type(output) is Tensor:
         scale, kernel = _kept_ratio_map(plan, output.dtype, bias is not None), None
     else:
-        scale, kernel = _map_or_kernel(output, plan, by_map, bias is not None)
+        scale, kernel = _map_or_kernel(output, bias, adds_bias, plan, by_map)
     if scale is None:
-        scale_border_ = _ScaleBorder.apply if _is_recorded(output) else _scale_border_
-        return scale_border_(output, bias, plan, kernel)
+        scale_border_ = _ScaleBorder.apply if _is_recorded(output, bias) else _scale_border_
+        return scale_border_(output, bias, adds_bias, plan, kernel)
     if bias is None:
         return output.mul_(scale)
-    output = output.lerp_(_column(bias.to(output.dtype), output), scale)
+    column = _column(bias.to(output.dtype), output)
+    if adds_bias:
+        out = None if _is_recorded(output, bias) else output
+        output = torch.addcmul(column, output, scale, out=out)
+        return output.mul_(scale > 0) if plan.holes else output
+    output = output.lerp_(column, scale)
     return output.mul_(scale < 1) if plan.holes else output
 
 
@@ -109,47 +125,51 @@ def _not_kept(output: Tensor) -> Tensor:
 
 
 def _map_or_kernel(
-    output: Tensor, plan: Plan, by_map: bool, for_bias: bool
+    output: Tensor, bias: Tensor | None, adds_bias: bool, plan: Plan, by_map: bool
 ) -> tuple[Tensor | None, Callable | None]:
     """What to scale by: one or neither of them."""
     capturing = False
     if _on_gpu(output):
         capturing = _capturing()
-        if capturing or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output)]:
+        if capturing or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]:
             # A graph that is captured can keep no map, so it would make it anew on every replay.
-            kernel = _kernel_for(output, plan)
+            kernel = _kernel_for(output, plan, adds_bias)
             if kernel is not None:
                 return None, kernel
         else:
             by_map = True
-    if not by_map:
+    # Strips would leave the bias to another pass.
+    if not (by_map or adds_bias):
         return None, None
+    around_bias = bias is not None and not adds_bias
     # Tensors that belong to a trace or a CUDA graph must not outlive it.
     if capturing or type(output) is not Tensor:
-        return _ratio_map(plan, output, for_bias), None
+        return _ratio_map(plan, output, around_bias), None
     cuda = ()
     if output.is_cuda:
         # A map may be read on the stream alone that wrote it.
-        cuda = torch._C._cuda_getCurrentRawStream(output.device.index), output.is_contiguous()
-    return _kept_ratio_map(plan, output.dtype, for_bias, output.device, *cuda), None
+        stream = torch._C._cuda_getCurrentRawStream(output.device.index)
+        cuda = stream, output.is_contiguous(), adds_bias
+    return _kept_ratio_map(plan, output.dtype, around_bias, output.device, *cuda), None
 
 
-def _is_recorded(output: Tensor) -> bool:
-    """Whether autograd records what is done to it."""
-    return output.requires_grad and torch.is_grad_enabled()
+def _is_recorded(output: Tensor, bias: Tensor | None) -> bool:
+    """Whether autograd records what is done to them."""
+    requires_grad = output.requires_grad or (bias is not None and bias.requires_grad)
+    return requires_grad and torch.is_grad_enabled()
 
 
 def _capturing() -> bool:
     return torch.cuda.is_current_stream_capturing()
 
 
-def _ratio_map(plan: Plan, like: Tensor, for_bias: bool) -> Tensor:
-    """Ratios; or, if there is a bias, 1 minus them: what scaling takes from it."""
+def _ratio_map(plan: Plan, like: Tensor, around_bias: bool) -> Tensor:
+    """Ratios; or, around a bias, 1 minus them: what scaling takes from it."""
     ratio = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
     for dim, start, length, factor in plan.runs:
         ratio.narrow(dim, start, length).mul_(factor)
     ratio = _clear_holes_(ratio, plan).to(like.dtype)
-    return 1 - ratio if for_bias else ratio
+    return 1 - ratio if around_bias else ratio
 
 
 # Everything that the maps follow from is in the key, so no call can see what another one left.
@@ -157,21 +177,22 @@ def _ratio_map(plan: Plan, like: Tensor, for_bias: bool) -> Tensor:
 def _kept_ratio_map(
     plan: Plan,
     dtype: torch.dtype,
-    for_bias: bool,
+    around_bias: bool,
     device: torch.device | str = "cpu",
     stream: int | None = None,
     contiguous: bool = True,
+    adds_bias: bool = False,
 ) -> Tensor:
     if stream is not None and len(plan.frame) == 2:
         # Should a graph be captured next, it needs the kernel.
-        _border_kernel(device, dtype, contiguous, plan.ends[-1])
-    return _new_ratio_map(plan, dtype, for_bias, device, stream is not None)
+        _border_kernel(device, dtype, contiguous, adds_bias, plan.ends[-1])
+    return _new_ratio_map(plan, dtype, around_bias, device, stream is not None)
 
 
 def _new_ratio_map(
     plan: Plan,
     dtype: torch.dtype,
-    for_bias: bool,
+    around_bias: bool,
     device: torch.device | str,
     non_blocking: bool = False,
 ) -> Tensor:
@@ -179,7 +200,7 @@ def _new_ratio_map(
     with torch.inference_mode(False), torch.no_grad():
         # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not
         # pinned when it returns, blocking or not.
-        ratio_map = _ratio_map(plan, torch.empty(0, dtype=dtype, device="cpu"), for_bias)
+        ratio_map = _ratio_map(plan, torch.empty(0, dtype=dtype, device="cpu"), around_bias)
         return ratio_map.to(device, non_blocking=non_blocking)
 
 
@@ -189,10 +210,10 @@ def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
     return output
 
 
-def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
+def _strips(values: Tensor, plan: Plan, around_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
     """What to scale one after the other, ``Tensor[N, C, ...]``, and by what.
 
-    By ratios; or, if there is a bias, 1 minus them. What lies in two strips is scaled twice.
+    By ratios; or, around a bias, 1 minus them. What lies in two strips is scaled twice.
     """
     rows, columns = plan.ends[0], plan.ends[-1]
     if len(plan.size) == 2 and columns and values.is_cpu and _is_dense_memory(values):
@@ -201,7 +222,7 @@ def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Te
         rows = max(rows, 1)
         columns = max(columns, _COLUMNS if values.is_contiguous() else 1)
         if 2 * rows <= height and 2 * columns <= width:
-            of_ends, of_sides = _strip_ratios(plan, values.dtype, for_bias, rows, columns)
+            of_ends, of_sides = _strip_ratios(plan, values.dtype, around_bias, rows, columns)
             batch, (*dense, row, column) = values.shape[:2], values.stride()
             ends = values.as_strided(
                 (*batch, 2, rows, width), (*dense, (height - rows) * row, row, column)
@@ -214,13 +235,14 @@ def _strips(values: Tensor, plan: Plan, for_bias: bool) -> list[tuple[Tensor, Te
             )
             return [(ends, of_ends), (sides, of_sides)]
     return [
-        (values.narrow(*outside), 1 - ratio if for_bias else ratio) for *outside, ratio in plan.runs
+        (values.narrow(*outside), 1 - ratio if around_bias else ratio)
+        for *outside, ratio in plan.runs
     ]
 
 
 @lru_cache(maxsize=64)
 def _strip_ratios(
-    plan: Plan, dtype: torch.dtype, for_bias: bool, rows: int, columns: int
+    plan: Plan, dtype: torch.dtype, around_bias: bool, rows: int, columns: int
 ) -> tuple[Tensor, Tensor]:
     """For the first and last ``rows``, and for ``columns`` at a row's end and the next's start."""
     with torch.inference_mode(False), torch.no_grad():
@@ -235,17 +257,18 @@ def _strip_ratios(
         ends[-1, -1, -columns:] *= horizontal[-columns:]
         sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
         ends, sides = ends.to(dtype), sides.to(dtype)
-        return (1 - ends, 1 - sides) if for_bias else (ends, sides)
+        return (1 - ends, 1 - sides) if around_bias else (ends, sides)
 
 
 _border_kernels: dict[tuple, Callable | None] = {}
 
 
 def _border_kernel(
-    device: torch.device, dtype: torch.dtype, contiguous: bool, side: int
+    device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool, side: int
 ) -> Callable | None:
     """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
-    key = device, dtype, contiguous, side
+    # No program has sides alone where all values are scaled.
+    key = device, dtype, contiguous, adds_bias, 0 if adds_bias else side
     if key not in _border_kernels:
         if _capturing():
             return None  # CUDA loads no code then.
@@ -274,7 +297,7 @@ def _on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-def _kernel_for(values: Tensor, plan: Plan) -> Callable | None:
+def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
     if not _on_gpu(values):
         return None
     if (
@@ -291,7 +314,8 @@ def _kernel_for(values: Tensor, plan: Plan) -> Callable | None:
         or values.data_ptr() % 16
     ):
         return None
-    return _border_kernel(values.device, values.dtype, values.is_contiguous(), plan.ends[-1])
+    contiguous = values.is_contiguous()
+    return _border_kernel(values.device, values.dtype, contiguous, adds_bias, plan.ends[-1])
 
 
 def _is_dense_memory(tensor: Tensor) -> bool:
@@ -308,11 +332,11 @@ def _is_dense_memory(tensor: Tensor) -> bool:
 
 
 def _scale_border_(
-    output: Tensor, bias: Tensor | None, plan: Plan, kernel: Callable | None
+    output: Tensor, bias: Tensor | None, adds_bias: bool, plan: Plan, kernel: Callable | None
 ) -> Tensor:
-    """:func:`scale_` without a pass over the interior."""
+    """:func:`scale_` without a pass over the interior, but for a bias that is yet to be added."""
     if kernel is not None:
-        kernel(output, bias, plan.frame, False)
+        kernel(output, bias, adds_bias, plan.frame, False)
         return output
     if bias is not None:
         bias = bias.to(output.dtype)
@@ -329,15 +353,20 @@ class _ScaleBorder(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, output: Tensor, bias: Tensor | None, plan: Plan, kernel: Callable | None
+        ctx,
+        output: Tensor,
+        bias: Tensor | None,
+        adds_bias: bool,
+        plan: Plan,
+        kernel: Callable | None,
     ) -> Tensor:
         ctx.mark_dirty(output)
-        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
-        ctx.free = _holders_of_free_gradient()
-        return _scale_border_(output, bias, plan, kernel)
+        ctx.adds_bias, ctx.bias_dtype = adds_bias, None if bias is None else bias.dtype
+        ctx.plan, ctx.free = plan, _holders_of_free_gradient()
+        return _scale_border_(output, bias, adds_bias, plan, kernel)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         # Nothing else follows what is done to the gradient.
         alone = not (torch.is_grad_enabled() or is_compiling())
         # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
@@ -345,24 +374,30 @@ class _ScaleBorder(torch.autograd.Function):
         if not (alone and _is_dense_memory(gradient) and _holders(gradient) == ctx.free):
             gradient = gradient.clone()
         of_bias = None
-        kernel = _kernel_for(gradient, ctx.plan) if alone else None
+        for_bias = ctx.needs_input_grad[1]
+        of_all = for_bias and ctx.adds_bias
+        kernel = _kernel_for(gradient, ctx.plan, of_all) if alone else None
         if kernel is None:
-            if ctx.needs_input_grad[1]:
-                dtype = _at_least_float32(gradient.dtype)
-                of_bias = gradient.new_zeros(gradient.shape[1], dtype=dtype)
             _clear_holes_(gradient, ctx.plan)
+            if for_bias:
+                # The convolution has the rest for its bias, unless that was added here.
+                of_bias = _sum_of_channels(gradient if ctx.adds_bias else gradient[:0])
             for strip, ratio in reversed(_strips(gradient, ctx.plan, False)):
-                if of_bias is not None:
-                    taken = strip.to(of_bias.dtype) * (1 - ratio)
-                    of_bias = of_bias + taken.sum([d for d in range(strip.dim()) if d != 1])
+                if for_bias and not ctx.adds_bias:
+                    of_bias = of_bias + _sum_of_channels(strip, 1 - ratio)
                 strip.mul_(ratio)
         else:
-            of_bias = kernel(gradient, None, ctx.plan.frame, ctx.needs_input_grad[1])
-        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None, None
+            of_bias = kernel(gradient, None, of_all, ctx.plan.frame, for_bias)
+        return gradient, None if of_bias is None else of_bias.to(ctx.bias_dtype), None, None, None
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, *_) -> Tensor:
-        return _scale_border_(tangent, bias_tangent, ctx.plan, None)
+        return _scale_border_(tangent, bias_tangent, False, ctx.plan, None)
+
+
+def _sum_of_channels(values: Tensor, factor: Tensor | float = 1) -> Tensor:
+    values = values.to(_at_least_float32(values.dtype)) * factor
+    return values.sum([d for d in range(values.dim()) if d != 1])
 
 
 def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
@@ -427,11 +462,18 @@ def scale_by_formula(
             ratio = ratio.as_strided(ratio.shape, ratio.stride())
     if bias is None:
         return output.mul_(ratio)
-    # Added before the multiplication, the bias has for its gradient a sum of what the convolution
-    # gets for its own, which is in memory anyway.
-    inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+    column = _column(bias.to(output.dtype), output)
     # Not in place: bias alone may have a dimension of torch.vmap.
-    scaled = torch.addcmul(output, _column(bias.to(output.dtype), output), inverse).mul_(ratio)
+    # torch.jit.trace checks its graph in another mode of autograd, so it gets one for both.
+    if not compiling or _is_recorded(output, bias):
+        # Added before the multiplication, the bias has for its gradient a sum of what the
+        # convolution gets for its own, which is in memory anyway.
+        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
+        scaled = torch.addcmul(output, column, inverse).mul_(ratio)
+    else:
+        scaled = torch.addcmul(column, output, ratio)
+        if not never_empty:
+            scaled = scaled * (ratio > 0)
     return scaled.to(output.dtype)
 
 

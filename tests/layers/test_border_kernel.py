@@ -60,10 +60,10 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
     plan = plan_of(*geometry)
     values, bias = draw(plan, memory_format=memory_format)
     bias = bias if with_bias else None
-    expected = scaling._scale_border_(values.clone(), bias, plan, None)
-    interior = scaling._scale_border_(torch.ones_like(values), None, plan, None) == 1
+    expected = scaling._scale_border_(values.clone(), bias, False, plan, None)
+    interior = scaling._scale_border_(torch.ones_like(values), None, False, plan, None) == 1
     before = values.clone()
-    assert scale_border_(values, bias, plan.frame, False) is None
+    assert scale_border_(values, bias, False, plan.frame, False) is None
     torch.testing.assert_close(values, expected)
     assert torch.equal(values[interior], before[interior])
 
@@ -73,9 +73,24 @@ def test_border_is_scaled_as_strips_are(geometry, with_bias, memory_format):
 def test_sums_are_what_was_taken_away(geometry, memory_format):
     plan = plan_of(*geometry)
     values, _ = draw(plan, memory_format=memory_format)
-    ratio = scaling._scale_border_(torch.ones_like(values), None, plan, None)
+    ratio = scaling._scale_border_(torch.ones_like(values), None, False, plan, None)
     expected = ((1 - ratio) * values * (ratio > 0)).sum((0, 2, 3))
-    torch.testing.assert_close(scale_border_(values, None, plan.frame, True), expected)
+    torch.testing.assert_close(scale_border_(values, None, False, plan.frame, True), expected)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_bias_is_added_on_the_way(geometry, memory_format):
+    plan = plan_of(*geometry)
+    values, bias = draw(plan, memory_format=memory_format)
+    ratio = scaling._scale_border_(torch.ones_like(values), None, False, plan, None)
+    expected = (values * ratio + bias[:, None, None]) * (ratio > 0)
+    sums = (values * (ratio > 0)).sum((0, 2, 3))
+    gradient = values.clone()
+    torch.testing.assert_close(scale_border_(gradient, None, True, plan.frame, True), sums)
+    torch.testing.assert_close(gradient, values * ratio)
+    assert scale_border_(values, bias, True, plan.frame, False) is None
+    torch.testing.assert_close(values, expected)
 
 
 @pytest.mark.parametrize(
@@ -87,30 +102,42 @@ def test_sums_are_what_was_taken_away(geometry, memory_format):
 def test_values_are_rounded_once(dtype, tolerance):
     plan = plan_of((9, 8), 7, 2, 3, 1)
     values, bias = draw(plan, dtype)
-    expected = scaling._scale_border_(values.double(), bias.double(), plan, None)
-    sums = scale_border_(values.clone(), None, plan.frame, True)
+    expected = scaling._scale_border_(values.double(), bias.double(), False, plan, None)
+    sums = scale_border_(values.clone(), None, False, plan.frame, True)
     assert sums.dtype == torch.float32
-    scale_border_(values, bias, plan.frame, False)
+    apart = values - bias[:, None, None]
+    expected_apart = scaling._scale_border_(apart.double(), None, False, plan, None)
+    expected_apart += bias.double()[:, None, None]
+    scale_border_(values, bias, False, plan.frame, False)
     torch.testing.assert_close(values.double(), expected, rtol=tolerance, atol=1e-6)
+    scale_border_(apart, bias, True, plan.frame, False)
+    torch.testing.assert_close(apart.double(), expected_apart, rtol=tolerance, atol=1e-6)
 
 
 def test_nothing_is_done_to_an_empty_batch():
     plan = plan_of((6, 7), 3, 1, 1, 1)
-    sums = scale_border_(torch.empty(0, 5, 6, 7, device=DEVICE), None, plan.frame, True)
+    sums = scale_border_(torch.empty(0, 5, 6, 7, device=DEVICE), None, False, plan.frame, True)
     assert torch.equal(sums, torch.zeros(5, device=DEVICE))
 
 
-def output_and_gradients(layer, leaves, memory_format):
+def output_and_gradients(layer, leaves, memory_format, **mask):
     input, *others = leaves
-    output = partial_conv2d(input.to(memory_format=memory_format), *others, *layer)
+    output = partial_conv2d(input.to(memory_format=memory_format), *others, *layer, **mask)
+    if mask:
+        output, _ = output
     seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output)
+    leaves = [leaf for leaf in leaves if leaf.requires_grad]
     return output, torch.autograd.grad((output * seed).sum(), leaves)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_convolutions_equal_those_by_map(geometry, with_bias, memory_format, kernel, monkeypatch):
+@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
+def test_convolutions_equal_those_with_a_mask(
+    geometry, with_bias, memory_format, most_bytes_by_map, kernel, monkeypatch
+):
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
     (size, kernel_size, *layer) = geometry
     torch.manual_seed(1)
     shape = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
@@ -119,8 +146,28 @@ def test_convolutions_equal_those_by_map(geometry, with_bias, memory_format, ker
     if not with_bias:
         layer = [None, *layer]
     found = output_and_gradients(layer, leaves, memory_format)
-    monkeypatch.setattr(scaling, "_FEWEST_VALUES", math.inf)
-    torch.testing.assert_close(found, output_and_gradients(layer, leaves, memory_format))
+    mask = torch.ones(1, 1, *size, device=DEVICE)
+    expected = output_and_gradients(layer, leaves, memory_format, mask=mask)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(partial_conv2d(*leaves, *layer), expected[0])
+
+
+@pytest.mark.parametrize("frozen", [(0, 1), (2,), (0, 2)])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
+def test_gradients_where_not_all_is_trained(most_bytes_by_map, groups, frozen, kernel, monkeypatch):
+    """The bias alone as well, which a convolution without it knows nothing of."""
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
+    torch.manual_seed(1)
+    leaves = [torch.randn(2, 4, 6, 7), torch.randn(8, 4 // groups, 3, 3), torch.randn(8)]
+    leaves = [leaf.double().to(DEVICE) for leaf in leaves]
+    for number, leaf in enumerate(leaves):
+        leaf.requires_grad_(number not in frozen)
+    layer, mask = (1, 1, 1, groups), torch.ones(1, 1, 6, 7, device=DEVICE)
+    found = output_and_gradients(layer, leaves, torch.contiguous_format)
+    expected = output_and_gradients(layer, leaves, torch.contiguous_format, mask=mask)
+    torch.testing.assert_close(found, expected)
 
 
 def test_second_derivatives(kernel):
@@ -184,8 +231,9 @@ def test_who_follows_operations_sees_the_scaling(kernel):
     assert backward.names & {"aten.mul_.Tensor", "aten.mul_.Scalar"}
 
 
+@pytest.mark.parametrize("adds_bias", [False, True])
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
-def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, kernel, monkeypatch):
+def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, adds_bias, kernel, monkeypatch):
     """CUDA forbids it: then the kernel is used only if it was loaded before."""
     capturing, loads = [True], []
     monkeypatch.setattr(scaling, "_border_kernels", {})
@@ -194,16 +242,16 @@ def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, kernel, monk
     monkeypatch.setattr(border_kernel, "_scale_border", Launches(jit, loads))
     plan = plan_of((9, 8), 7, 2, 3, 1)
     values, bias = draw(plan, memory_format=memory_format)
-    assert scaling._kernel_for(values, plan) is None
+    assert scaling._kernel_for(values, plan, adds_bias) is None
     assert not loads
     capturing[0] = False
-    scale = scaling._kernel_for(values, plan)
+    scale = scaling._kernel_for(values, plan, adds_bias)
     loaded = len(loads)
     capturing[0] = True
-    assert scaling._kernel_for(values, plan) is scale
+    assert scaling._kernel_for(values, plan, adds_bias) is scale
     biases = bias, bias.float(), torch.cat([bias, bias])[1:][: len(bias)]
     for options in ((None, False), (None, True), *((bias, False) for bias in biases)):
-        scale(values, options[0], plan.frame, options[1])
+        scale(values, options[0], adds_bias, plan.frame, options[1])
     assert {*loads[loaded:]} <= {*loads[:loaded]}
 
 
@@ -211,11 +259,29 @@ def test_values_that_begin_between_16_bytes_and_biases_with_gaps(kernel):
     plan = plan_of((6, 7), 3, 1, 1, 1)
     values, _ = draw(plan, channels=3)
     apart = torch.cat([values.flatten(), values.flatten()[:1]])[1:].view(values.shape)
-    assert scaling._kernel_for(apart, plan) is None
+    assert scaling._kernel_for(apart, plan, False) is None
     bias = torch.randn(3, 2, device=DEVICE, dtype=torch.float64)[:, 0]
-    expected = scaling._scale_border_(values.clone(), bias, plan, None)
-    scale_border_(values, bias, plan.frame, False)
+    expected = scaling._scale_border_(values.clone(), bias, False, plan, None)
+    scale_border_(values, bias, False, plan.frame, False)
     torch.testing.assert_close(values, expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
+@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_interior_is_that_of_pytorch_to_the_bit(
+    dtype, memory_format, most_bytes_by_map, monkeypatch
+):
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
+    torch.manual_seed(0)
+    input, weight, bias = torch.randn(2, 16, 70, 90), torch.randn(32, 16, 3, 3), torch.randn(32)
+    input = input.to(DEVICE, dtype, memory_format=memory_format)
+    weight, bias = weight.to(DEVICE, dtype), bias.to(DEVICE, dtype)
+    inside = (..., slice(1, -1), slice(1, -1))
+    expected = torch.nn.functional.conv2d(input, weight, bias, padding=1)
+    found = partial_conv2d(input, weight, bias, padding=1)
+    assert torch.equal(found[inside], expected[inside])
 
 
 class Launches:

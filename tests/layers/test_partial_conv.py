@@ -564,7 +564,7 @@ def test_without_bias_one_map_is_made(with_bias, maps):
 def test_strips_of_a_part_of_memory(memory_format, way):
     plan = scaling.plan_of_size((6, 9), (3, 3), (1, 1), (1, 1), (1, 1))
     values = torch.ones(3, 4, 6, 9).contiguous(memory_format=memory_format)
-    scaling._scale_border_(values[1:2], None, plan, None)
+    scaling._scale_border_(values[1:2], None, False, plan, None)
     ratio = torch.ones(6, 9)
     ratio[[0, -1]] *= 1.5
     ratio[:, [0, -1]] *= 1.5
@@ -736,7 +736,7 @@ def test_a_gradient_that_nobody_holds_is_not_copied(way):
     before, after = [], []
     plan = scaling.plan_of_size((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
     input = torch.ones(2, 3, 5, 6, requires_grad=True)
-    output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, plan, None)
+    output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, False, plan, None)
     Pass.apply(output, after).sum().backward()
     assert before[0] == after[1]
     assert input.grad[0, 0, 0, 0] == 2.25
