@@ -120,7 +120,7 @@ def _partial_conv(
             options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
             plan = plan_of(shape, weight.shape, *options)
         scales = plan.runs or plan.holes
-        adds_bias = scales and bias is not None and is_bias_apart(input, weight)
+        adds_bias = scales and is_bias_apart(input, weight, bias)
         convs_bias = None if adds_bias else bias
         output = _convolve(input, weight, convs_bias, stride, plan.around, dilation, groups)
         return scale_(output, bias, plan, adds_bias) if scales else output

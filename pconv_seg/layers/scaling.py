@@ -84,12 +84,20 @@ def plan_of_size(
     return Plan(size, axes_of(kernel_size, stride, padding, dilation))
 
 
-def is_bias_apart(input: Tensor, weight: Tensor) -> bool:
+def is_bias_apart(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether PyTorch adds the bias of a convolution in a pass of its own: after cuDNN's.
 
-    Depthwise layers, with one channel in a group, have other kernels.
+    Depthwise layers, with one channel in a group, have other kernels. A bias that the convolution
+    would refuse is left to it.
     """
-    return _on_gpu(input) and weight.shape[1] > 1 and torch._C._get_cudnn_enabled()
+    return (
+        bias is not None
+        and _on_gpu(input)
+        and weight.shape[1] > 1
+        and torch._C._get_cudnn_enabled()
+        and bias.shape == weight.shape[:1]
+        and bias.dtype == weight.dtype
+    )
 
 
 def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = False) -> Tensor:

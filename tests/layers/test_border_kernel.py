@@ -170,6 +170,17 @@ def test_gradients_where_not_all_is_trained(most_bytes_by_map, groups, frozen, k
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize(
+    "bias",
+    [torch.zeros(1), torch.zeros(4), torch.zeros(3).double()],
+    ids=["one for all", "one more", "another dtype"],
+)
+def test_a_bias_that_does_not_fit_is_refused_as_by_a_convolution(bias, kernel):
+    input, weight = torch.randn(1, 2, 5, 6, device=DEVICE), torch.randn(3, 2, 3, 3, device=DEVICE)
+    with pytest.raises(RuntimeError, match="bias"):
+        partial_conv2d(input, weight, bias.to(DEVICE), padding=1)
+
+
 def test_second_derivatives(kernel):
     leaves = [torch.randn(shape) for shape in ((1, 1, 2, 3), (1, 1, 3, 3), (1,))]
     leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
