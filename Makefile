@@ -1,6 +1,6 @@
 # Usage:
 #   make demo      draw street scenes, train with zero and with partial padding, compare both
-#   make study     train, evaluate and compare four paddings on street scenes; two to three hours
+#   make study     train, evaluate and compare four paddings on street scenes; about three hours
 #   make test      create .venv if needed and run the fast tests
 #   make test-all  the slow ones too
 #   make docs      build the documentation into build/site, without warnings
