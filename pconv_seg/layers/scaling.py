@@ -118,8 +118,9 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
         return output.mul_(scale)
     column = _column(bias.to(output.dtype), output)
     if adds_bias:
-        out = None if _is_recorded(output, bias) else output
-        output = torch.addcmul(column, output, scale, out=out)
+        # Neither kind of differentiation can follow `out`.
+        followed = _is_recorded(output, bias) or forward_ad._current_level >= 0
+        output = torch.addcmul(column, output, scale, out=None if followed else output)
         return output.mul_(scale > 0) if plan.holes else output
     output = output.lerp_(column, scale)
     return output.mul_(scale < 1) if plan.holes else output

@@ -181,7 +181,9 @@ def test_a_bias_that_does_not_fit_is_refused_as_by_a_convolution(bias, kernel):
         partial_conv2d(input, weight, bias.to(DEVICE), padding=1)
 
 
-def test_second_derivatives(kernel):
+@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
+def test_second_and_forward_derivatives(most_bytes_by_map, kernel, monkeypatch):
+    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
     leaves = [torch.randn(shape) for shape in ((1, 1, 2, 3), (1, 1, 3, 3), (1,))]
     leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
 
