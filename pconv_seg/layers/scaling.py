@@ -137,22 +137,18 @@ def _map_or_kernel(
     output: Tensor, bias: Tensor | None, adds_bias: bool, plan: Plan, by_map: bool
 ) -> tuple[Tensor | None, Callable | None]:
     """What to scale by: one or neither of them."""
-    capturing = False
     if _on_gpu(output):
-        capturing = _capturing()
-        if capturing or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]:
-            # A graph that is captured can keep no map, so it would make it anew on every replay.
-            kernel = _kernel_for(output, plan, adds_bias)
-            if kernel is not None:
-                return None, kernel
-        else:
-            by_map = True
-    # Strips would leave the bias to another pass.
-    if not (by_map or adds_bias):
+        # A graph that is captured can keep no map, so it would make it anew on every replay.
+        if _capturing() or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]:
+            # Strips where there is none, never a map: what autograd saves must not depend on who
+            # follows operations.
+            return None, _kernel_for(output, plan, adds_bias)
+        by_map = True
+    if not by_map:
         return None, None
     around_bias = bias is not None and not adds_bias
-    # Tensors that belong to a trace or a CUDA graph must not outlive it.
-    if capturing or type(output) is not Tensor:
+    # Tensors that belong to a trace must not outlive it.
+    if type(output) is not Tensor:
         return _ratio_map(plan, output, around_bias), None
     cuda = ()
     if output.is_cuda:
@@ -349,11 +345,14 @@ def _scale_border_(
         return output
     if bias is not None:
         bias = bias.to(output.dtype)
-    for strip, ratio in _strips(output, plan, bias is not None):
-        if bias is None:
-            strip.mul_(ratio)
-        else:
+    around_bias = bias is not None and not adds_bias
+    for strip, ratio in _strips(output, plan, around_bias):
+        if around_bias:
             strip.lerp_(_column(bias, strip), ratio)
+        else:
+            strip.mul_(ratio)
+    if adds_bias and bias is not None:
+        output.add_(_column(bias, output))
     return _clear_holes_(output, plan)
 
 
@@ -401,7 +400,7 @@ class _ScaleBorder(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, bias_tangent: Tensor | None, *_) -> Tensor:
-        return _scale_border_(tangent, bias_tangent, False, ctx.plan, None)
+        return _scale_border_(tangent, bias_tangent, ctx.adds_bias, ctx.plan, None)
 
 
 def _sum_of_channels(values: Tensor, factor: Tensor | float = 1) -> Tensor:

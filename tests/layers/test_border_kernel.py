@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion="3.0")
@@ -51,6 +52,15 @@ def kernel(monkeypatch, fresh_plans):
         monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)
+
+
+@pytest.fixture(params=["kernel", "map", "strips"])
+def way(request, monkeypatch, kernel):
+    """Whatever a GPU may scale by: strips where the kernel cannot be launched."""
+    if request.param == "map":
+        monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (math.inf, math.inf))
+    if request.param == "strips":
+        monkeypatch.setattr(scaling, "_kernel_for", lambda *args: None)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
@@ -133,11 +143,7 @@ def output_and_gradients(layer, leaves, memory_format, **mask):
 @pytest.mark.parametrize("memory_format", FORMATS, ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
-def test_convolutions_equal_those_with_a_mask(
-    geometry, with_bias, memory_format, most_bytes_by_map, kernel, monkeypatch
-):
-    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
+def test_convolutions_equal_those_with_a_mask(geometry, with_bias, memory_format, way):
     (size, kernel_size, *layer) = geometry
     torch.manual_seed(1)
     shape = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
@@ -155,10 +161,8 @@ def test_convolutions_equal_those_with_a_mask(
 
 @pytest.mark.parametrize("frozen", [(0, 1), (2,), (0, 2)])
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
-def test_gradients_where_not_all_is_trained(most_bytes_by_map, groups, frozen, kernel, monkeypatch):
+def test_gradients_where_not_all_is_trained(groups, frozen, way):
     """The bias alone as well, which a convolution without it knows nothing of."""
-    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
     torch.manual_seed(1)
     leaves = [torch.randn(2, 4, 6, 7), torch.randn(8, 4 // groups, 3, 3), torch.randn(8)]
     leaves = [leaf.double().to(DEVICE) for leaf in leaves]
@@ -181,9 +185,7 @@ def test_a_bias_that_does_not_fit_is_refused_as_by_a_convolution(bias, kernel):
         partial_conv2d(input, weight, bias.to(DEVICE), padding=1)
 
 
-@pytest.mark.parametrize("most_bytes_by_map", [0, math.inf])
-def test_second_and_forward_derivatives(most_bytes_by_map, kernel, monkeypatch):
-    monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
+def test_second_and_forward_derivatives(way):
     leaves = [torch.randn(shape) for shape in ((1, 1, 2, 3), (1, 1, 3, 3), (1,))]
     leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
 
@@ -295,6 +297,26 @@ def test_interior_is_that_of_pytorch_to_the_bit(
     expected = torch.nn.functional.conv2d(input, weight, bias, padding=1)
     found = partial_conv2d(input, weight, bias, padding=1)
     assert torch.equal(found[inside], expected[inside])
+
+
+@pytest.mark.parametrize("geometry", [GEOMETRIES[0], GEOMETRIES[3]], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_checkpoint_that_is_followed_once(with_bias, geometry, kernel):
+    """Followed, it takes strips instead of the kernel, but saves no more."""
+    size, kernel_size, *layer = geometry
+    torch.manual_seed(1)
+    input = torch.randn(1, 2, *size, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 2, kernel_size, kernel_size, device=DEVICE, dtype=torch.float64)
+    bias = torch.randn(3, device=DEVICE, dtype=torch.float64) if with_bias else None
+
+    def convolve(input):
+        return partial_conv2d(input, weight, bias, *layer)
+
+    (expected,) = torch.autograd.grad(convolve(input).square().sum(), input)
+    with Seen():
+        output = checkpoint(convolve, input, use_reentrant=False)
+    (found,) = torch.autograd.grad(output.square().sum(), input)
+    torch.testing.assert_close(found, expected)
 
 
 class Launches:
