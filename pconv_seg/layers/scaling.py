@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import SimpleNamespace
 
 import torch
@@ -29,6 +29,19 @@ _COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
 _MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
+
+
+def _outside_inference_mode(make: Callable) -> Callable:
+    """Makes no inference tensors even where they are first needed: training may be next."""
+
+    @wraps(make)
+    def made(*args):
+        if not torch.is_inference_mode_enabled():  # Asking is faster than to leave it anyway.
+            return make(*args)
+        with torch.inference_mode(False):
+            return make(*args)
+
+    return made
 
 
 class Plan:
@@ -194,6 +207,7 @@ def _kept_ratio_map(
     return _new_ratio_map(plan, dtype, around_bias, device, stream is not None)
 
 
+@_outside_inference_mode
 def _new_ratio_map(
     plan: Plan,
     dtype: torch.dtype,
@@ -201,12 +215,24 @@ def _new_ratio_map(
     device: torch.device | str,
     non_blocking: bool = False,
 ) -> Tensor:
-    # No inference tensors even where they are first needed in inference mode: training may be next.
-    with torch.inference_mode(False), torch.no_grad():
-        # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not
-        # pinned when it returns, blocking or not.
-        ratio_map = _ratio_map(plan, torch.empty(0, dtype=dtype, device="cpu"), around_bias)
-        return ratio_map.to(device, non_blocking=non_blocking)
+    ratio, *others = _ratios_by_axis(plan, dtype)
+    for of_axis in others:
+        ratio = ratio[..., None] * of_axis
+    ratio = ratio.to(dtype)
+    if around_bias:
+        ratio = 1 - ratio
+    # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not pinned
+    # when it returns, blocking or not.
+    return ratio.to(device, non_blocking=non_blocking)
+
+
+def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[Tensor]:
+    """From lists, since the first call waits for operations on tensors, which are slow to start."""
+    by_axis = [[1.0] * outputs for outputs in plan.size]
+    for dim, start, length, ratio in (*plan.runs, *((*hole, 0.0) for hole in plan.holes)):
+        by_axis[dim][start : start + length] = [ratio] * length
+    floats = dict(dtype=_at_least_float32(dtype), device="cpu")
+    return [torch.tensor(ratios, **floats) for ratios in by_axis]
 
 
 def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
@@ -246,23 +272,19 @@ def _strips(values: Tensor, plan: Plan, around_bias: bool) -> list[tuple[Tensor,
 
 
 @lru_cache(maxsize=64)
+@_outside_inference_mode
 def _strip_ratios(
     plan: Plan, dtype: torch.dtype, around_bias: bool, rows: int, columns: int
 ) -> tuple[Tensor, Tensor]:
     """For the first and last ``rows``, and for ``columns`` at a row's end and the next's start."""
-    with torch.inference_mode(False), torch.no_grad():
-        floats = dict(dtype=_at_least_float32(dtype), device="cpu")
-        by_axis = [torch.ones(outputs, **floats) for outputs in plan.size]
-        for dim, start, length, ratio in plan.runs:
-            by_axis[dim].narrow(0, start, length).fill_(ratio)
-        vertical, horizontal = by_axis
-        ends = torch.stack([vertical[:rows], vertical[-rows:]])
-        ends = ends[..., None].repeat(1, 1, len(horizontal))
-        ends[0, 0, :columns] *= horizontal[:columns]
-        ends[-1, -1, -columns:] *= horizontal[-columns:]
-        sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
-        ends, sides = ends.to(dtype), sides.to(dtype)
-        return (1 - ends, 1 - sides) if around_bias else (ends, sides)
+    vertical, horizontal = _ratios_by_axis(plan, dtype)
+    ends = torch.stack([vertical[:rows], vertical[-rows:]])
+    ends = ends[..., None].repeat(1, 1, len(horizontal))
+    ends[0, 0, :columns] *= horizontal[:columns]
+    ends[-1, -1, -columns:] *= horizontal[-columns:]
+    sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
+    ends, sides = ends.to(dtype), sides.to(dtype)
+    return (1 - ends, 1 - sides) if around_bias else (ends, sides)
 
 
 _border_kernels: dict[tuple, Callable | None] = {}
