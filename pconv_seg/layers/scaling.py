@@ -182,7 +182,10 @@ def _capturing() -> bool:
 
 
 def _ratio_map(plan: Plan, like: Tensor, around_bias: bool) -> Tensor:
-    """Ratios; or, around a bias, 1 minus them: what scaling takes from it."""
+    """Ratios; or, around a bias, 1 minus them: what scaling takes from it.
+
+    In operations on tensors like ``like``, which whoever follows them can follow.
+    """
     ratio = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
     for dim, start, length, factor in plan.runs:
         ratio.narrow(dim, start, length).mul_(factor)
