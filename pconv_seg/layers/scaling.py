@@ -157,17 +157,15 @@ def _map_or_kernel(
             # follows operations.
             return None, _kernel_for(output, plan, adds_bias)
         by_map = True
-    if not by_map:
+    # Tensors that belong to a trace must not outlive it, as a map would that is kept.
+    if not by_map or type(output) is not Tensor:
         return None, None
-    around_bias = bias is not None and not adds_bias
-    # Tensors that belong to a trace must not outlive it.
-    if type(output) is not Tensor:
-        return _ratio_map(plan, output, around_bias), None
     cuda = ()
     if output.is_cuda:
         # A map may be read on the stream alone that wrote it.
         stream = torch._C._cuda_getCurrentRawStream(output.device.index)
         cuda = stream, output.is_contiguous(), adds_bias
+    around_bias = bias is not None and not adds_bias
     return _kept_ratio_map(plan, output.dtype, around_bias, output.device, *cuda), None
 
 
@@ -179,18 +177,6 @@ def _is_recorded(output: Tensor, bias: Tensor | None) -> bool:
 
 def _capturing() -> bool:
     return torch.cuda.is_current_stream_capturing()
-
-
-def _ratio_map(plan: Plan, like: Tensor, around_bias: bool) -> Tensor:
-    """Ratios; or, around a bias, 1 minus them: what scaling takes from it.
-
-    In operations on tensors like ``like``, which whoever follows them can follow.
-    """
-    ratio = like.new_ones(plan.size, dtype=_at_least_float32(like.dtype))
-    for dim, start, length, factor in plan.runs:
-        ratio.narrow(dim, start, length).mul_(factor)
-    ratio = _clear_holes_(ratio, plan).to(like.dtype)
-    return 1 - ratio if around_bias else ratio
 
 
 # Everything that the maps follow from is in the key, so no call can see what another one left.
@@ -218,6 +204,7 @@ def _new_ratio_map(
     device: torch.device | str,
     non_blocking: bool = False,
 ) -> Tensor:
+    """Ratios; or, around a bias, 1 minus them: what scaling takes from it."""
     ratio, *others = _ratios_by_axis(plan, dtype)
     for of_axis in others:
         ratio = ratio[..., None] * of_axis
@@ -376,7 +363,7 @@ def _scale_border_(
             strip.lerp_(_column(bias, strip), ratio)
         else:
             strip.mul_(ratio)
-    if adds_bias and bias is not None:
+    if adds_bias:
         output.add_(_column(bias, output))
     return _clear_holes_(output, plan)
 

@@ -553,10 +553,10 @@ class CountedMaps(TorchDispatchMode):
 
 @pytest.mark.parametrize(("with_bias", "maps"), [(False, 1), (True, 2)])
 def test_without_bias_one_map_is_made(with_bias, maps):
-    """Graphs that are captured make it on every replay."""
+    """The first call waits for it."""
     plan = scaling.plan_of_size((7, 17), (3, 3), (1, 1), (1, 1), (1, 1))
     with CountedMaps((7, 17)) as counted:
-        scaling._ratio_map(plan, torch.empty(0), with_bias)
+        scaling._new_ratio_map(plan, torch.float32, with_bias, "cpu")
     assert counted.found == maps
 
 
