@@ -12,7 +12,7 @@ import re
 import zipfile
 from pathlib import Path
 
-_NAME = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
+_NAME = re.compile(r"(iter|epoch)_(\d+)\.pth")
 _SEAL = re.compile(rb"sha256=(.{64})", re.DOTALL)
 _SEAL_SIZE = 71
 _CHUNK = 1 << 20
@@ -70,6 +70,15 @@ def damage(checkpoint: str | Path) -> str | None:
     return f"its record {record} is changed (CRC-32)" if record else None
 
 
+def progress(checkpoint: Path) -> tuple[str, int] | None:
+    """How far a run had come by a checkpoint's name: ``("iter", 300)`` by ``iter_300.pth``.
+
+    None if the name, such as that of a best checkpoint, does not say.
+    """
+    match = _NAME.fullmatch(checkpoint.name)
+    return (match[1], int(match[2])) if match else None
+
+
 def checkpoints(work_dir: str | Path) -> list[Path]:
     """Checkpoints of a run, ``iter_N.pth`` and ``epoch_N.pth``, newest first, whole or not.
 
@@ -125,5 +134,4 @@ def _written(path: Path) -> int:
 
 
 def _number(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else 0
+    return (progress(path) or ("", 0))[1]

@@ -70,9 +70,8 @@ class ResumableCheckpointHook(CheckpointHook):
 
     Raises:
         PreflightError: If there is no such option; on resuming, if there are checkpoints and none
-            is whole, or if the one that is named holds no state of a training.
-        ValueError: If gradients are accumulated over n iterations and checkpoints do not fall on
-            their ends.
+            is whole, or if the one that is named holds no state of a training; if gradients are
+            accumulated over n iterations and checkpoints do not fall on their ends.
         FloatingPointError: If weights are not finite.
     """
 
@@ -137,7 +136,7 @@ class ResumableCheckpointHook(CheckpointHook):
             intervals["train_cfg.val_interval"] = runner.val_interval
         for key, interval in intervals.items():
             if not self.by_epoch and interval > 0 and interval % count:
-                raise ValueError(
+                raise PreflightError(
                     f"{key}={interval} is no multiple of optim_wrapper.accumulative_counts={count}:"
                     " gradients that are accumulated at that moment would not be in the checkpoint"
                 )

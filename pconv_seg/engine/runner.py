@@ -2,11 +2,11 @@
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
 from ..checkpoints import load_weights
+from ..wrappers import unwrapped
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -33,8 +33,5 @@ class WholeWeightsHook(Hook):
         """
         if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
             return
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
         source = runner._load_from or f"the newest checkpoint in {runner.work_dir}"
-        load_weights(model, checkpoint, source)
+        load_weights(unwrapped(runner.model), checkpoint, source)

@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from .checkpoint_hook import accumulated_iterations, checkpoint_hook
+from .preflight import PreflightError
 
 STOPPED = 75
 """Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h, nothing is wrong."""
@@ -43,10 +44,14 @@ class StopOnSignalHook(Hook):
         self._common_batches = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            PreflightError: If the config has no ``ResumableCheckpointHook`` that counts iterations.
+        """
         hook = checkpoint_hook(runner)
         if hook is None or hook.by_epoch:
-            raise TypeError(
+            raise PreflightError(
                 "StopOnSignalHook needs default_hooks.checkpoint=dict("
                 "type='ResumableCheckpointHook', by_epoch=False), since it stops between epochs"
             )

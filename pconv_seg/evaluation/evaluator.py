@@ -67,6 +67,8 @@ class EvaluationPlan:
             raise ValueError(f"modes must be some of {', '.join(MODES)}, got {self.modes}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if isinstance(self.tile, list):  # of configs and JSON
+            object.__setattr__(self, "tile", tuple(self.tile))
         # An open tile size passes for a large one, to find all other mistakes right away.
         settled = self.for_image((2**30, 2**30)) if self.tile is None else self
         regions = settled.regions("tile_overlap")

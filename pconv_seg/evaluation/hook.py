@@ -13,6 +13,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pconv_seg.engine import PreflightError
 from pconv_seg.geometry import BorderRegions
 
 from .confusion import class_accuracy, class_areas, class_iou, mean_present, pixel_accuracy
@@ -59,10 +60,15 @@ class PaddingEvalHook(Hook):
         self._scores: dict[str, float | None] = dict.fromkeys(self._names())
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse models that cannot be evaluated before any work is done."""
+        """Refuse models that cannot be evaluated before any work is done.
+
+        Raises:
+            PreflightError: If the model is no segmentor of mmseg.
+        """
         if not hasattr(_unwrap(runner.model), "encode_decode"):
-            raise TypeError(
+            raise PreflightError(
                 f"PaddingEvalHook needs an mmseg EncoderDecoder, got {type(runner.model).__name__}"
+                "; leave out --tta if given, or take the hook out of custom_hooks"
             )
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:

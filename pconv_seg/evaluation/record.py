@@ -76,17 +76,14 @@ class Record:
         with reading_counts(path):
             with np.load(path, allow_pickle=False) as file:
                 about, counts = json.loads(str(file["about"])), file["counts"]
-            plan = about["plan"]
-            if isinstance(plan["tile"], list):
-                plan["tile"] = tuple(plan["tile"])
             return cls(
                 about["config"],
                 tuple(about["classes"]),
                 tuple(Tested(**network) for network in about["tested"]),
-                EvaluationPlan(**plan),
+                EvaluationPlan(**about["plan"]),
                 tuple(about["images"]),
                 counts,
-                about.get("reduced", False),  # older files hold matrices
+                about["reduced"],
             )
 
 

@@ -80,14 +80,13 @@ class Report:
 
     def as_dict(self) -> dict:
         """Everything, ready for JSON: scores in percent, null where there is none."""
-        bands = [region.kind != "leave_out" for region in self.regions]
         cells = list(self._cells())
         return {
             "config": self.record.config,
             "versions": versions(),
             "images": len(self.record.images),
             "results": [cell for cell, band in cells if not band],
-            "bands": [cell for cell, band in cells if band] if any(bands) else [],
+            "bands": [cell for cell, band in cells if band],
             "differences": list(self._difference_rows()),
         }
 

@@ -1,7 +1,6 @@
 """Finding trained networks and loading them."""
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from mmseg.models import BaseSegmentor
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes, stored_config
 from pconv_seg.engine import read_config
 from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
-from pconv_seg.work_dir import checkpoints, damage
+from pconv_seg.work_dir import checkpoints, damage, progress
 
 
 class Run(NamedTuple):
@@ -71,8 +70,8 @@ def _runs(work_dirs: Path) -> Iterator[Run]:
 
 def _is_finished(run: Run) -> bool:
     loop = read_config(str(run.config)).get("train_cfg") or {}
-    match = re.fullmatch(r"(iter|epoch)_(\d+)", run.checkpoint.stem)
-    return bool(match) and int(match[2]) >= loop.get(f"max_{match[1]}s", math.inf)
+    unit, reached = progress(run.checkpoint) or ("iter", 0)
+    return reached >= loop.get(f"max_{unit}s", math.inf)
 
 
 def load_segmentor(

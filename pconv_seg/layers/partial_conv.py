@@ -174,8 +174,7 @@ def _masked(
     counts = valid.unflatten(1, (mask_groups, depth)).sum(2)
     for axis in axes:
         counts = axis.window_sum(counts)
-    ratio_of_groups = ratio_of(counts, depth * weight[0, 0].numel(), batched)
-    ratio, updated = ratio_of_groups, counts > 0
+    ratio, updated = ratio_of(counts, depth * weight[0, 0].numel(), batched), counts > 0
     if valid.shape[1] > 1:
         ratio, updated = (
             tensor.repeat_interleave(weight.shape[0] // groups, dim=1)

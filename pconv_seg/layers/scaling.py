@@ -119,14 +119,10 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
     With ``adds_bias`` the convolution has not added it yet.
     """
     output = _not_kept(output)
-    by_map = not plan.thin or output.numel() < _FEWEST_VALUES
-    if by_map and output.is_cpu and type(output) is Tensor:
-        scale, kernel = _kept_ratio_map(plan, output.dtype, bias is not None), None
-    else:
-        scale, kernel = _map_or_kernel(output, bias, adds_bias, plan, by_map)
+    scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
         scale_border_ = _ScaleBorder.apply if _is_recorded(output, bias) else _scale_border_
-        return scale_border_(output, bias, adds_bias, plan, kernel)
+        return scale_border_(output, bias, adds_bias, plan, _kernel_for(output, plan, adds_bias))
     if bias is None:
         return output.mul_(scale)
     column = _column(bias.to(output.dtype), output)
@@ -146,27 +142,31 @@ def _not_kept(output: Tensor) -> Tensor:
     return output
 
 
-def _map_or_kernel(
-    output: Tensor, bias: Tensor | None, adds_bias: bool, plan: Plan, by_map: bool
-) -> tuple[Tensor | None, Callable | None]:
-    """What to scale by: one or neither of them."""
+def _map_if_fastest(
+    output: Tensor, bias: Tensor | None, adds_bias: bool, plan: Plan
+) -> Tensor | None:
+    """The kept map to scale by; None where a kernel or strips are to scale the border alone."""
     if _on_gpu(output):
-        # A graph that is captured can keep no map, so it would make it anew on every replay.
-        if _capturing() or output.nbytes > _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]:
-            # Strips where there is none, never a map: what autograd saves must not depend on who
-            # follows operations.
-            return None, _kernel_for(output, plan, adds_bias)
-        by_map = True
+        # A graph that is captured can keep no map, so it would make it anew on every replay. Large
+        # outputs take strips where there is no kernel, never a map: what autograd saves must not
+        # depend on who follows operations.
+        by_map = not _capturing() and (
+            output.nbytes <= _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]
+        )
+    else:
+        by_map = not plan.thin or output.numel() < _FEWEST_VALUES
     # Tensors that belong to a trace must not outlive it, as a map would that is kept.
     if not by_map or type(output) is not Tensor:
-        return None, None
+        return None
+    around_bias = bias is not None and not adds_bias
+    if output.is_cpu:
+        return _kept_ratio_map(plan, output.dtype, around_bias)
     cuda = ()
     if output.is_cuda:
         # A map may be read on the stream alone that wrote it.
         stream = torch._C._cuda_getCurrentRawStream(output.device.index)
         cuda = stream, output.is_contiguous(), adds_bias
-    around_bias = bias is not None and not adds_bias
-    return _kept_ratio_map(plan, output.dtype, around_bias, output.device, *cuda), None
+    return _kept_ratio_map(plan, output.dtype, around_bias, output.device, *cuda)
 
 
 def _is_recorded(output: Tensor, bias: Tensor | None) -> bool:

@@ -3,12 +3,12 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from ..wrappers import unwrapped
 from .tracking import track_extents
 
 
@@ -71,9 +71,7 @@ class PaddedBatchHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Add forward hooks to the segmentor of ``runner``, and take its padding in tests away."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped(runner.model)
         take_test_padding_away(model)
         hooks = _SegmentorHooks()
         self._handles = (

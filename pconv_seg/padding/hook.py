@@ -6,11 +6,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from ..wrappers import unwrapped
 from .batch import PaddedBatchHook, take_test_padding_away
 from .describe import scheme_of
 from .switch import SCHEMES, Where, set_padding
@@ -43,7 +43,7 @@ class PaddingHook(Hook):
         """Switch; earlier than weight initialisation, checkpoints and compilation."""
         if self.scheme is None:
             return
-        report = set_padding(_model(runner), self.scheme, where=self.where)
+        report = set_padding(unwrapped(runner.model), self.scheme, where=self.where)
         kept = "".join(f"\n  {row.name}: {row.after} ({row.reason})" for row in report.kept)
         runner.logger.info(
             f"{self.scheme} padding in {len(report.converted)} convolutions"
@@ -52,7 +52,7 @@ class PaddingHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the scheme into the checkpoint's meta."""
-        checkpoint["meta"]["padding"] = scheme_of(_model(runner))
+        checkpoint["meta"]["padding"] = scheme_of(unwrapped(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what the checkpoint says."""
@@ -71,7 +71,7 @@ class PaddingHook(Hook):
     def _compare(self, runner: Runner, doing: str) -> None:
         if self._loaded is None:
             return
-        present, trained = scheme_of(_model(runner)), self._loaded.get("padding")
+        present, trained = scheme_of(unwrapped(runner.model)), self._loaded.get("padding")
         if trained is None and present not in ("zeros", "none"):
             print_log(
                 f"{doing} with {present} padding, but the checkpoint does not say which padding it "
@@ -87,10 +87,6 @@ class PaddingHook(Hook):
                 logger=runner.logger,
                 level=logging.WARNING,
             )
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def add_padding(cfg: Config, scheme: str | None = None) -> None:

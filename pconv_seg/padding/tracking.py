@@ -258,8 +258,8 @@ class _Call(NamedTuple):
         """Arguments by name, of a function whose parameters start with ``names``."""
         return dict(zip(names, self.args, strict=False)) | self.kwargs
 
-    def argument(self, name: str, position: int, default: Any = None) -> Any:
-        return self.kwargs.get(name, self.args[position] if position < len(self.args) else default)
+    def argument(self, name: str, position: int) -> Any:
+        return self.kwargs.get(name, self.args[position] if position < len(self.args) else None)
 
     def dims(self, position: int, default: Any = None) -> set[int]:
         rank = self.tracked[0].dim()

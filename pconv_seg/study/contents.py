@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES
+from pconv_seg.evaluation.report import json_number
 from pconv_seg.evaluation.shift import TOLERANCES
 
 from .curves import reached_iteration, read_scalars, training_curves
-from .evaluation import SHIFT
+from .evaluation import CROSS, SHIFT
 from .findings import BASELINE, findings, gap, shift_cost, shift_gap, where
 from .plan import StudyRun
 from .results import Cell, Results
@@ -41,7 +42,6 @@ class Contents:
     def __init__(self, results: Results) -> None:
         self._results = results
         self._study = results.study
-        self._own = [name for name in results.records if name != "cross"]
         self._others = [
             padding
             for padding in self._study.paddings
@@ -283,7 +283,7 @@ class Contents:
     def _whole_columns(self) -> list[tuple[str, str, str, int]]:
         """Title, evaluation, mode and region of each column; whole images only once."""
         columns = {}
-        for name in self._own:
+        for name in self._results.own_evaluations:
             for mode in self._results.records[name].plan.modes:
                 title = where(self._results, name, mode)
                 columns.setdefault(title, (title, name, mode, 0))
@@ -321,9 +321,9 @@ class Contents:
     def _blocks(self, kind: str) -> list[dict[str, Any]]:
         """Two tables for each mode of each plan; what does not depend on tiles only once."""
         blocks = {}
-        for name in self._own:
+        for name in self._results.own_evaluations:
             regions = self._results.regions(name)
-            numbers = [i for i, region in enumerate(regions) if region.kind == kind]
+            numbers = self._results.region_numbers(name, kind)
             for mode in self._results.records[name].plan.modes:
                 title = where(self._results, name, mode)
                 if kind == "seam_distance" and mode == "regular":
@@ -339,17 +339,17 @@ class Contents:
         return list(blocks.values())
 
     def _cross(self) -> list[dict[str, Any]]:
-        if "cross" not in self._results.records:
+        if CROSS not in self._results.records:
             return []
         paddings = self._study.paddings
         blocks = []
-        for mode in self._results.records["cross"].plan.modes:
-            place = where(self._results, "cross", mode)
+        for mode in self._results.records[CROSS].plan.modes:
+            place = where(self._results, CROSS, mode)
             scores = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
             changes = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
             for trained in paddings:
-                cells = [Cell("cross", trained, tested, mode) for tested in paddings]
-                own = Cell("cross", trained, trained, mode)
+                cells = [Cell(CROSS, trained, tested, mode) for tested in paddings]
+                own = Cell(CROSS, trained, trained, mode)
                 scores.append([trained, *(self._score({cell: 1.0}) for cell in cells)])
                 changed = [
                     "0" if cell == own else self._difference({cell: 1.0, own: -1.0})
@@ -367,7 +367,7 @@ class Contents:
             return None
         names = self._results.region_names(SHIFT)
         paddings = self._study.paddings
-        tile = next(iter(self._results.shift.values())).regions.tile
+        tile = self._results.shift_tiles.tile
         regions = range(len(names))
         costs = [["pixels to the seam", *names]]
         for padding in paddings:
@@ -378,7 +378,7 @@ class Contents:
         limits = [f"<= {100 * tolerance:g}%" for tolerance in TOLERANCES]
         overlaps = [["padding", "predictions differ (%)", *limits]]
         for padding in paddings:
-            records = [r for (p, _), r in self._results.shift.items() if p == padding]
+            records = self._results.shift_of(padding)
             differ = [100 * (1 - r.agreeing.sum() / r.pixels.sum()) for r in records]
             enough = [[r.overlap(tolerance) for r in records] for tolerance in TOLERANCES]
             overlaps.append([padding, _spread(differ), *map(_overlaps, enough)])
@@ -463,14 +463,10 @@ def _duration(seconds: float) -> str:
 def _contrast_dict(contrast: Contrast) -> dict:
     return {
         "seeds": list(contrast.seeds),
-        "values": [_number(value) for value in contrast.values],
-        "mean": _number(contrast.mean),
-        "sd": _number(contrast.sd),
-        "over_seeds": [_number(bound) for bound in contrast.over_seeds[1:]],
-        "over_images": [_number(bound) for bound in contrast.over_images[1:]],
+        "values": [json_number(value) for value in contrast.values],
+        "mean": json_number(contrast.mean),
+        "sd": json_number(contrast.sd),
+        "over_seeds": [json_number(bound) for bound in contrast.over_seeds[1:]],
+        "over_images": [json_number(bound) for bound in contrast.over_images[1:]],
         "settled": contrast.settled,
     }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

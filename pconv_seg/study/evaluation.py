@@ -27,7 +27,7 @@ from .machine import cores
 from .plan import Study, StudyRun
 from .training import read_state, signals_raise
 
-SHIFT = "shift"
+CROSS, SHIFT = "cross", "shift"
 _SHIFT_COUNTS = ("pixels", "agreeing", "areas")
 
 
@@ -98,7 +98,7 @@ def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | 
     if not modes:
         return own
     cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
-    return [*own, ("cross", cross, study.paddings)]
+    return [*own, (CROSS, cross, study.paddings)]
 
 
 def _plan_of(study: Study, wanted: str) -> tuple[EvaluationPlan, Sequence[str | None]]:

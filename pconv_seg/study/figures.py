@@ -12,6 +12,7 @@ from pconv_seg.visualization.heat_map import plot_matrices
 
 from . import paper
 from .curves import training_curves
+from .evaluation import CROSS
 from .findings import BASELINE, METHOD, gap, shift_cost, where
 from .results import Cell, Results
 
@@ -22,14 +23,13 @@ _MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":")
 def draw_figures(results: Results) -> dict[str, Figure]:
     """All figures by name; those without figures to show are left out."""
     figures = {"convergence": _convergence(results)}
-    own = [name for name in results.records if name != "cross"]
     others = [padding for padding in results.study.paddings if padding != BASELINE]
     compared = BASELINE in results.study.paddings and others
-    if compared and own:
-        figures["leave_out"] = _leave_out(results, own, others)
-        if panels := _distance_panels(results, own):
+    if compared and results.own_evaluations:
+        figures["leave_out"] = _leave_out(results, results.own_evaluations, others)
+        if panels := _distance_panels(results, results.own_evaluations):
             figures["border_distance"] = _border_distance(results, panels, others)
-    if "cross" in results.records:
+    if CROSS in results.records:
         figures["cross_testing"] = plot_matrices(cross_matrices(results))
     if results.shift:
         figures["shift_test"] = _shift_test(results)
@@ -41,15 +41,15 @@ def cross_matrices(results: Results) -> list[dict]:
     paddings = results.study.paddings
     return [
         {
-            "title": f"mIoU (%), mean over seeds, {where(results, 'cross', mode)}",
+            "title": f"mIoU (%), mean over seeds, {where(results, CROSS, mode)}",
             "rows": [f"trained: {padding}" for padding in paddings],
             "columns": list(paddings),
             "mIoU": [
-                [results.contrast({Cell("cross", a, b, mode): 1.0}).mean for b in paddings]
+                [results.contrast({Cell(CROSS, a, b, mode): 1.0}).mean for b in paddings]
                 for a in paddings
             ],
         }
-        for mode in results.records["cross"].plan.modes
+        for mode in results.records[CROSS].plan.modes
     ]
 
 
@@ -98,7 +98,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
     drawn = []
     for name, row in zip(names, grid, strict=True):
         regions = results.regions(name)
-        numbers = [i for i, region in enumerate(regions) if region.kind == "leave_out"]
+        numbers = results.region_numbers(name, "leave_out")
         places = [float(regions[i].start) for i in numbers]
         panels = dict(zip(modes, row, strict=True))
         for mode in set(modes) - set(results.records[name].plan.modes):
@@ -122,7 +122,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
 
 def has_paper_line(results: Results, name: str) -> bool:
     """Whether an evaluation has tiles side by side and as many leave-outs as the paper."""
-    leave_outs = [region for region in results.regions(name) if region.kind == "leave_out"]
+    leave_outs = results.region_numbers(name, "leave_out")
     compared = {BASELINE, METHOD} <= set(results.study.paddings)
     has_tiles = "tile" in results.records[name].plan.modes
     return compared and has_tiles and len(leave_outs) == len(paper.LEAVE_OUT_GAPS)
@@ -135,8 +135,7 @@ def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, 
         found = [
             (name, mode, kind)
             for name in names
-            if mode in results.records[name].plan.modes
-            and any(region.kind == kind for region in results.regions(name))
+            if mode in results.records[name].plan.modes and results.region_numbers(name, kind)
         ]
         panels += found[:1] if mode == "regular" else found
     return panels
@@ -149,7 +148,7 @@ def _border_distance(
     top, bottom = figure.subplots(2, len(panels), squeeze=False)
     for (name, mode, kind), scores, gaps in zip(panels, top, bottom, strict=True):
         regions = results.regions(name)
-        numbers = [i for i, region in enumerate(regions) if region.kind == kind]
+        numbers = results.region_numbers(name, kind)
         places = range(len(numbers))
         for padding in results.study.paddings:
             cells = [Cell(name, padding, padding, mode, i) for i in numbers]
@@ -170,10 +169,10 @@ def _border_distance(
 def _shift_test(results: Results) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     changed, costs = figure.subplots(1, 2)
-    edges = next(iter(results.shift.values())).regions.edges
+    edges = results.shift_tiles.edges
     centres = [(start + stop - 1) / 2 for start, stop in pairwise(edges)]
     for padding in results.study.paddings:
-        records = [record for (p, _), record in results.shift.items() if p == padding]
+        records = results.shift_of(padding)
         if not records:
             continue
         shares = [100 * (1 - r.agreeing.sum(0) / r.pixels.sum(0)) for r in records]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pconv_seg.evaluation.bootstrap import Difference
 
 from . import paper
-from .evaluation import SHIFT
+from .evaluation import CROSS, SHIFT
 from .results import SHIFT_ROLES, Cell, Results
 from .statistics import MAX_SEEDS, Contrast, seeds_needed
 
@@ -69,7 +69,7 @@ def shift_gap(padding: str, region: int = 0) -> dict[Cell, float]:
 
 
 def _findings(results: Results) -> Iterator[Finding]:
-    names = [name for name in results.records if name != "cross"]
+    names = results.own_evaluations
     # Whole images do not depend on the tile size.
     seen = set()
     for name in names:
@@ -85,7 +85,7 @@ def _findings(results: Results) -> Iterator[Finding]:
     for name in names:
         if {"regular", "tile"} <= set(results.records[name].plan.modes):
             yield _tiling(results, name)
-    if "cross" in results.records:
+    if CROSS in results.records:
         yield _across(results)
     if results.shift:
         contrast = results.contrast({k: -v for k, v in shift_gap(METHOD).items()})
@@ -113,7 +113,7 @@ def _better(results: Results, name: str, mode: str) -> Finding:
 
 def _growth(results: Results, name: str) -> Iterator[Finding]:
     regions = results.regions(name)
-    leave_outs = [i for i, region in enumerate(regions) if region.kind == "leave_out"]
+    leave_outs = results.region_numbers(name, "leave_out")
     if len(leave_outs) < 2:
         return
     last = leave_outs[-1]
@@ -159,9 +159,9 @@ def _tiling(results: Results, name: str) -> Finding:
 
 
 def _across(results: Results) -> Finding:
-    mode = results.records["cross"].plan.modes[0]
-    kept = {p: Cell("cross", p, p, mode) for p in (BASELINE, METHOD)}
-    moved = {a: Cell("cross", a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
+    mode = results.records[CROSS].plan.modes[0]
+    kept = {p: Cell(CROSS, p, p, mode) for p in (BASELINE, METHOD)}
+    moved = {a: Cell(CROSS, a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
     parts = [{kept[p]: 1.0, moved[p]: -1.0} for p in (BASELINE, METHOD)]
     contrast = results.contrast(parts[0] | {cell: -weight for cell, weight in parts[1].items()})
     losses = [results.contrast(part, contrast.seeds).mean for part in parts]

@@ -1,7 +1,7 @@
 """What a study consists of: its file, its runs, and where each leaves what."""
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ class Study:
                 f"schemes are {', '.join(SCHEMES)}"
             )
         try:
-            plans = tuple(_plan(plan) for plan in options["evaluation"])
+            plans = tuple(EvaluationPlan(**plan) for plan in options["evaluation"])
         except (TypeError, ValueError) as error:
             raise PreflightError(f"{file}: study.evaluation: {error}") from error
         tiles = [plan.tile for plan in plans]
@@ -97,8 +97,12 @@ class Study:
                 f"but has tiles {tiles}"
             )
         shift = _shift(file, options.get("shift"))
-        if "checkpoint" not in config.get("default_hooks", {}):
-            raise PreflightError(f"{file}: default_hooks.checkpoint is needed to resume runs")
+        # By epochs is mmengine's default.
+        if (config.get("default_hooks", {}).get("checkpoint") or {}).get("by_epoch", True):
+            raise PreflightError(
+                f"{file}: runs need default_hooks.checkpoint=dict(by_epoch=False, ...) to go on "
+                "where they stopped"
+            )
         train_cfg = config.get("train_cfg")
         if "max_iters" not in (train_cfg or {}):
             raise PreflightError(
@@ -146,11 +150,6 @@ class Study:
                 f"{self.folder} holds runs that were trained with another config than {self.file}; "
                 f"take the change back, or choose another --work-dir. The change:\n{changed}"
             )
-
-
-def _plan(options: dict) -> EvaluationPlan:
-    plan = EvaluationPlan(**options)
-    return replace(plan, tile=tuple(plan.tile)) if isinstance(plan.tile, list) else plan
 
 
 def _shift(file: str | Path, options: Any) -> dict[str, Any] | None:

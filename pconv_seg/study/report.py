@@ -40,8 +40,7 @@ def write_report(study: Study) -> Path:
     figures = draw_figures(results)
     for name, figure in figures.items():
         save_figure(figure, folder / "figures" / f"{name}.svg")
-    own = [name for name in results.records if name != "cross"]
-    paper_line = any(has_paper_line(results, name) for name in own)
+    paper_line = any(has_paper_line(results, name) for name in results.own_evaluations)
     write_json(contents.as_dict(), folder / "report.json")
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

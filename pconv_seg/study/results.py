@@ -10,9 +10,9 @@ from pconv_seg.engine import PreflightError
 from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
-from pconv_seg.geometry import Region
+from pconv_seg.geometry import Region, ShiftRegions
 
-from .evaluation import SHIFT, evaluations, has_all, read_record, read_shift, same_options
+from .evaluation import CROSS, SHIFT, evaluations, has_all, read_record, read_shift, same_options
 from .plan import Study, StudyRun
 from .statistics import Contrast, miou_contrast
 
@@ -87,6 +87,24 @@ class Results:
                 f"{study.folder}: no run is evaluated yet; first --only train, then --only evaluate"
             )
 
+    @property
+    def own_evaluations(self) -> list[str]:
+        """Names of the evaluations in which every network is tested as it was trained."""
+        return [name for name in self.records if name != CROSS]
+
+    def shift_of(self, padding: str) -> list[ShiftRecord]:
+        """The shift tests of all runs with this padding."""
+        return [record for (trained, _), record in self.shift.items() if trained == padding]
+
+    @property
+    def shift_tiles(self) -> ShiftRegions:
+        """Tiles and bins of the shift test, which all runs have in common."""
+        return next(iter(self.shift.values())).regions
+
+    def region_numbers(self, evaluation: str, kind: str) -> list[int]:
+        """Places of the regions of one kind among those of an evaluation."""
+        return [i for i, r in enumerate(self.regions(evaluation)) if r.kind == kind]
+
     def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
         """Whether a run has one of the study's evaluations; with ``fully``, all."""
         found = [
@@ -99,7 +117,7 @@ class Results:
     def region_names(self, evaluation: str) -> list[str]:
         """Of an evaluation, in the order of the counts."""
         if evaluation == SHIFT:
-            edges = next(iter(self.shift.values())).regions.edges
+            edges = self.shift_tiles.edges
             return ["all", *(f"{start}-{stop - 1}" for start, stop in pairwise(edges))]
         return [f"{region.kind} {region}" for region in self.regions(evaluation)]
 

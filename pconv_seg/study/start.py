@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from pconv_seg.files import atomic_path, parse_json
+from pconv_seg.wrappers import unwrapped
 
 _FILE = "start.json"
 
@@ -37,9 +37,8 @@ class StartDigestHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Digest the weights."""
         if runner.iter == 0:
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
             digest = hashlib.sha256()
-            for name, value in sorted(model.state_dict().items()):
+            for name, value in sorted(unwrapped(runner.model).state_dict().items()):
                 digest.update(name.encode())
                 _add(digest, value)
             self._weights = digest.hexdigest()

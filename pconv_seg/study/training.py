@@ -22,7 +22,7 @@ from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
-from pconv_seg.work_dir import newest_checkpoint
+from pconv_seg.work_dir import newest_checkpoint, progress
 
 from .curves import reached_iteration
 from .machine import cores, describe_machine
@@ -247,7 +247,8 @@ def _resume_point(folder: Path) -> int:
         checkpoint, _ = newest_checkpoint(folder)
     except ValueError:
         return 0  # train.py refuses to start, and its reason is recorded with the failed run
-    return int(checkpoint.stem.removeprefix("iter_")) if checkpoint else 0
+    _, iteration = (checkpoint and progress(checkpoint)) or ("iter", 0)
+    return iteration
 
 
 @contextmanager

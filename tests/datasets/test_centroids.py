@@ -168,11 +168,12 @@ def test_another_folder(data, tmp_path_factory, computed):
     assert not list(data.glob("centroids_*.npz"))
 
 
-def test_a_read_only_folder_is_named_before_any_work(data, computed, monkeypatch):
-    # Root may write anywhere, so the answer of the system is put in its place.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(PermissionError, match=r"read-only; name another folder.*sampler\.cache"):
-        centroid_index(build(data), 16)
+def test_a_folder_that_cannot_be_written_is_named_before_any_work(data, computed):
+    # Root may write in any folder, but in no file.
+    cache = data / "labels" / "1.png" / "cache"
+    message = r"folder .*cache \(.*1\.png: .*\); name another place: .*sampler\.cache=DIR"
+    with pytest.raises(PermissionError, match=message):
+        centroid_index(build(data), 16, cache)
     assert not computed
 
 

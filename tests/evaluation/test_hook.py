@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from two_processes import in_two_processes
 
+from pconv_seg.engine import PreflightError
 from pconv_seg.evaluation import EvaluationPlan, PaddingEvalHook, evaluate
 from pconv_seg.evaluation.confusion import class_areas, class_iou, mean_present, pixel_accuracy
 
@@ -194,5 +195,5 @@ def test_bad_options_and_models_are_refused_at_once(make_runner):
             HOOKS.build({"type": "PaddingEvalHook", **options})
     runner = make_runner()
     runner.model = torch.nn.Identity()
-    with pytest.raises(TypeError, match="needs an mmseg EncoderDecoder, got Identity"):
+    with pytest.raises(PreflightError, match="needs an mmseg EncoderDecoder, got Identity"):
         PaddingEvalHook().before_run(runner)

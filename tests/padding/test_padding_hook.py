@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.runner import Runner
 from torch import nn
 
@@ -167,6 +167,18 @@ def test_where_leaves_a_mixture(tmp_path):
     runner.train()
     checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
     assert checkpoint["meta"]["padding"] == "partial+zeros"
+
+
+class Twice(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list[0]
+
+
+def test_where_names_the_network_inside_of_test_time_augmentation(tmp_path):
+    net = Net()
+    runner = run(tmp_path, [dict(HOOK, where="conv")], Twice(net))
+    runner.call_hook("before_run")
+    assert type(net.conv) is PConv2d
 
 
 def test_add_padding_replaces_the_hook_that_is_there():

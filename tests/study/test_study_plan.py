@@ -126,11 +126,15 @@ def test_a_work_dir_that_cannot_be_a_folder_is_refused(make_study, tmp_path, bel
         Study.load(file, folder)
 
 
-def test_runs_that_could_not_resume_are_refused(make_study):
+@pytest.mark.parametrize(
+    "hook", ["", "checkpoint=None", "checkpoint=dict(type='CheckpointHook', interval=1)"]
+)
+def test_runs_that_could_not_resume_are_refused(make_study, hook):
     config = CONFIG.replace(
-        "checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)", ""
+        "checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)", hook
     )
-    with pytest.raises(PreflightError, match=r"default_hooks\.checkpoint"):
+    assert config != CONFIG
+    with pytest.raises(PreflightError, match=r"default_hooks\.checkpoint=dict\(by_epoch=False"):
         make_study(config=config)
 
 

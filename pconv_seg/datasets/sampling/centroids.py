@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from argparse import ArgumentTypeError
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mmseg.datasets import BaseSegDataset
 from scipy import ndimage
 
 from ...files import atomic_path
+from ...outputs import output_folder
 from ...parallel import map_in_processes
 from .reading import SampleError, SampleReader
 
@@ -146,12 +148,13 @@ def _read(file: Path, fingerprint: str) -> CentroidIndex | None:
 
 
 def _check_writable(folder: Path) -> None:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK):
+    try:
+        output_folder(folder)
+    except ArgumentTypeError as error:
         raise PermissionError(
-            f"the centroids of the classes cannot be kept in {folder}, which is read-only; name "
-            "another folder: --cfg-options train_dataloader.sampler.cache=DIR"
-        )
+            f"the centroids of the classes cannot be kept: {error}: "
+            "--cfg-options train_dataloader.sampler.cache=DIR"
+        ) from error
 
 
 def _compute(
