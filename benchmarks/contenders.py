@@ -53,7 +53,7 @@ def switch(model: nn.Module, contender: str) -> None:
 
 
 def forget(model: nn.Module) -> None:
-    """Drop what any contender has kept from earlier calls."""
+    """Drop what any contender has kept from earlier calls, but for a kernel that is loaded."""
     plans = scaling.plan_of, scaling.plan_of_size
     for function in (border_runs, *plans, scaling._kept_ratio_map, scaling._strip_ratios):
         function.cache_clear()
