@@ -45,11 +45,12 @@ def predict_file(
 ) -> tuple[Path, Path]:
     """Write the label map of an image and a coloured overlay.
 
-    A TIFF of 8-bit grey, RGB or RGBA pixels is read in windows and written in slabs of rows as soon
-    as they are final, with its georeference: memory depends on its width, not on its height (if
-    its blocks or strips are small against the image, as usual). Other formats are read and written
-    whole. The image is predicted at its own size: no resizing from the config's
-    pipeline is applied, and no padding from its data preprocessor.
+    A TIFF of 8-bit grey or RGB pixels, with or without alpha, is read in windows and written in
+    slabs of rows as soon as they are final, with its georeference (transform, control points or
+    RPCs): memory depends on its width, not on its height (if its blocks or strips are small against
+    the image, as usual). Other formats are read and written whole. The image is predicted at its
+    own size: no resizing from the config's pipeline is applied, and no padding from its data
+    preprocessor. What a killed process left of the same results is removed.
 
     Args:
         model: An mmseg ``EncoderDecoder`` with its data preprocessor, such as ``init_model`` gives.
@@ -200,7 +201,13 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                     ) from error
                 return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
-            profile = {"crs": image.crs, "transform": image.transform}
+            points, crs = image.gcps
+            if points:
+                # Without a CRS rasterio reads None and writes only an empty one.
+                place = {"gcps": points, "crs": crs or rasterio.CRS()}
+            else:
+                place = {"transform": image.transform, "crs": image.crs}
+            profile = {"rpcs": image.rpcs, **place}
             yield _Source(
                 (image.height, image.width),
                 read,

@@ -99,6 +99,31 @@ def test_tiff(tmp_path, alpha):
         assert (pixels == np.atleast_3d(expected).transpose(2, 0, 1)).all()
 
 
+@pytest.mark.parametrize("crs", [rasterio.CRS.from_epsg(32632), None])
+def test_control_points_are_written_too(tmp_path, crs):
+    corners = [(0, 0, 600000, 5340000), (0, 30, 600015, 5340001), (20, 0, 600002, 5339990)]
+    points = [rasterio.control.GroundControlPoint(*corner) for corner in corners]
+    grey = rgb_image(20, 30)[None, ..., 0]
+    image = write_tiff(tmp_path / "a.tif", grey, gcps=points, crs=crs or rasterio.CRS())
+    for path in predict_file(BrightestChannel(), image, tmp_path, 16):
+        with rasterio.open(path) as file:
+            points, written = file.gcps
+        assert [(point.row, point.col, point.x, point.y) for point in points] == corners
+        assert written == crs
+
+
+def test_rpcs_are_written_too(tmp_path):
+    one, quarters = [1, *[0] * 19], [0.25] * 20
+    rpcs = rasterio.rpc.RPC(9, 100, 48, 0.1, one, quarters, 10, 10, 11, 0.1, one, quarters, 15, 15)
+    image = write_tiff(tmp_path / "a.tif", rgb_image(20, 30)[None, ..., 0], rpcs=rpcs)
+    with rasterio.open(image) as file:
+        rpcs = file.rpcs
+    assert (rpcs.lat_off, rpcs.samp_num_coeff) == (48, quarters)
+    for path in predict_file(BrightestChannel(), image, tmp_path, 16):
+        with rasterio.open(path) as file:
+            assert file.rpcs == rpcs
+
+
 def test_tiff_is_never_held_as_a_whole(tmp_path, monkeypatch):
     heights = []
     image = write_tiff(
