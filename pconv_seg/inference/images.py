@@ -181,16 +181,17 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
             raise ValueError(f"{path}: {error}") from error
         with image:
             kinds = [kind.name for kind in image.colorinterp]
-            known = len(kinds) in (1, 3) or (len(kinds) == 4 and kinds[3] == "alpha")
-            if not known or kinds == ["palette"] or set(image.dtypes) != {"uint8"}:
+            colours = kinds[:-1] if kinds[-1] == "alpha" else kinds
+            known = len(colours) in (1, 3) and colours != ["palette"]
+            if not known or set(image.dtypes) != {"uint8"}:
                 raise ValueError(
-                    f"{path}: expected 8-bit grey, RGB or RGBA, got {', '.join(image.dtypes)} with "
-                    f"bands {', '.join(kinds)}; convert it with gdal_translate: "
-                    "-ot Byte -scale for more bits, -expand rgb for a palette, -b 1 -b 2 -b 3 for "
-                    "more bands"
+                    f"{path}: expected 8-bit grey or RGB, with or without alpha, got "
+                    f"{', '.join(image.dtypes)} with bands {', '.join(kinds)}; convert it with "
+                    "gdal_translate: -ot Byte -scale for more bits, -expand rgb for a palette, "
+                    "-b 1 or -b 1 -b 2 -b 3 for more bands"
                 )
 
-            bgr = (1, 1, 1) if len(kinds) == 1 else (3, 2, 1)
+            bgr = (1, 1, 1) if len(colours) == 1 else (3, 2, 1)
 
             def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
                 try:

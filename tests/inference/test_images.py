@@ -166,14 +166,17 @@ class CountingReader:
         return self.file.read(bands, window=window)
 
 
-def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path):
-    grey = rgb_image(30, 40)[..., 0]
-    image = write_tiff(tmp_path / "a.tif", grey[None])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path, alpha):
+    bands = rgb_image(30, 40).transpose(2, 0, 1)[: 1 + alpha]
+    image = write_tiff(tmp_path / "a.tif", bands, alpha="YES" if alpha else "NO")
     model = BrightestChannel()
     model.encode_decode = lambda tiles, metas: tiles - 0.5 * torch.eye(3)[0].view(1, 3, 1, 1)
-    labels, _ = predict_file(model, image, tmp_path, 16)
+    labels, overlay = predict_file(model, image, tmp_path, 16)
     with rasterio.open(labels) as file:
         assert (file.read(1) == 1).all()
+    with rasterio.open(overlay) as file:
+        assert (file.read() == bands[0] // 2 + np.array(PALETTE[1])[:, None, None] // 2).all()
 
 
 def test_one_logit_is_thresholded(tmp_path):
@@ -219,15 +222,26 @@ def test_more_classes_than_a_byte_holds_and_than_colours_there_are(tmp_path, suf
 @pytest.mark.parametrize(
     ("bands", "profile", "message"),
     [
-        (np.zeros((3, 8, 8), np.uint16), {}, "expected 8-bit grey, RGB or RGBA, got uint16"),
+        (
+            np.zeros((3, 8, 8), np.uint16),
+            {},
+            "expected 8-bit grey or RGB, with or without alpha, got uint16",
+        ),
         (np.zeros((2, 8, 8), np.uint8), {}, "with bands gray, undefined"),
         (np.zeros((4, 8, 8), np.uint8), {"photometric": "RGB"}, "red, green, blue, undefined"),
         (np.zeros((1, 8, 8), np.uint8), {"photometric": "palette"}, "with bands palette"),
+        (
+            np.zeros((2, 8, 8), np.uint8),
+            {"photometric": "palette", "alpha": "YES"},
+            "with bands palette, alpha",
+        ),
     ],
 )
 def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
     image = write_tiff(tmp_path / "odd.tif", bands, **profile)
-    advice = "-scale for more bits, -expand rgb for a palette, -b 1 -b 2 -b 3 for more bands"
+    advice = (
+        "-scale for more bits, -expand rgb for a palette, -b 1 or -b 1 -b 2 -b 3 for more bands"
+    )
     with pytest.raises(ValueError, match=f"odd.tif: .*{message}.*{advice}"):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
