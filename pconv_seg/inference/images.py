@@ -1,5 +1,6 @@
 """Prediction of image files. TIFF streams from disk to disk, window by window."""
 
+import glob
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
-from ..files import atomic_path
+from ..files import atomic_path, remove_leftovers
 from ..geometry import Overlap, TileGrid
 from .segmentor import image_preprocessor, predicted_labels, tile_predictor
 from .tiled import stream_tiles
@@ -74,6 +75,8 @@ def predict_file(
         source = stack.enter_context(_open(Path(image)))
         grid = TileGrid(source.size, tile, overlap)
         paths = output_paths(image, out)
+        for path in paths:
+            remove_leftovers(path.parent, glob.escape(path.name))
         append_labels, append_overlay = (
             stack.enter_context(source.writer(stack.enter_context(atomic_path(path))))
             for path in paths

@@ -282,3 +282,16 @@ def test_failure_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError, match="broken"):
         predict_file(model, image, tmp_path / "out", 16)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_process_left_of_these_files_is_removed(tmp_path):
+    rgb = rgb_image(8, 8)
+    Image.fromarray(rgb).save(tmp_path / "a[1].png")
+    for name in ("a[1]_labels.png", "a[1]_overlay.png", "a1_labels.png"):
+        folder = tmp_path / f"out/.{name}.abcd_123"
+        folder.mkdir(parents=True)
+        (folder / name).write_text("half")
+    labels, overlay = predict_file(BrightestChannel(), tmp_path / "a[1].png", tmp_path / "out", 8)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    # The last is of another image, which another process may be writing.
+    assert names == {labels.name, overlay.name, ".a1_labels.png.abcd_123"}
