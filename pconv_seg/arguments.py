@@ -1,7 +1,7 @@
 """Numbers on command lines, as argparse's ``type``: what does not fit is refused at the start."""
 
 import re
-from argparse import ArgumentTypeError
+from argparse import Action, ArgumentError, ArgumentTypeError
 
 
 def whole_number(text: str, least: int = 0) -> int:
@@ -48,3 +48,16 @@ def image_size(text: str, least: int = 1) -> tuple[int, int]:
 def overlap(text: str) -> int | str:
     """Of tiles: a number of pixels, or a proportion to be read by what takes it."""
     return int(text) if text.isdigit() else text
+
+
+class TileAction(Action):
+    """Of tiles: one side, or height and width, of an argument with ``nargs="+"``; for ``action``.
+
+    Raises:
+        ArgumentError: If there are more numbers.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) > 2:
+            raise ArgumentError(self, "one side, or height and width")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))

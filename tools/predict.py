@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from pconv_seg.arguments import overlap, positive
+from pconv_seg.arguments import TileAction, overlap, positive
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
-from pconv_seg.geometry import TileGrid, parse_fraction
+from pconv_seg.geometry import WINDOWS, TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
@@ -39,11 +39,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--tile",
+        action=TileAction,
         type=int,
         nargs="+",
-        default=[1024],
+        default=1024,
         metavar="PIXELS",
-        help="side length of a tile, or its height and width (default: 1024)",
+        help="side length of a tile, or its height and width (default: %(default)s)",
     )
     parser.add_argument(
         "--overlap",
@@ -55,7 +56,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--window",
-        choices=["constant", "gaussian", "hann"],
+        choices=WINDOWS,
         default="constant",
         help="weights of the average where tiles overlap (default: %(default)s)",
     )
@@ -97,7 +98,6 @@ def check(args: argparse.Namespace) -> None:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-    args.tile = args.tile[0] if len(args.tile) == 1 else tuple(args.tile)
     if isinstance(args.overlap, str):
         args.overlap = parse_fraction(args.overlap, "--overlap")
     TileGrid((1, 1), args.tile, args.overlap)

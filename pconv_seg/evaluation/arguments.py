@@ -3,15 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from ..arguments import overlap, positive
+from ..arguments import TileAction, overlap, positive
 from .evaluator import LEAVE_OUTS, MODES, EvaluationPlan
-
-
-class _Tile(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        if len(values) > 2:
-            parser.error("--tile: one side, or height and width")
-        setattr(namespace, self.dest, values[0] if len(values) == 1 else tuple(values))
 
 
 def add_plan_arguments(
@@ -36,7 +29,7 @@ def add_plan_arguments(
     )
     plan.add_argument(
         "--tile",
-        action=_Tile,
+        action=TileAction,
         nargs="+",
         type=int,
         metavar="PIXELS",

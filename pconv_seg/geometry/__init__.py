@@ -5,6 +5,7 @@ from .regions import BorderRegions, Region, RegionMap, border_width
 from .shift import Cell, ShiftedGrids, ShiftRegions, cell_seam_distance, tile_cells
 from .taps import border_runs, tap_count, transposed_border
 from .tiles import (
+    WINDOWS,
     Overlap,
     TileGrid,
     blend_weights,
@@ -15,6 +16,7 @@ from .tiles import (
 )
 
 __all__ = [
+    "WINDOWS",
     "BorderRegions",
     "Cell",
     "Overlap",

@@ -122,6 +122,7 @@ WINDOWS = {
     "gaussian": lambda x: np.exp(-0.5 * (8 * x) ** 2),
     "hann": lambda x: np.cos(np.pi * x) ** 2,
 }
+"""By name: weights of a tile at positions -0.5 to 0.5 along one of its sides."""
 
 
 def blend_weights(intervals: Sequence[tuple[int, int]], window: str) -> list[np.ndarray]:

@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pconv_seg.geometry import TileGrid
+from pconv_seg.geometry import WINDOWS, TileGrid
 from pconv_seg.inference import stream_tiles, tiled_inference
-
-WINDOWS = ("constant", "gaussian", "hann")
 
 
 def positions(tiles):
