@@ -18,7 +18,8 @@ def figure_path(text: str) -> Path:
             could not be written.
     """
     path = Path(text)
-    formats = FigureCanvasBase.get_supported_filetypes()
+    # PGF needs LaTeX, and that is missed only when a figure is written.
+    formats = [name for name in FigureCanvasBase.get_supported_filetypes() if name != "pgf"]
     if path.suffix[1:].lower() not in formats:
         raise ArgumentTypeError(f"{path}: the suffix must be one of .{', .'.join(formats)}")
     return output_file(text)

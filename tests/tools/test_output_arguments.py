@@ -24,7 +24,7 @@ def test_suffixes_of_figures(
     tool: str, arguments: list[str], option: str, capsys: pytest.CaptureFixture
 ) -> None:
     parse_args = runpy.run_path(str(TOOLS / f"{tool}.py"))["parse_args"]
-    for figure in ("figure", "figure.doc"):
+    for figure in ("figure", "figure.doc", "figure.pgf"):
         with pytest.raises(SystemExit):
             parse_args([*arguments, option, figure])
         message = f"argument {option}: {figure}: the suffix must be one of ."
