@@ -9,15 +9,13 @@ from matplotlib.figure import Figure
 
 from pconv_seg.evaluation.evaluator import MODES
 from pconv_seg.visualization.heat_map import plot_matrices
+from pconv_seg.visualization.styles import line_style
 
 from . import paper
 from .curves import training_curves
 from .evaluation import CROSS
 from .findings import BASELINE, METHOD, gap, shift_cost, where
 from .results import Cell, Results
-
-# Colour is never the only difference: grey prints differ by marker and line style.
-_MARKERS, _LINES = "osD^vP", ("-", "--", "-.", ":")
 
 
 def draw_figures(results: Results) -> dict[str, Figure]:
@@ -54,13 +52,7 @@ def cross_matrices(results: Results) -> list[dict]:
 
 
 def _style(results: Results, padding: str) -> dict:
-    number = results.study.paddings.index(padding)
-    return {
-        "color": f"C{number}",
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": _LINES[number % len(_LINES)],
-        "markersize": 4,
-    }
+    return {**line_style(results.study.paddings.index(padding)), "markersize": 4}
 
 
 def _convergence(results: Results) -> Figure:

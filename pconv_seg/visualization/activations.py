@@ -5,6 +5,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from .styles import line_style, outline
+
 _COLUMNS = 5
 
 
@@ -32,18 +34,15 @@ def draw_responses(image: np.ndarray, networks: list[tuple[str, np.ndarray, np.n
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="nearest",
         )
+        down, across = height / marked.shape[0], width / marked.shape[1]
         for y, x in np.argwhere(marked):
-            _outline(axes, y, x, height / marked.shape[0], width / marked.shape[1])
+            window = (y * down, (y + 1) * down, x * across, (x + 1) * across)
+            outline(axes, window, color="red", lw=0.8)
         axes.set_title(title, fontsize="medium")
     for axes in panels:
         axes.set_axis_off()
     figure.colorbar(drawn, ax=list(panels), label="mean |activation| / median", shrink=0.8)
     return figure
-
-
-def _outline(axes, y: int, x: int, height: float, width: float) -> None:
-    corners = np.array([[x, x + 1, x + 1, x, x], [y, y, y + 1, y + 1, y]])
-    axes.plot(*(corners * [[width], [height]] - 0.5), color="red", lw=0.8)
 
 
 def plot_profiles(networks: list[tuple[str, dict[str, np.ndarray]]]) -> Figure:
@@ -63,9 +62,8 @@ def plot_profiles(networks: list[tuple[str, dict[str, np.ndarray]]]) -> Figure:
         axes.axhline(1, color="k", lw=0.5)
         for number, (name, profiles) in enumerate(networks):
             if layer in profiles:
-                # Colour is never the only difference.
-                style = ["-", "--", "-.", ":"][number % 4]
-                axes.plot(profiles[layer], style, marker=".", ms=3, color=f"C{number}", label=name)
+                style = {**line_style(number), "marker": "."}
+                axes.plot(profiles[layer], ms=3, label=name, **style)
         axes.set_ylim(bottom=0)
         axes.set_title(layer, fontsize="x-small")
         axes.tick_params(labelsize="x-small")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from .styles import bar_style
+
 if TYPE_CHECKING:
     from ..datasets.sampling import ClassFrequency
-
-_HATCHES = ("", "//")
 
 
 def plot_class_frequency(classes: Sequence[str], found: "Mapping[str, ClassFrequency]") -> Figure:
@@ -31,9 +31,7 @@ def plot_class_frequency(classes: Sequence[str], found: "Mapping[str, ClassFrequ
                 height,
                 align="edge",
                 label=name,
-                # Colour is never the only difference.
-                hatch=_HATCHES[i % len(_HATCHES)],
-                edgecolor="white",
+                **bar_style(i),
             )
         axes.set_xlabel(f"% of {measure}s")
         axes.grid(axis="x", alpha=0.3)

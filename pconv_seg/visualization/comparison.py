@@ -7,6 +7,8 @@ from matplotlib.patches import Patch
 
 from pconv_seg.geometry import TileGrid
 
+from .styles import outline
+
 
 def draw_comparison(
     image: np.ndarray,
@@ -46,11 +48,9 @@ def draw_comparison(
     for axes in panels:
         axes.set_axis_off()
     for axes in panels[2:] if grid is not None else []:
-        for y0, y1, x0, x1 in grid:
-            corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]])
-            corners = np.minimum(corners, [[width], [height]]) - 0.5
-            axes.plot(*corners, color="white", lw=1.6)
-            axes.plot(*corners, color="red", lw=0.8, ls="--")
+        for window in grid:
+            outline(axes, window, color="white", lw=1.6)
+            outline(axes, window, color="red", lw=0.8, ls="--")
     return figure
 
 

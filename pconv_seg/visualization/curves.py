@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from pconv_seg.files import short_names
 
+from .styles import line_style
+
 _MODE_STYLES = {"regular": "-", "tile": "--", "tile_overlap": ":"}
-# Colour is never the only difference: grey prints differ by marker and line style.
-_MARKERS = "osD^vPX*<>"
 
 
 def plot_leave_out(results: list[dict]) -> Figure:
@@ -25,14 +25,12 @@ def plot_leave_out(results: list[dict]) -> Figure:
         results, key=lambda result: (result["checkpoint"], result["padding"], result["mode"])
     ):
         line = list(line)
-        number = networks.index(checkpoint)
+        style = {**line_style(networks.index(checkpoint)), "linestyle": _MODE_STYLES[mode]}
         axes.plot(
             [result["leave_out"] for result in line],
             [_or_nan(result["mIoU"]) for result in line],  # all classes may be absent
-            linestyle=_MODE_STYLES[mode],
-            marker=_MARKERS[number % len(_MARKERS)],
-            color=f"C{number}",
             label=f"{names[checkpoint]} ({padding}), {mode}",
+            **style,
         )
     axes.set_xlabel(
         f"ignored centre: share of the {results[0]['region']}'s {results[0]['proportion']}"
@@ -55,9 +53,8 @@ def plot_shift(results: list[dict]) -> Figure:
     names = short_names(result["checkpoint"] for result in results)
     for number, result in enumerate(results):
         style = {
-            "marker": _MARKERS[number % len(_MARKERS)],
+            **line_style(number),
             "markersize": 4,
-            "color": f"C{number}",
             "label": f"{names[result['checkpoint']]} ({result['padding']})",
         }
         bins = result["bins"]

@@ -4,9 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ..padding import PaddingTrace
-
-# Colour is never the only difference: grey prints differ by hatching.
-_HATCHES = {"zeros": "", "partial": "//", "-inf": "..", "reflect": "\\\\", "replicate": "xx"}
+from .styles import bar_style
 
 
 def plot_padding(trace: PaddingTrace) -> Figure:
@@ -24,9 +22,7 @@ def plot_padding(trace: PaddingTrace) -> Figure:
             depths,
             [operations[depth].share for depth in depths],
             label=scheme,
-            color=f"C{number}",
-            hatch=_HATCHES.get(scheme, "++"),
-            edgecolor="white",
+            **bar_style(number),
         )
     axes.set_yticks(range(len(operations)), [op.name for op in operations], fontsize="x-small")
     axes.invert_yaxis()

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 from .files import save_figure
+from .styles import outline
 
 _SIZE, _TILE, _OVERLAP = (256, 512), 256, "1/3"
 
@@ -61,10 +62,8 @@ def draw_regions() -> Figure:
                 color="white" if k > len(names) / 2 else "black",
             )
         if regions.tile is not None:
-            grid = TileGrid(_SIZE, regions.tile, regions.overlap)
-            for y0, y1, x0, x1 in grid:
-                corners = np.array([[x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0]]) - 0.5
-                axes.plot(*corners, "r--", lw=1)
+            for window in TileGrid(_SIZE, regions.tile, regions.overlap):
+                outline(axes, window, color="red", ls="--", lw=1)
         axes.set_title(title, fontsize="medium")
         axes.set_axis_off()
     return figure

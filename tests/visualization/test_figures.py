@@ -37,19 +37,29 @@ def test_one_prediction_and_where_it_is_wrong():
     assert panels[-1].images[0].get_array().tolist() == [[0, 1, 0, 0], [0, 1, 1, 1]]
 
 
+def outlines(axes):
+    """(left, top, right, bottom) of what is outlined."""
+    return [tuple(patch.get_bbox().extents) for patch in axes.patches]
+
+
 def test_seams_are_drawn_on_predictions():
-    panels = comparison({"zeros": FIRST, "partial": SECOND}, TileGrid((2, 4), 2))
+    panels = comparison({"zeros": FIRST, "partial": SECOND}, TileGrid((2, 4), (1, 2)))
     for panel in panels[:2]:
-        assert not panel.lines
+        assert not outlines(panel)
     for panel in panels[2:]:
-        edges = {x for line in panel.lines for x in line.get_xdata()}
-        assert edges == {-0.5, 1.5, 3.5}
+        assert outlines(panel)[::2] == outlines(panel)[1::2]  # dashed red on white
+        assert outlines(panel)[::2] == [
+            (left, top, left + 2, top + 1) for top in (-0.5, 0.5) for left in (-0.5, 1.5)
+        ]
 
 
 def test_seams_beyond_the_image_are_not_drawn():
     panel = comparison({"zeros": FIRST}, TileGrid((4, 6), 3))[2]
-    assert {x for line in panel.lines for x in line.get_xdata()} == {-0.5, 2.5, 3.5}
-    assert {y for line in panel.lines for y in line.get_ydata()} == {-0.5, 0.5, 1.5}
+    assert outlines(panel)[::2] == [
+        (left, top, left + 3, top + 3) for top in (-0.5, 0.5) for left in (-0.5, 2.5)
+    ]
+    assert (panel.get_xlim(), panel.get_ylim()) == ((-0.5, 3.5), (1.5, -0.5))
+    assert all(patch.get_clip_on() for patch in panel.patches)
 
 
 def test_one_curve_per_checkpoint_and_mode():
@@ -122,11 +132,9 @@ def test_responses_and_what_is_marked_in_them():
     assert [panel.get_title() for panel in panels] == ["input", "zeros", "partial"]
     for panel in panels[1:]:
         assert np.array_equal(panel.images[0].get_array(), response / 2)
-    [outline] = panels[1].lines
     # The last place of the second row, in pixels of the image.
-    assert set(outline.get_xdata()) == {3.5, 5.5}
-    assert set(outline.get_ydata()) == {1.5, 3.5}
-    assert not panels[2].lines
+    assert outlines(panels[1]) == [(3.5, 1.5, 5.5, 3.5)]
+    assert not outlines(panels[2])
 
 
 def test_one_panel_of_profiles_per_layer():
@@ -147,6 +155,10 @@ def test_drawing_of_the_regions_names_them_all():
     texts = [[text.get_text() for text in panel.texts] for panel in panels]
     assert texts[:4] == [["0", "0, 1/2", "0, 1/2, 3/4"]] * 4
     assert texts[4:] == [["0-15", "16-47", ">= 48"]] * 2
+    side_by_side = [(-0.5, -0.5, 255.5, 255.5), (255.5, -0.5, 511.5, 255.5)]
+    overlapping = [(left - 0.5, -0.5, left + 255.5, 255.5) for left in (0, 171, 256)]
+    expected = [[], [], side_by_side, overlapping, side_by_side, side_by_side]
+    assert [outlines(panel) for panel in panels] == expected
 
 
 def test_figures_are_written_whole_or_not_at_all(tmp_path):
