@@ -17,7 +17,7 @@ def plot_leave_out(results: list[dict]) -> Figure:
     Args:
         results: ``results`` of :meth:`pconv_seg.evaluation.report.Report.as_dict`.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     names = short_names(result["checkpoint"] for result in results)
     networks = list(names)
@@ -37,7 +37,9 @@ def plot_leave_out(results: list[dict]) -> Figure:
     )
     axes.set_ylabel("mIoU (%)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", handlelength=4)
+    # Below the axes: many lines leave no room for their names, which may be long.
+    figure.set_figheight(4 + 0.2 * len(axes.lines))
+    figure.legend(loc="outside lower center", fontsize="small", handlelength=4)
     return figure
 
 

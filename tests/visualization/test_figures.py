@@ -77,7 +77,8 @@ def test_one_curve_per_checkpoint_and_mode():
         for mode in ("regular", "tile")
         for leave_out in (0, 0.5, 0.75)
     ]
-    [axes] = plot_leave_out(results).axes
+    figure = plot_leave_out(results)
+    [axes] = figure.axes
     lines = axes.get_lines()
     assert [line.get_label() for line in lines] == [
         f"{name}/iter.pth ({name}), {mode}"
@@ -88,6 +89,8 @@ def test_one_curve_per_checkpoint_and_mode():
     assert lines[1].get_ydata() == pytest.approx([70, 70.5, np.nan], nan_ok=True)
     # Told apart without colour.
     assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 4
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().y1 < axes.get_tightbbox().y0  # hides nothing
 
 
 def test_curves_of_the_shift_test():
@@ -116,7 +119,7 @@ def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart():
     point = {"padding": "zeros", "mode": "tile", "leave_out": 0, "mIoU": 70}
     point.update(region="image", proportion="side")
     figure = plot_leave_out([{**point, "checkpoint": checkpoint} for checkpoint in checkpoints])
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [f"{name}, tile" for name in names]
     row = {"from_pixel": 0, "to_pixel": 4, "agreement": 90}
     network = {"padding": "zeros", "total": row, "bins": [row]}
