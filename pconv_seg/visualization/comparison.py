@@ -60,7 +60,12 @@ def _mark_differences(
     if len(predictions) == 2:
         (first_name, first), (second_name, second) = predictions
         differ = (first != second) & ~ignored
-        names = ["agree", "both wrong", f"only {first_name} right", f"only {second_name} right"]
+        names = [
+            "agree",
+            "differ, both wrong",
+            f"only {first_name} right",
+            f"only {second_name} right",
+        ]
         colours = ["#e6e6e6", "#000000", "#e69f00", "#0072b2"]
         code = np.where(differ, 1 + (first == label) + 2 * (second == label), 0)
     else:

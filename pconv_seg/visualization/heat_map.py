@@ -27,6 +27,7 @@ def plot_matrices(matrices: list[dict]) -> Figure:
         for (row, column), score in np.ndenumerate(scores):
             # White on the dark half of the scale, black on the light one.
             colour = "w" if score < (low + high) / 2 else "k"
-            axes.text(column, row, f"{score:.2f}", ha="center", va="center", color=colour)
+            text = "absent" if np.isnan(score) else f"{score:.2f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour)
         figure.colorbar(image, ax=axes, label="mIoU (%)")
     return figure

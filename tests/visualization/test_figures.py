@@ -5,6 +5,7 @@ from PIL import Image
 from pconv_seg.geometry import TileGrid
 from pconv_seg.visualization import draw_comparison, plot_leave_out, plot_shift, save_figure
 from pconv_seg.visualization.activations import draw_responses, plot_profiles
+from pconv_seg.visualization.heat_map import plot_matrices
 from pconv_seg.visualization.regions import draw_regions
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
@@ -29,7 +30,7 @@ def test_two_predictions_and_where_they_differ():
     differences = panels[4].images[0].get_array()
     assert differences.tolist() == [[0, 2, 3, 0], [0, 0, 1, 0]]
     names = [text.get_text() for text in panels[4].get_legend().get_texts()]
-    assert names == ["agree", "both wrong", "only zeros right", "only partial right"]
+    assert names == ["agree", "differ, both wrong", "only zeros right", "only partial right"]
 
 
 def test_one_prediction_and_where_it_is_wrong():
@@ -151,6 +152,25 @@ def test_one_panel_of_profiles_per_layer():
     assert panels[1].lines[2].get_ydata().tolist() == [1.5, 1]
     assert len(panels[0].lines) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["zeros", "partial"]
+
+
+def test_one_heat_map_per_matrix_on_one_scale():
+    labels = {"rows": ["a", "b"], "columns": ["zeros", "partial"]}
+    scores = [[[10, 20.5], [None, 40]], [[50, 60], [70, 80.125]]]
+    matrices = [{"title": f"{i}", "mIoU": mIoU, **labels} for i, mIoU in enumerate(scores)]
+    panels = plot_matrices(matrices).axes[:2]
+    assert [axes.get_title() for axes in panels] == ["0", "1"]
+    texts = [["10.00", "20.50", "absent", "40.00"], ["50.00", "60.00", "70.00", "80.12"]]
+    for axes, expected, numbers in zip(panels, scores, texts, strict=True):
+        drawn = axes.images[0]
+        assert np.array_equal(
+            drawn.get_array().filled(np.nan), np.array(expected, float), equal_nan=True
+        )
+        assert drawn.get_clim() == (10, 80.125)
+        assert [text.get_text() for text in axes.texts] == numbers
+        assert [text.get_position() for text in axes.texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+        assert [label.get_text() for label in axes.get_xticklabels()] == labels["columns"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == labels["rows"]
 
 
 def test_drawing_of_the_regions_names_them_all():
