@@ -50,7 +50,9 @@ def test_changes_to_the_array_stay_in_memory(sources, tmp_path):
     load(store, sources[1])
     _, array = load(store, sources[1])
     array[:] = 9
-    load(store, sources[1])
+    calls, again = load(store, sources[1])
+    assert calls == 0
+    assert (again == 1).all()
 
 
 def test_a_changed_file_is_decoded_anew(sources, tmp_path):
