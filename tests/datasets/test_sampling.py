@@ -14,7 +14,14 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from two_processes import in_two_processes
 
-from pconv_seg.datasets.sampling import ClassUniformSampler, Draw, DrawnDataset, SampleError
+from pconv_seg.datasets.sampling import (
+    ClassFrequency,
+    ClassUniformSampler,
+    Draw,
+    DrawnDataset,
+    SampleError,
+    frequency_table,
+)
 from pconv_seg.datasets.sampling.draw import seeded
 
 # Pixel values of labels; BaseSegDataset takes classes from metainfo.
@@ -393,3 +400,17 @@ def test_fine_only_after(data):
     )
     same = [np.array_equal(never.plan(epoch), after.plan(epoch)) for epoch in (30, 31)]
     assert same == [True, False]
+
+
+def test_table_of_frequencies():
+    found = {
+        "random": ClassFrequency(np.array([30, 10]), np.array([8, 3]), 8),
+        "uniform": ClassFrequency(np.array([15, 25]), np.array([7, 6]), 8),
+    }
+    table = frequency_table(("road", "car"), found)
+    measures = ("% of pixels", "% of samples")
+    assert table.field_names == ["class", *(f"{m}, {name}" for m in measures for name in found)]
+    assert table.rows == [
+        ["road", "75.00", "37.50", "100.00", "87.50"],
+        ["car", "25.00", "62.50", "37.50", "75.00"],
+    ]

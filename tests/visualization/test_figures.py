@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pconv_seg.datasets.sampling import ClassFrequency
 from pconv_seg.geometry import TileGrid
-from pconv_seg.visualization import draw_comparison, plot_leave_out, plot_shift, save_figure
+from pconv_seg.visualization import (
+    draw_comparison,
+    plot_class_frequency,
+    plot_leave_out,
+    plot_shift,
+    save_figure,
+)
 from pconv_seg.visualization.activations import draw_responses, plot_profiles
 from pconv_seg.visualization.heat_map import plot_matrices
 from pconv_seg.visualization.regions import draw_regions
@@ -96,10 +103,12 @@ def test_one_curve_per_checkpoint_and_mode():
 
 def test_curves_of_the_shift_test():
     def network(name):
-        cost = {"cost": 1.5, "interval": [None, 2]}
+        cost = {"cost": 1.5, "interval": [1, 2]}
+        nothing = {"cost": None, "interval": [None, None]}
         bins = [
             {"from_pixel": 0, "to_pixel": 4, "agreement": 90, "mIoU": cost},
-            {"from_pixel": 4, "to_pixel": 5, "agreement": None, "mIoU": {**cost, "cost": None}},
+            {"from_pixel": 4, "to_pixel": 5, "agreement": 80, "mIoU": {**cost, "interval": [0, 3]}},
+            {"from_pixel": 5, "to_pixel": 8, "agreement": None, "mIoU": nothing},
         ]
         return {"checkpoint": f"a/{name}.pth", "padding": name, "total": bins[0], "bins": bins}
 
@@ -108,9 +117,14 @@ def test_curves_of_the_shift_test():
         "a/zeros.pth (zeros)",
         "a/partial.pth (partial)",
     ]
-    assert agreement.lines[0].get_xdata() == pytest.approx([1.5, 4])
-    assert agreement.lines[0].get_ydata() == pytest.approx([10, np.nan], nan_ok=True)
-    assert cost.lines[1].get_ydata() == pytest.approx([1.5, np.nan], nan_ok=True)
+    assert agreement.lines[0].get_xdata() == pytest.approx([1.5, 4, 6])
+    assert agreement.lines[0].get_ydata() == pytest.approx([10, 20, np.nan], nan_ok=True)
+    assert cost.lines[1].get_ydata() == pytest.approx([1.5, 1.5, np.nan], nan_ok=True)
+    for band in cost.collections:
+        [path] = band.get_paths()
+        corners = {tuple(corner) for corner in path.vertices}
+        assert corners == {(1.5, 1), (1.5, 2), (4, 0), (4, 3)}
+    assert len(cost.collections) == 2
     assert cost.get_ylabel() == "mIoU as interior minus as border (points)"
 
 
@@ -152,6 +166,25 @@ def test_one_panel_of_profiles_per_layer():
     assert panels[1].lines[2].get_ydata().tolist() == [1.5, 1]
     assert len(panels[0].lines) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["zeros", "partial"]
+
+
+def test_one_bar_per_class_and_sampling():
+    found = {
+        "random": ClassFrequency(np.array([30, 10, 0]), np.array([10, 5, 0]), 10),
+        "uniform": ClassFrequency(np.array([20, 15, 5]), np.array([8, 9, 4]), 10),
+    }
+    pixels, samples = plot_class_frequency(["road", "car", "bus"], found).axes
+    for axes, percent in (
+        (pixels, ([75, 25, 0], [50, 37.5, 12.5])),
+        (samples, ([100, 50, 0], [80, 90, 40])),
+    ):
+        for bars, expected in zip(axes.containers, percent, strict=True):
+            assert [bar.get_width() for bar in bars] == expected
+        # Told apart without colour.
+        assert len({bar.get_hatch() for bar in axes.patches}) == 2
+    assert [label.get_text() for label in pixels.get_yticklabels()] == ["road", "car", "bus"]
+    names = [text.get_text() for text in samples.get_legend().get_texts()]
+    assert names == ["random", "uniform"]
 
 
 def test_one_heat_map_per_matrix_on_one_scale():
