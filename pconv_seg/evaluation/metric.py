@@ -143,7 +143,7 @@ class BorderIoUMetric(IoUMetric):
             print_log(f"Label maps are in {self.output_dir}", logger="current")
             return {}
         metrics = {}
-        for region, areas in zip(self.regions.names, sum(results), strict=True):
+        for region, areas in zip(self.regions.regions, sum(results), strict=True):
             print_log(f"Leave-out {region}:", logger="current")
             # Doubles hold all counts exactly, and spare mmseg's float32 division.
             intersection, label, prediction = torch.from_numpy(areas).double()

@@ -35,7 +35,7 @@ class Record:
         plan: What was evaluated, with the tile size settled.
         images: One path per image.
         counts: ``int32[images, networks, modes, regions, C, C]``, in the order of ``tested``,
-            ``plan.modes`` and ``plan.regions(mode).names``; rows are labels. Where ``reduced``,
+            ``plan.modes`` and ``plan.regions(mode).regions``; rows are labels. Where ``reduced``,
             ``int64[images, networks, modes, regions, 3, C]`` (:func:`class_areas`).
         reduced: Whether the counts are areas: all that scores need, 3 / C of the size.
     """

@@ -39,7 +39,7 @@ class Report:
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """Regions in the order of the counts; the same for all modes."""
-        return self.record.plan.regions("regular").names
+        return self.record.plan.regions("regular").regions
 
     @cached_property
     def _names(self) -> dict[str, str]:

@@ -97,7 +97,7 @@ class BorderRegions:
             raise ValueError(f"bands must be ascending distances above 0, got {self.bands}")
 
     @cached_property
-    def names(self) -> tuple[Region, ...]:
+    def regions(self) -> tuple[Region, ...]:
         """The regions, in the order of the counts: leave-outs, border bands, seam bands."""
         starts, stops = (0, *self.bands), (*self.bands, None)
         kinds = ["border_distance"] if self.bands else []

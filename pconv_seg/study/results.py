@@ -123,7 +123,7 @@ class Results:
 
     def regions(self, evaluation: str) -> tuple[Region, ...]:
         """Of an evaluation other than the shift test."""
-        return self.records[evaluation].plan.regions("regular").names
+        return self.records[evaluation].plan.regions("regular").regions
 
     def contrast(
         self, weights: Mapping[Cell, float], seeds: Sequence[int] | None = None

@@ -46,7 +46,7 @@ def draw_regions() -> Figure:
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     for axes, (title, regions, kind) in zip(figure.subplots(3, 2).flat, panels, strict=True):
         cells, members = regions.map(_SIZE)
-        names = [i for i, region in enumerate(regions.names) if region.kind == kind]
+        names = [i for i, region in enumerate(regions.regions) if region.kind == kind]
         nested = kind == "leave_out"
         last = np.max([k * members[i] for k, i in enumerate(names)], axis=0)[cells]
         axes.imshow(last, cmap="Greys", vmin=-0.5, vmax=len(names) - 0.5)
@@ -55,7 +55,7 @@ def draw_regions() -> Figure:
             top = np.argmin(rows)
             axes.annotate(
                 # The bands of the seams reach the top side by side: their names go below.
-                ", ".join(str(regions.names[j]) for j in (names[: k + 1] if nested else [i])),
+                ", ".join(str(regions.regions[j]) for j in (names[: k + 1] if nested else [i])),
                 (columns[top] + 6, rows[top] + 6 + (24 * k if kind == "seam_distance" else 0)),
                 va="top",
                 fontsize="small",

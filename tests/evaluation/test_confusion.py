@@ -34,7 +34,7 @@ def test_every_region_against_a_loop_over_pixels():
     label, prediction = random_pair(0, num_classes=4)
     regions = BorderRegions(["0", "1/3", "3/4"], bands=(3, 6), tile=8)
     cells, members = regions.map(SIZE)
-    expected = np.zeros((len(regions.names), 4, 4), int)
+    expected = np.zeros((len(regions.regions), 4, 4), int)
     for y, x in np.ndindex(SIZE):
         if label[y, x] != 255:
             for region in np.flatnonzero(members[:, cells[y, x]]):

@@ -94,7 +94,7 @@ def test_border_scores_are_those_of_mmseg_with_the_centre_ignored(options):
 
 def test_found_in_the_registry():
     metric = METRICS.build({"type": "BorderIoUMetric", "leave_outs": ["2/3"]})
-    assert [str(region) for region in metric.regions.names] == ["0", "2/3"]
+    assert [str(region) for region in metric.regions.regions] == ["0", "2/3"]
 
 
 def test_submission_files_have_the_official_ids(tmp_path):

@@ -60,11 +60,11 @@ def test_regions_against_a_loop_over_pixels(proportion, region, tile, overlap):
 
 def test_regions_are_named_in_the_order_of_the_counts():
     regions = BorderRegions(["7/8", 0, 1 / 3, "1/3"], bands=(8, 32), tile=16)
-    assert [str(region) for region in regions.names] == (
+    assert [str(region) for region in regions.regions] == (
         ["0", "1/3", "7/8"] + ["0-7", "8-31", ">= 32"] * 2
     )
-    assert [region.kind for region in regions.names[3::3]] == ["border_distance", "seam_distance"]
-    assert len(regions.map((40, 50)).members) == len(regions.names)
+    assert [region.kind for region in regions.regions[3::3]] == ["border_distance", "seam_distance"]
+    assert len(regions.map((40, 50)).members) == len(regions.regions)
 
 
 def test_maps_of_the_last_two_sizes_are_kept():

@@ -52,7 +52,7 @@ def evaluated(monkeypatch, error):
             for path, name in zip(checkpoints, names, strict=True)
             for padding in paddings
         ]
-        regions = len(plan.regions("regular").names)
+        regions = len(plan.regions("regular").regions)
         counts = np.ones((1, len(tested), len(plan.modes), regions, 2, 2), np.int32)
         return record.Record("noise.py", CLASSES, tuple(tested), plan, ("0.png",), counts)
 

@@ -94,7 +94,7 @@ def test_other_paddings_are_tested_on_whole_areas_alone(make_study):
     name, plan, paddings = evaluations(make_study())[-1]
     assert (name, plan.tile, plan.modes) == ("cross", 16, ("regular", "tile"))
     assert paddings == ("zeros", "partial")
-    (region,) = plan.regions("tile").names
+    (region,) = plan.regions("tile").regions
     assert (region.kind, region.start) == ("leave_out", 0)
 
 
