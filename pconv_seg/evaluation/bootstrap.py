@@ -27,9 +27,9 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def miou_difference(first: np.ndarray, second: np.ndarray, **options) -> Difference:
+def miou_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
     """:func:`score_difference` of mIoU."""
-    return score_difference(first, second, mean_iou, **options)
+    return score_difference(first, second, mean_iou, seed=seed)
 
 
 def score_difference(
@@ -37,7 +37,6 @@ def score_difference(
     second: np.ndarray,
     score: Callable[[np.ndarray], np.ndarray],
     *,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Score of the second network minus the first's, with a paired bootstrap interval over images.
@@ -51,7 +50,6 @@ def score_difference(
         first: Areas of each image, ``int[images, 3, C]`` (:func:`class_areas`).
         second: The same images' for the other network.
         score: Of summed areas, ``[..., 3, C] -> [...]``.
-        resamples: Their number.
         seed: Of the drawing; the same seed draws the same images for every call of this size.
 
     Returns:
@@ -69,14 +67,13 @@ def score_difference(
         return scores[..., 1] - scores[..., 0]
 
     counts = np.stack([first, second], axis=1)
-    return image_interval(counts, difference, resamples=resamples, seed=seed)
+    return image_interval(counts, difference, seed=seed)
 
 
 def image_interval(
     counts: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """A statistic of counts added up over images, with a bootstrap interval over images.
@@ -86,7 +83,7 @@ def image_interval(
     Args:
         counts: Of each image, ``int[images, *shape]``.
         statistic: ``float64[..., *shape] -> float64[...]`` of the added counts.
-        resamples, seed: As in :func:`score_difference`.
+        seed: As in :func:`score_difference`.
 
     Returns:
         Its value and interval, NaN as in :func:`score_difference`.
@@ -111,7 +108,7 @@ def image_interval(
         interval = stats.bootstrap(
             (np.arange(images),),
             of_drawn,
-            n_resamples=resamples,
+            n_resamples=RESAMPLES,
             batch=500,
             vectorized=True,
             confidence_level=CONFIDENCE,

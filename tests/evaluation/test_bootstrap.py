@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pconv_seg.evaluation.bootstrap import miou_difference
+from pconv_seg.evaluation.bootstrap import RESAMPLES, miou_difference
 
 
 def areas(seed, right, images=40, classes=5):
@@ -21,15 +21,15 @@ def miou(total):
 
 def test_interval_is_that_of_a_plain_loop_over_resamples():
     first, second = areas(0, 0.6), areas(0, 0.62)
-    result = miou_difference(first, second, resamples=3000, seed=1)
+    result = miou_difference(first, second, seed=1)
     assert result.value == pytest.approx(miou(second.sum(0)) - miou(first.sum(0)))
     rng = np.random.default_rng(2)
     differences = []
-    for _ in range(3000):
+    for _ in range(RESAMPLES):
         drawn = rng.integers(0, 40, 40)
         differences.append(miou(second[drawn].sum(0)) - miou(first[drawn].sum(0)))
     # Both are random: their quantiles agree to some 4 of the standard errors.
-    error = 4 * np.std(differences) * np.sqrt(2) * 2.7 / np.sqrt(3000)
+    error = 4 * np.std(differences) * np.sqrt(2) * 2.7 / np.sqrt(RESAMPLES)
     low, high = np.quantile(differences, [0.025, 0.975])
     assert result.low == pytest.approx(low, abs=error)
     assert result.high == pytest.approx(high, abs=error)
