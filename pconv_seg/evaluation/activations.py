@@ -195,6 +195,9 @@ def border_responses(response: np.ndarray) -> tuple[np.ndarray, float]:
     Returns:
         ``bool[h, w]``, the places on the border whose response exceeds the 95 % quantile of
         all others; and their share of the border, 0.05 where the border is like the rest.
+
+    Raises:
+        ValueError: If the map is so small that all of it is border.
     """
     width = max(1, min(response.shape) // 8)
     on_border = np.minimum.outer(*(edge_distance(n, (0, n)) for n in response.shape)) < width

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
-from .tiled import labels, tiled_inference
+from .tiled import argmax_labels, tiled_inference
 
 # Of test_cfg: what each mode needs, and what all tiled modes may have.
 _NEEDED = {"slide": ("crop_size", "stride"), "tile": ("tile",)}
@@ -54,7 +54,7 @@ def predicted_labels(logits: Tensor, model: nn.Module) -> Tensor:
     """
     if logits.shape[1] == 1:
         return (logits[:, 0].sigmoid() > model.decode_head.threshold).to(torch.uint8)
-    return labels(logits)
+    return argmax_labels(logits)
 
 
 @MODELS.register_module()

@@ -70,7 +70,7 @@ def tiled_inference(
 
     def keep(top: int, logits: Tensor) -> None:
         nonlocal result
-        rows = labels(logits)
+        rows = argmax_labels(logits)
         if result.numel() == 0:
             result = rows.new_empty((len(images), *grid.size))
         result[:, top : top + rows.shape[1]] = rows
@@ -89,10 +89,13 @@ def tiled_inference(
     return result if reduce == "argmax" else sums
 
 
-def labels(logits: Tensor) -> Tensor:
+def argmax_labels(logits: Tensor) -> Tensor:
     """Most likely class of each pixel: ``Tensor[N, C, H, W]`` to ``Tensor[N, H, W]``.
 
     uint8 for up to 255 classes (255 is the usual label of ignored pixels), else int32.
+
+    Raises:
+        ValueError: If there is one class only.
     """
     if logits.shape[1] == 1:
         raise ValueError("the most likely of one class is always 0; threshold the logits instead")
@@ -135,6 +138,9 @@ def stream_tiles(
 
     Returns:
         Without ``emit``: the averaged logits ``Tensor[num_images, C, H, W]``.
+
+    Raises:
+        ValueError: If an argument is out of range, or ``predict`` returns another size.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
