@@ -80,25 +80,25 @@ def class_iou(areas: np.ndarray) -> np.ndarray:
     A class is absent where neither a label nor a prediction has it.
     """
     intersection, label, prediction = np.moveaxis(areas, -2, 0)
-    return _divide(intersection, label + prediction - intersection)
+    return divided(intersection, label + prediction - intersection)
 
 
 def class_accuracy(areas: np.ndarray) -> np.ndarray:
     """Share of the labelled pixels that is found, ``int[..., 3, C] -> float64[..., C]``."""
     intersection, label, _ = np.moveaxis(areas, -2, 0)
-    return _divide(intersection, label)
+    return divided(intersection, label)
 
 
 def pixel_accuracy(areas: np.ndarray) -> np.ndarray:
     """Share of all pixels that is right (aAcc), ``int[..., 3, C] -> float64[...]``."""
     intersection, label, _ = np.moveaxis(areas.sum(-1), -1, 0)
-    return _divide(intersection, label)
+    return divided(intersection, label)
 
 
 def mean_present(scores: np.ndarray) -> np.ndarray:
     """Mean over the last axis that skips NaN (mIoU, mAcc); NaN where all are NaN."""
     present = ~np.isnan(scores)
-    return _divide(np.where(present, scores, 0).sum(-1), present.sum(-1))
+    return divided(np.where(present, scores, 0).sum(-1), present.sum(-1))
 
 
 def mean_iou(areas: np.ndarray) -> np.ndarray:
@@ -106,7 +106,8 @@ def mean_iou(areas: np.ndarray) -> np.ndarray:
     return mean_present(class_iou(areas))
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divided(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotients as ``float64``; NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     missing = np.full(numerator.shape, np.nan)
     return np.divide(numerator, denominator, out=missing, where=denominator != 0)

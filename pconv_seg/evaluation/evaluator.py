@@ -23,7 +23,14 @@ from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
 
-from .samples import count_sample, naming, read_batches, read_sample, refuse_resizing
+from .samples import (
+    count_sample,
+    ground_truth,
+    naming_files,
+    read_batches,
+    read_sample,
+    refuse_resizing,
+)
 
 MODES = ("regular", "tile", "tile_overlap")
 # Our reading of the five proportions of the paper's Table 7, after "nothing left out".
@@ -190,7 +197,7 @@ def evaluate(
                 inputs, samples = data["inputs"], data["data_samples"]
                 if plan.follows_tiles:
                     _refuse_padding(samples)
-                with naming(*(sample.img_path for sample in samples)):
+                with naming_files(*(sample.img_path for sample in samples)):
                     outputs.append(predict_modes(model, inputs, samples, plan))
                 uncut = uncut and len(TileGrid(inputs.shape[-2:], plan.tile)) == 1
             for i, sample in enumerate(samples):
@@ -230,13 +237,9 @@ def _count(
     keep: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     file = sample.get("seg_map_path") or sample.img_path
-    if "gt_sem_seg" not in sample:
-        raise ValueError(f"{sample.img_path} has no ground truth: no label was loaded with it")
+    label = ground_truth(sample)
     if plan.follows_tiles:
-        refuse_resizing(
-            sample.img_path, sample.ori_shape, sample.img_shape, "regions that follow tiles need"
-        )
-    label = sample.gt_sem_seg.data
+        refuse_resizing(sample.img_path, sample.ori_shape, sample.img_shape)
     return np.array(
         [
             [

@@ -102,10 +102,7 @@ class BorderIoUMetric(IoUMetric):
                 if self.regions.region == "tile":
                     ori_shape = sample.get("ori_shape", prediction.shape[-2:])
                     refuse_resizing(
-                        sample.get("img_path"),
-                        ori_shape,
-                        sample.get("img_shape", ori_shape),
-                        "regions that follow tiles need",
+                        sample.get("img_path"), ori_shape, sample.get("img_shape", ori_shape)
                     )
                 counts = count_sample(
                     sample["gt_sem_seg"]["data"],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader, Dataset
 
 from pconv_seg.geometry import BorderRegions, ShiftRegions
@@ -15,8 +16,8 @@ from .confusion import confusion_matrices
 
 
 @contextmanager
-def naming(*files: str) -> Iterator[None]:
-    """Begin the message of a ValueError with the files that it is about."""
+def naming_files(*files: str) -> Iterator[None]:
+    """Begin the message of any ValueError that is raised inside with these files."""
     try:
         yield
     except ValueError as error:
@@ -53,8 +54,22 @@ def read_sample(dataset: Dataset, index: int) -> Any:
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
+def ground_truth(sample: SegDataSample) -> torch.Tensor:
+    """The label of a sample, ``Tensor[1, H, W]``.
+
+    Raises:
+        ValueError: Naming the image, if no label was loaded with it.
+    """
+    if "gt_sem_seg" not in sample:
+        raise ValueError(f"{sample.img_path} has no ground truth: no label was loaded with it")
+    return sample.gt_sem_seg.data
+
+
 def refuse_resizing(
-    file: str | None, ori_shape: tuple[int, ...], img_shape: tuple[int, ...], what: str
+    file: str | None,
+    ori_shape: tuple[int, ...],
+    img_shape: tuple[int, ...],
+    what: str = "regions that follow tiles need",
 ) -> None:
     """Refuse an image that is tested at another size than its label has.
 
@@ -113,7 +128,7 @@ def count_sample(
             f"{file}: the label has {height} x {width} pixels, but its image "
             f"{' x '.join(map(str, prediction.shape))}"
         )
-    with naming(file):
+    with naming_files(file):
         return confusion_matrices(
             label, prediction, num_classes, regions.map(label.shape), ignore_index
         )

@@ -37,10 +37,10 @@ from pconv_seg.inference import (
 
 from .bootstrap import CONFIDENCE, RESAMPLES, score_difference
 from .compare import load_tested
-from .confusion import class_areas, mean_iou, pixel_accuracy
+from .confusion import class_areas, divided, mean_iou, pixel_accuracy
 from .record import Tested
 from .report import json_number
-from .samples import count_sample, naming, read_batches, refuse_resizing
+from .samples import count_sample, ground_truth, naming_files, read_batches, refuse_resizing
 
 TOLERANCES = (0.005, 0.001)
 _SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
@@ -90,7 +90,7 @@ class ShiftRecord:
             np.cumsum(counts.sum(0)[::-1])[::-1]
             for counts in (self.pixels, self.pixels - self.agreeing)
         )
-        return np.divide(changed, pixels, out=np.full(len(pixels), np.nan), where=pixels > 0)
+        return divided(changed, pixels)
 
     def overlap(self, tolerance: float) -> int | None:
         """The smallest overlap in pixels that keeps what changes within a tolerance.
@@ -237,10 +237,9 @@ def dataset_images(dataloader: DataLoader) -> Iterator[ShiftImage]:
     for batch in read_batches(dataloader):
         for pixels, sample in zip(batch["inputs"], batch["data_samples"], strict=True):
             name = sample.img_path
-            if "gt_sem_seg" not in sample:
-                raise ValueError(f"{name} has no ground truth: no label was loaded with it")
+            label = ground_truth(sample)
             refuse_resizing(name, sample.ori_shape, sample.img_shape, "the shift test needs")
-            yield ShiftImage(name, pixels, sample.gt_sem_seg.data, sample.get("seg_map_path"))
+            yield ShiftImage(name, pixels, label, sample.get("seg_map_path"))
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -306,7 +305,7 @@ def shift_test(
         grids, counts_of_image = ShiftedGrids(size, regions.tile), []
         for model in models:
             if pixels[-1].any():
-                with naming(image.name):
+                with naming_files(image.name):
                     predictions = predict_grids(model, image.pixels, grids, batch_size)
             else:  # No pixel is compared, so it does not matter what is predicted.
                 predictions = torch.zeros((2, *size), dtype=torch.uint8)
