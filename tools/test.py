@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         check_testing(cfg)
         check_work_dir(cfg)
         join_processes(cfg)
-        return build_runner(cfg).test()
+        return build_runner(cfg, test=True).test()
     except (PreflightError, CheckpointError) as error:
         sys.exit(f"test.py: {error}")
 

@@ -7,11 +7,27 @@ from mmengine.runner import BaseLoop, Runner
 
 from ..checkpoints import load_weights
 from ..wrappers import unwrapped
+from .preflight import PreflightError
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The runner of a config, with a :class:`WholeWeightsHook`."""
-    runner = RUNNERS.build(cfg)
+def build_runner(cfg: Config, test: bool = False) -> Runner:
+    """The runner of a config, with a :class:`WholeWeightsHook`.
+
+    Args:
+        cfg: Of :func:`build_training_config` or :func:`build_test_config`.
+        test: Write no config into the work dir. That of a training may lie there under the same
+            name, and says what its checkpoints are; the log has that of the test.
+
+    Raises:
+        PreflightError: If there is no such ``runner_type``.
+    """
+    name = cfg.get("runner_type", "Runner")
+    runner_type = RUNNERS.get(name) if isinstance(name, str) else name
+    if runner_type is None:
+        raise PreflightError(f"runner_type: there is no runner {name!r}")
+    if test:
+        runner_type = type(runner_type.__name__, (runner_type,), {"dump_config": lambda self: None})
+    runner = runner_type.from_cfg(cfg)
     if isinstance(runner, Runner):  # The strategies of a FlexibleRunner load pieces of weights.
         # After hooks that exchange weights (EMA).
         runner.register_hook(WholeWeightsHook(), priority="VERY_LOW")

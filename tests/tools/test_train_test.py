@@ -13,6 +13,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from pconv_seg.checkpoints import load_file
+from pconv_seg.evaluation.runs import finished_run, latest_run
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TRAIN_ID_TO_ID = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -190,6 +191,42 @@ def test_test_repeats_the_validation_score(
 
     assert scores == {name: validated[name] for name in ("aAcc", "mIoU", "mAcc")}
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],  # of whose config max_iters is not reached
+        ["--cfg-options", "test_dataloader.dataset.indices=1"],
+        ["--tta"],
+        ["--format-only", "--out", "@TMP@/ids"],
+    ],
+    ids=["plain", "other data", "tta", "format only"],
+)
+def test_a_test_in_the_work_dir_of_a_training_leaves_its_config_alone(
+    config: str, main: dict, tmp_path: Path, flags: list[str]
+) -> None:
+    work_dir = tmp_path / "work"
+    place = [config, "--work-dir", str(work_dir)]
+    main["train"]([*place, "--cfg-options", "train_cfg.max_iters=1"])
+    run, trained_with = latest_run(tmp_path), (work_dir / "micro_config.py").read_text()
+    assert run == (work_dir / "micro_config.py", work_dir / "iter_1.pth")
+
+    flags = [flag.replace("@TMP@", str(tmp_path)) for flag in flags]
+    main["test"]([*place, str(run.checkpoint), *flags])
+
+    assert latest_run(tmp_path) == finished_run(work_dir) == run
+    assert run.config.read_text() == trained_with
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_runner_that_nobody_registered_is_named(
+    config: str, main: dict, tmp_path: Path, trained: Path, name: str
+) -> None:
+    given = [str(trained / "iter_2.pth")] if name == "test" else []
+    options = ["--work-dir", str(tmp_path), "--cfg-options", "runner_type=Sprinter"]
+    with pytest.raises(SystemExit, match="runner_type: there is no runner 'Sprinter'"):
+        main[name]([config, *given, *options])
 
 
 @pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
