@@ -20,18 +20,20 @@ def cross_matrices(report: Report) -> list[dict]:
     """
     results = report.as_dict()["results"]
     names, cells = short_names(result["checkpoint"] for result in results), {}
+    # As exact fractions, of which no two have one title.
+    leave_outs = {float(r.start): r for r in report.regions if r.kind == "leave_out"}
     for result in results:
-        where = f"leave-out {result['leave_out']:.3g}, {report.mode_name(result['mode'])}"
+        where = (leave_outs[result["leave_out"]], report.mode_name(result["mode"]))
         row = f"{names[result['checkpoint']]} (trained: {result['trained_padding']})"
         cells.setdefault(where, {}).setdefault(row, {})[result["padding"]] = result["mIoU"]
     return [
         {
-            "title": f"mIoU (%), {where}",
+            "title": f"mIoU (%), leave-out {leave_out}, {mode}",
             "rows": list(rows),
             "columns": list(next(iter(rows.values()))),
             "mIoU": [list(row.values()) for row in rows.values()],
         }
-        for where, rows in cells.items()
+        for (leave_out, mode), rows in cells.items()
     ]
 
 
