@@ -43,7 +43,7 @@ def load_tested(
     models, tested = [], []
     for path in checkpoints:
         loaded = load_segmentor(path, config, classes, get_device())
-        for padding in paddings:
+        for padding in dict.fromkeys(paddings):
             model = copy.deepcopy(loaded)
             if padding is not None:
                 set_padding(model, padding)
@@ -69,7 +69,7 @@ def evaluate_checkpoints(
         plan: What to evaluate.
         show_dir: Where to write one figure per image and mode, in folders as those of the images.
         progress: Show a progress bar.
-        paddings: Test each checkpoint under each of these schemes, see ``set_padding``; None
+        paddings: Test each checkpoint once under each of these schemes, see ``set_padding``; None
             keeps the one that it was trained with.
         matrices: Keep confusion matrices; else areas, which is all that scores need. 150 classes,
             2000 images and two networks in the default plan are 6 GiB of matrices, 0.24 of areas.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class EvaluationPlan:
 
     Args:
         modes: Of ``'regular'`` (the whole image at once), ``'tile'`` (tiles side by side) and
-            ``'tile_overlap'`` (logits of overlapping tiles are averaged).
+            ``'tile_overlap'`` (logits of overlapping tiles are averaged); each counts once.
         tile: Tile side or (height, width) in pixels of the network's input. ``None``: the shorter
             side of the data set's first image, as in the paper (1024 for images of 1024 x 2048).
         overlap: Of the tiles of ``'tile_overlap'``: a proportion in [0, 1), or pixels.
@@ -70,12 +70,15 @@ class EvaluationPlan:
     batch_size: int = 1
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _plain(value))
         if not self.modes or not set(self.modes) <= set(MODES):
             raise ValueError(f"modes must be some of {', '.join(MODES)}, got {self.modes}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if isinstance(self.tile, list):  # of configs and JSON
-            object.__setattr__(self, "tile", tuple(self.tile))
+        object.__setattr__(self, "modes", tuple(dict.fromkeys(self.modes)))
+        if isinstance(self.overlap, tuple):
+            raise ValueError(f"overlap must be one value for both axes, got {self.overlap}")
         # An open tile size passes for a large one, to find all other mistakes right away.
         settled = self.for_image((2**30, 2**30)) if self.tile is None else self
         regions = settled.regions("tile_overlap")
@@ -104,6 +107,13 @@ class EvaluationPlan:
             self.tile,
             self.mode_overlap(mode),
         )
+
+
+def _plain(value: Any) -> Any:
+    """A value of configs, JSON or numpy, as Python's own and with tuples in place of lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def predict_modes(

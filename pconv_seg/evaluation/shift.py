@@ -11,6 +11,7 @@ distances from d on, says what that overlap leaves.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
@@ -132,7 +133,7 @@ class ShiftRecord:
             }
             for number, (start, stop) in enumerate(pairwise(edges))
         ]
-        overlaps = [(tolerance, self.overlap(tolerance)) for tolerance in tolerances]
+        overlaps = [(tolerance, self.overlap(tolerance)) for tolerance in dict.fromkeys(tolerances)]
         return {
             **self.tested._asdict(),
             "tile": self.regions.tile,
@@ -409,7 +410,7 @@ def shift_tables(results: list[dict]) -> str:
     names = short_names(result["checkpoint"] for result in results)
     parts = [_distance_table(result, names[result["checkpoint"]]) for result in results]
     tolerances = [row["tolerance"] for row in results[0]["recommended"]]
-    table = PrettyTable(["checkpoint", "padding", *(f"<= {100 * t:g}%" for t in tolerances)])
+    table = PrettyTable(["checkpoint", "padding", *map(_percent, tolerances)])
     table.title = "smallest overlap (px), and share of pixels that change"
     table.align["checkpoint"] = "l"
     for result in results:
@@ -449,6 +450,11 @@ def _distance_table(result: dict, name: str) -> str:
             cells += [_text(values["border"]), _text(values["interior"]), _cost(values)]
         table.add_row([*cells, row["overlap"], _text(row["changed"])])
     return table.get_string()
+
+
+def _percent(tolerance: float) -> str:
+    # All digits, so that no two columns have one title.
+    return f"<= {(100 * Decimal(str(tolerance))).normalize():f}%"
 
 
 def _cost(values: dict) -> str:

@@ -142,6 +142,13 @@ def test_areas_give_the_same_results_as_matrices(make_config, trained, tmp_path)
     assert np.array_equal(Record.load(tmp_path / "areas.npz").areas(), whole.areas())
 
 
+def test_a_mode_that_is_given_twice_is_one(main, trained, capsys):
+    result = main([*trained, "--modes", "tile", "tile", "--tile", "16", "--leave-out", "0"])
+    assert [row["mode"] for row in result["results"]] == ["tile"] * 2
+    assert len(result["differences"]) == 1
+    assert capsys.readouterr().out.count("| diff ") == 1
+
+
 def test_the_newest_run_is_taken_by_default(main, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = main(["--leave-out", "0.5"])

@@ -90,6 +90,18 @@ def test_matrix_of_trained_and_tested_padding(main, trained, tmp_path, capsys):
     assert Image.open(plot).size[0] > 300
 
 
+def test_a_padding_that_is_given_twice_is_tested_once(main, trained):
+    results = main([*trained, "--paddings", "zeros", "partial", "zeros"])["results"]
+    assert [row["padding"] for row in results] == ["zeros", "partial"] * 2
+
+
+def test_leave_outs_that_nearly_agree_have_matrices_of_their_own(main, trained):
+    arguments = ["--paddings", "zeros", "--leave-out", "2/3", "0.667", "0.9999"]
+    titles = [matrix["title"] for matrix in main([*trained, *arguments])["matrices"]]
+    leave_outs = ["0", "2/3", "667/1000", "9999/10000"]
+    assert titles == [f"mIoU (%), leave-out {p}, regular" for p in leave_outs]
+
+
 def test_checkpoints_of_one_name_have_rows_of_their_own(main, trained, tmp_path):
     checkpoints = [tmp_path / f"{name}/seed0/iter_1.pth" for name in "ab"]
     for path in checkpoints:

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,7 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
     [
         ({"modes": ["whole"]}, "modes must be some of regular, tile, tile_overlap"),
         ({"modes": []}, "modes must be some of"),
+        ({"overlap": (2, "1/3")}, r"overlap must be one value for both axes, got \(2, '1/3'\)"),
         ({"overlap": 1.0}, r"overlap must lie in \[0, 1\)"),
         ({"tile": 0}, "tile must be a positive number of pixels"),
         ({"tile": 32, "overlap": 32}, "overlap of 32 pixels must be smaller than the tile"),
@@ -235,6 +237,19 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
 def test_bad_plans_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         EvaluationPlan(**options)
+
+
+def test_a_plan_has_each_mode_once():
+    assert EvaluationPlan(modes=["tile", "regular", "tile"]).modes == ("tile", "regular")
+
+
+def test_a_plan_of_numpys_numbers_is_one_of_pythons():
+    side, overlap, distance = np.array([8, 3, 2])
+    plan = EvaluationPlan(
+        tile=[side, 8], overlap=overlap, leave_outs=np.ones(1) / 2, bands=[distance]
+    )
+    assert plan == EvaluationPlan(tile=(8, 8), overlap=3, leave_outs=(0.5,), bands=(2,))
+    assert json.loads(json.dumps(asdict(plan)))["overlap"] == 3
 
 
 def test_regions_of_a_plan():

@@ -1,6 +1,7 @@
 """The shift test with a network whose answer is known: see known_segmentor."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -173,6 +174,14 @@ def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
     assert wide["recommended"] == [{"tolerance": 0, "overlap": None, "changed": None}]
     assert narrow["recommended"] == [{"tolerance": 0, "overlap": 2, "changed": 0}]
     assert "none: 3 px from the seam" in capsys.readouterr().out
+
+
+def test_each_tolerance_has_one_column(main, trained, capsys):
+    tolerances = ["0.005", "0.0050000001", "0.005"]
+    arguments = ["--shift-test", "--tile", "12", "--bin-width", "1", "--tolerance", *tolerances]
+    for result in main([*trained, *arguments])["shift_test"]:
+        assert [row["tolerance"] for row in result["recommended"]] == [0.005, 0.0050000001]
+    assert re.search(r"<= 0\.5% +\| +<= 0\.50000001% +\|", capsys.readouterr().out)
 
 
 def test_records_keep_images_apart(make_config, trained, tmp_path):
