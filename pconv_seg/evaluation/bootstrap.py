@@ -12,6 +12,10 @@ from .confusion import mean_iou
 # Of every interval.
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+# Said below tables that print ``none`` in place of an interval.
+NO_INTERVAL = (
+    "no interval (none): fewer than 2 images, or a resample of them has no labelled pixel there."
+)
 
 
 class Difference(NamedTuple):
@@ -54,7 +58,7 @@ def score_difference(
 
     Returns:
         The difference. Its interval is NaN for fewer than 2 images, and where a region is so empty
-        that a resample has no score.
+        that a resample has no labelled pixel, and so no score.
 
     Raises:
         ValueError: If the two arrays differ in shape.

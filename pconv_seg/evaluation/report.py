@@ -19,7 +19,7 @@ from pconv_seg.files import atomic_path, short_names
 from pconv_seg.geometry import Region
 from pconv_seg.version import __version__
 
-from .bootstrap import CONFIDENCE, RESAMPLES, Difference, miou_difference
+from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, Difference, miou_difference
 from .confusion import class_accuracy, class_iou, mean_present, pixel_accuracy
 from .record import Record
 
@@ -180,6 +180,8 @@ class Report:
                 f"over {len(self.record.images)} images, {RESAMPLES} resamples, seed {self.seed}) "
                 "excludes 0."
             )
+            if any(np.isnan(d.low) for row in self.differences for d in row):
+                parts[-1] += f"\n{NO_INTERVAL}"
         parts += self._absent()
         return "\n\n".join(parts)
 
@@ -201,7 +203,9 @@ class Report:
             cells = [self.differences[m][r] for _, m, r in columns]
             marks = [f"{d.value:+.3f}{' *' if d.distinguishable else ''}" for d in cells]
             table.add_row(["diff", "", *marks])
-            intervals = [f"[{d.low:+.3f}, {d.high:+.3f}]" for d in cells]
+            intervals = [
+                "none" if np.isnan(d.low) else f"[{d.low:+.3f}, {d.high:+.3f}]" for d in cells
+            ]
             table.add_row([f"{CONFIDENCE:.0%} interval", "", *intervals])
         return table.get_string()
 

@@ -36,7 +36,7 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .bootstrap import CONFIDENCE, RESAMPLES, score_difference
+from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, score_difference
 from .compare import load_tested
 from .confusion import class_areas, divided, mean_iou, pixel_accuracy
 from .record import Tested
@@ -430,6 +430,9 @@ def shift_tables(results: list[dict]) -> str:
             f"cost: as interior minus as border, with its {CONFIDENCE:.0%} interval (paired "
             f"bootstrap over images, {RESAMPLES} resamples, seed {results[0]['seed']})."
         )
+        rows = (row for result in results for row in (result["total"], *result["bins"]))
+        if any(None in row[score]["interval"] for row in rows for score in _SCORES):
+            parts[-1] += f"\n{NO_INTERVAL}"
     return "\n\n".join(parts)
 
 
@@ -458,8 +461,9 @@ def _percent(tolerance: float) -> str:
 
 
 def _cost(values: dict) -> str:
-    low, high = (_text(bound, "+.2f") for bound in values["interval"])
-    return f"{_text(values['cost'], '+.2f')} [{low}, {high}]"
+    low, high = values["interval"]
+    interval = "none" if low is None else f"[{low:+.2f}, {high:+.2f}]"
+    return f"{_text(values['cost'], '+.2f')} {interval}"
 
 
 def _text(value: float | None, form: str = ".2f") -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import runpy
 from fractions import Fraction
 from pathlib import Path
@@ -140,6 +141,19 @@ def test_areas_give_the_same_results_as_matrices(make_config, trained, tmp_path)
     assert Report(reduced).as_dict() == Report(whole).as_dict()
     reduced.save(tmp_path / "areas.npz")
     assert np.array_equal(Record.load(tmp_path / "areas.npz").areas(), whole.areas())
+
+
+def test_what_has_no_interval_says_why(main, trained, tmp_path, capsys):
+    arguments = [*trained, "--modes", "regular", "--leave-out", "0"]
+    main(arguments)
+    assert "no interval" not in capsys.readouterr().out
+    for path in tmp_path.glob("data/*/[123].png"):
+        path.unlink()
+    [difference] = main(arguments)["differences"]
+    assert difference["interval"] == [None, None]
+    text = capsys.readouterr().out
+    assert re.search(r"95% interval +\| +\| +none +\|", text)
+    assert "\nno interval (none): fewer than 2 images, or" in text
 
 
 def test_a_mode_that_is_given_twice_is_one(main, trained, capsys):

@@ -176,6 +176,22 @@ def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
     assert "none: 3 px from the seam" in capsys.readouterr().out
 
 
+def test_costs_without_an_interval_say_why(main, trained, tmp_path, capsys):
+    arguments = ["--shift-test", "--tile", "12", "--bin-width", "3"]
+    main([*trained, *arguments])
+    assert "no interval" not in capsys.readouterr().out
+    label = tmp_path / "data/labels/0.png"
+    for path in tmp_path.glob("data/*/[123].png"):
+        path.unlink()
+    cost = main([*trained, *arguments])["shift_test"][0]["total"]["aAcc"]["cost"]
+    text = capsys.readouterr().out
+    assert f" {cost:+.2f} none |" in text
+    assert "\nno interval (none): fewer than 2 images, or" in text
+    Image.fromarray(np.full(SIZE, IGNORED, np.uint8)).save(label)
+    main([*trained, *arguments])
+    assert re.search(r"\| +none \|", capsys.readouterr().out)
+
+
 def test_each_tolerance_has_one_column(main, trained, capsys):
     tolerances = ["0.005", "0.0050000001", "0.005"]
     arguments = ["--shift-test", "--tile", "12", "--bin-width", "1", "--tolerance", *tolerances]
