@@ -98,7 +98,9 @@ class BorderIoUMetric(IoUMetric):
         """
         for sample in data_samples:
             prediction = sample["pred_sem_seg"]["data"]
-            if not self.format_only:
+            if self.format_only:
+                self.results.append(None)  # mmengine warns where nothing was processed
+            else:
                 if self.regions.region == "tile":
                     ori_shape = sample.get("ori_shape", prediction.shape[-2:])
                     refuse_resizing(
