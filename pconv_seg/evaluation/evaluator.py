@@ -184,8 +184,8 @@ def evaluate(
 
     Raises:
         ValueError: Naming the file, if it cannot be read, a label does not fit its image or the
-            classes, a network refuses the image, or regions follow tiles and the image that these
-            are cut from is resized or padded.
+            classes, images of a batch differ in size, a network refuses the image, or regions
+            follow tiles and the image that these are cut from is resized or padded.
     """
     num_classes = len(dataloader.dataset.metainfo["classes"])
     images, counts = [], []
@@ -201,6 +201,7 @@ def evaluate(
         batches = read_batches(dataloader)
         uncut = any(mode != "regular" for mode in plan.modes)
         for batch in tqdm(batches, total=len(dataloader), unit="batch", disable=not progress):
+            _refuse_sizes(batch)
             outputs = []
             for model in models:
                 data = model.data_preprocessor(batch, training=False)
@@ -223,6 +224,19 @@ def evaluate(
             stacklevel=2,
         )
     return Evaluation(plan, images, counts)
+
+
+def _refuse_sizes(batch: dict) -> None:
+    # mmseg's preprocessors assert this and name no file.
+    sizes = {
+        sample.img_path: " x ".join(map(str, pixels.shape[-2:]))
+        for pixels, sample in zip(batch["inputs"], batch["data_samples"], strict=True)
+    }
+    if len(set(sizes.values())) > 1:
+        files = ", ".join(f"{file} ({size})" for file, size in sizes.items())
+        raise ValueError(
+            f"{files}: images of one batch must have one size; set test_dataloader.batch_size=1"
+        )
 
 
 def _refuse_padding(samples: list[SegDataSample]) -> None:

@@ -169,6 +169,18 @@ def test_files_that_do_not_fit_are_named(make_config, make_segmentor, make_loade
         evaluate([model], loader, PLAN, progress=False)
 
 
+def test_images_of_a_batch_that_differ_in_size_are_named(make_config, make_segmentor, make_loader):
+    config = make_config()
+    root = config.test_dataloader.dataset.data_root
+    config.test_dataloader.batch_size = 2
+    for kind in ("images", "labels"):
+        Image.fromarray(read(config, kind, 1)[:20]).save(f"{root}/{kind}/1.png")
+    files = rf"{root}/images/0\.png \(24 x 40\), {root}/images/1\.png \(20 x 40\)"
+    message = f"^{files}: images of one batch must have one size; set test_dataloader.batch_size=1"
+    with pytest.raises(ValueError, match=message):
+        evaluate([make_segmentor(config)], make_loader(config), PLAN, progress=False)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_loader, workers):
     config = make_config()
