@@ -2,7 +2,7 @@
 
 import os
 import os.path as osp
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,38 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     )
 
 
+class _Options(DictAction):
+    """mmengine's, but values keep their spaces, and bad ones are refused in one line."""
+
+    def __call__(
+        self,
+        parser: ArgumentParser,
+        namespace: Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        for option in values:
+            if option.find("=") < 1:
+                parser.error(f"--cfg-options {option}: expected KEY=VALUE")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets of a list that do not match
+            parser.error(f"--cfg-options: {error}")
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        text = val.strip(" '\"")
+        is_list = "," in text or text[:1] + text[-1:] in ("()", "[]")
+        # mmengine takes out all spaces, which names of folders may have.
+        return text if " " in text and not is_list else DictAction._parse_iterable(val)
+
+
 def add_config_options(parser: ArgumentParser, example: str) -> None:
     """Add ``--cfg-options``, which overrides config values; ``example`` is for its help."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Options,
         metavar="KEY=VALUE",
         help=f"override config values, e.g. {example}; "
         'lists as key=a,b or key="[a,b]", nested ones as key="[(a,b),(c,d)]" without spaces',

@@ -1,11 +1,19 @@
 """Configs from flags."""
 
 import os
+from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mmengine.config import DictAction
 
-from pconv_seg.engine import PreflightError, build_test_config, build_training_config
+from pconv_seg.engine import (
+    PreflightError,
+    add_config_options,
+    build_test_config,
+    build_training_config,
+)
 
 CONFIG = """
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
@@ -103,6 +111,46 @@ def test_config_that_cannot_be_run(tmp_path: Path, text: str, reason: str) -> No
 def test_overrides_that_the_config_has_no_place_for(config: str, key: str, reason: str) -> None:
     with pytest.raises(PreflightError, match=f"--cfg-options {key}=1: .*({reason})"):
         build_training_config(config, cfg_options={key: 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("/tmp/x/demo 2", "/tmp/x/demo 2"),
+        ("'/tmp/demo (copy 2)' ", "/tmp/demo (copy 2)"),
+        ("2024 01", "2024 01"),
+        (" 0.5", 0.5),
+        ("a = b", "a = b"),
+        ("1, 2", [1, 2]),
+        ("[(1, 2), (3, x)]", [(1, 2), (3, "x")]),
+        ("( )", ()),
+        ("None", None),
+        ("", ""),
+    ],
+)
+def test_options_keep_the_spaces_of_names_and_are_mmengines_else(value: str, expected: Any) -> None:
+    parser = ArgumentParser()
+    add_config_options(parser, "")
+    args = parser.parse_args(["--cfg-options", f"a.b={value}", "c=1"])
+    assert args.cfg_options == {"a.b": expected, "c": 1}
+    if " " not in value:
+        assert DictAction._parse_iterable(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("foo", "--cfg-options foo: expected KEY=VALUE"),
+        ("=3", "--cfg-options =3: expected KEY=VALUE"),
+        ("a=[1,2", "--cfg-options: Imbalanced brackets exist in [1,2"),
+    ],
+)
+def test_options_that_are_none(capsys: pytest.CaptureFixture, option: str, message: str) -> None:
+    parser = ArgumentParser()
+    add_config_options(parser, "")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--cfg-options", option])
+    assert message in capsys.readouterr().err
 
 
 def test_padding_becomes_a_hook_that_runs_anywhere(config: str) -> None:
