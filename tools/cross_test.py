@@ -61,7 +61,9 @@ def main(argv: list[str] | None = None) -> dict:
             cfg, args.checkpoints, plan, paddings=args.paddings, matrices=False
         )
     except (PreflightError, ValueError, FileNotFoundError) as error:
-        sys.exit(f"cross_test.py: {error}")
+        # What layers say of maps that are too small for a padding.
+        way_out = ", or leave it out of --paddings" if "set_padding" in str(error) else ""
+        sys.exit(f"cross_test.py: {error}{way_out}")
     report = Report(record)
     matrices = cross_matrices(report)
     result = {**report.as_dict(), "matrices": matrices}
