@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -43,6 +44,16 @@ def remove_leftovers(folder: str | Path, pattern: str) -> None:
         name = leftover.name[1:-9]
         if leftover.is_dir() and {path.name for path in leftover.iterdir()} <= {name}:
             shutil.rmtree(leftover)
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write JSON, whole or not at all.
+
+    Raises:
+        ValueError: If it holds NaN or infinity, which are no JSON.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def parse_json(text: bytes, place: object, keys: Collection[str], remedy: str) -> dict:

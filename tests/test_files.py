@@ -1,12 +1,14 @@
 """Whole files or nothing, and their names."""
 
+import json
+import math
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from pconv_seg.files import atomic_path, parse_json, remove_leftovers, short_names
+from pconv_seg.files import atomic_path, parse_json, remove_leftovers, short_names, write_json
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -53,6 +55,16 @@ def test_only_what_atomic_path_left_is_removed(tmp_path: Path) -> None:
         (tmp_path / name / "notes").touch()
     remove_leftovers(tmp_path, "*.pth")
     assert {path.name for path in tmp_path.iterdir()} == {*files, *folders}
+
+
+def test_json_is_whole_or_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json({"a": [1, None]}, path)
+    assert json.loads(path.read_text()) == {"a": [1, None]}
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write_json([0, number], path)
+    assert json.loads(path.read_text()) == {"a": [1, None]}
 
 
 @pytest.mark.parametrize(

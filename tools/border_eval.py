@@ -16,9 +16,10 @@ from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record
-from pconv_seg.evaluation.report import Report, versions, write_csv, write_json
+from pconv_seg.evaluation.report import Report, versions, write_csv
 from pconv_seg.evaluation.runs import latest_run
 from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
+from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file, output_folder
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, plot_leave_out, plot_shift, save_figure

@@ -11,7 +11,8 @@ from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.arguments import add_plan_arguments, plan_options
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.cross import cross_matrices, cross_tables
-from pconv_seg.evaluation.report import Report, write_json
+from pconv_seg.evaluation.report import Report
+from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, save_figure

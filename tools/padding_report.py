@@ -1,12 +1,11 @@
 """Show where a network pads, and how much of every map sees that."""
 
 import argparse
-import json
 import sys
 
 from pconv_seg.arguments import image_size
 from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
-from pconv_seg.files import atomic_path
+from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
 from pconv_seg.visualization import figure_path, plot_padding, save_figure
@@ -57,8 +56,7 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
         sys.exit(f"padding_report.py: config {args.config}: {error.args[0]}")
     print(trace)
     if args.json:
-        with atomic_path(args.json) as path:
-            path.write_text(json.dumps({"config": args.config, **trace.as_dict()}, indent=1))
+        write_json({"config": args.config, **trace.as_dict()}, args.json)
     if args.plot:
         save_figure(plot_padding(trace), args.plot)
     return trace

@@ -5,7 +5,6 @@ See docs/activations.md.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from pconv_seg.arguments import seed
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
-from pconv_seg.files import atomic_path
+from pconv_seg.files import write_json
 from pconv_seg.inference import read_pixels
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES
@@ -97,8 +96,7 @@ def main(argv: list[str] | None = None) -> list[Activations]:
         profiles = [(n.name, {p.layer: p.relative for p in n.profiles}) for n in networks]
         save_figure(plot_profiles(profiles), args.profiles)
     if args.json:
-        with atomic_path(args.json) as path:
-            path.write_text(json.dumps([network.as_dict() for network in networks], indent=1))
+        write_json([network.as_dict() for network in networks], args.json)
     for path in (args.out, args.profiles, args.json):
         if path:
             print(f"wrote {path}")

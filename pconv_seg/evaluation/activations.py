@@ -67,15 +67,15 @@ class Activations(NamedTuple):
     profiles: list[Profile]
 
     def as_dict(self) -> dict:
-        """The numbers, ready for JSON, without the maps."""
+        """The numbers without the maps, ready for JSON: null for what is no number."""
         return {
             "name": self.name,
             "marked_share": self.marked_share,
             "layers": [
                 {
                     "layer": profile.layer,
-                    "response": profile.response.tolist(),
-                    "interior": profile.interior,
+                    "response": [json_number(value) for value in profile.response],
+                    "interior": json_number(profile.interior),
                     "relative": [json_number(value) for value in profile.relative],
                 }
                 for profile in self.profiles

@@ -1,7 +1,6 @@
 """Results of an evaluation as data, as tables laid out like the paper's Tables 6 and 7, and CSV."""
 
 import csv
-import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -234,12 +233,6 @@ class Report:
         return ["\n".join(lines)] if lines else []
 
 
-def write_json(report: dict, path: str | Path) -> None:
-    """Write :meth:`Report.as_dict`."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
 def write_csv(report: dict, path: str | Path) -> None:
     """Write the results of :meth:`Report.as_dict`, one row each and one column per class."""
     rows = []
@@ -253,8 +246,8 @@ def write_csv(report: dict, path: str | Path) -> None:
 
 
 def json_number(value: float) -> float | None:
-    """A score for JSON, which has no NaN."""
-    return None if np.isnan(value) else float(value)
+    """A number for JSON, which has neither NaN nor infinity."""
+    return float(value) if np.isfinite(value) else None
 
 
 def versions() -> dict[str, str]:

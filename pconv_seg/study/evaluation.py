@@ -17,10 +17,10 @@ from pconv_seg.engine import PreflightError, build_test_config, check_testing
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record, Tested, reading_counts
-from pconv_seg.evaluation.report import Report, write_json
+from pconv_seg.evaluation.report import Report
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.evaluation.shift import ShiftRecord, shift_checkpoints
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, write_json
 from pconv_seg.geometry import ShiftRegions
 
 from .machine import cores

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from pconv_seg.evaluation.report import write_json
-from pconv_seg.files import atomic_path
+from pconv_seg.files import atomic_path, write_json
 from pconv_seg.visualization import save_figure
 
 from .contents import Contents

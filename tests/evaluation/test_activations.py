@@ -7,6 +7,8 @@ from torch import nn
 
 from pconv_seg import set_padding
 from pconv_seg.evaluation.activations import (
+    Activations,
+    Profile,
     border_profiles,
     border_responses,
     last_response,
@@ -127,6 +129,19 @@ def test_response_of_the_last_stage(segmentor):
     response = last_response(model, pixels)
     assert response.shape == (12, 20)
     assert response == pytest.approx(last[0].abs().mean(0).numpy())
+
+
+def test_what_is_no_number_is_null_in_json():
+    profile = Profile("conv", np.array([1, np.inf, np.nan]), np.nan)
+    about = Activations("net", np.ones((1, 1)), np.ones((1, 1)), 0.5, [profile]).as_dict()
+    assert about["layers"] == [
+        {
+            "layer": "conv",
+            "response": [1, None, None],
+            "interior": None,
+            "relative": [None] * 3,
+        }
+    ]
 
 
 def test_border_responses_are_those_above_the_rest():

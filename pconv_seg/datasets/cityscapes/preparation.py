@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pconv_seg.files import atomic_path, remove_leftovers
+from pconv_seg.files import atomic_path, remove_leftovers, write_json
 from pconv_seg.parallel import map_in_processes
 
 from .cities import BLACK_FRAME, COARSE_CITIES, COARSE_IMAGES, FINE_IMAGES
@@ -218,8 +218,7 @@ class _Record:
         if self._saved:
             return
         try:
-            with atomic_path(self._path) as path:
-                path.write_text(json.dumps(self._states, indent=0))
+            write_json(self._states, self._path)
             self._saved = True
         except OSError as error:  # a read-only data set that is complete is still fine
             warnings.warn(

@@ -1,13 +1,12 @@
 """A folder of drawn scenes in the layout of Cityscapes."""
 
-import json
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pconv_seg.files import atomic_path, parse_json
+from pconv_seg.files import atomic_path, parse_json, write_json
 from pconv_seg.parallel import map_in_processes
 
 from ..cityscapes.cities import FINE_IMAGES
@@ -58,8 +57,7 @@ def _claim(root: Path, settings: dict) -> None:
     if not path.exists():
         if (root / "leftImg8bit").exists() or (root / "gtFine").exists():
             raise FileExistsError(f"{root} holds images that were not drawn here: {way_out}")
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2))
+        write_json(settings, path)
     elif (found := parse_json(path.read_bytes(), path, settings, way_out)) != settings:
         raise FileExistsError(f"{path} was drawn with {found}, not {settings}: {way_out}")
 
