@@ -1,17 +1,19 @@
 """Numbers on command lines, as argparse's ``type``: what does not fit is refused at the start."""
 
+import math
 import re
 from argparse import Action, ArgumentError, ArgumentTypeError
 
 
-def whole_number(text: str, least: int = 0) -> int:
+def whole_number(text: str, least: int = 0, most: float = math.inf) -> int:
     """A whole number.
 
     Raises:
-        ArgumentTypeError: If it is something else, or below ``least``.
+        ArgumentTypeError: If it is something else, below ``least``, or above ``most``.
     """
-    if not text.isdecimal() or int(text) < least:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    if not (text.isdecimal() and least <= int(text) <= most):
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
     return int(text)
 
 
@@ -21,14 +23,8 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed of all random numbers: NumPy's global ones take 32 bits.
-
-    Raises:
-        ArgumentTypeError: If it is no whole number, or too large.
-    """
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise ArgumentTypeError(f"{text!r} is not a whole number in [0, 2**32)")
-    return int(text)
+    """A seed of all random numbers (NumPy's take 32 bits); raises as :func:`whole_number`."""
+    return whole_number(text, most=2**32 - 1)
 
 
 def image_size(text: str, least: int = 1) -> tuple[int, int]:

@@ -79,7 +79,7 @@ def parse_json(text: bytes, place: object, keys: Collection[str], remedy: str) -
 
 
 def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
-    """By checkpoint: its file and the folder it is in, and more of its path until all differ."""
+    """Name each checkpoint by its file and folder, and by more of its path until all differ."""
     parts = {checkpoint: Path(checkpoint).parts for checkpoint in checkpoints}
     depth = 2
     while len({path[-depth:] for path in parts.values()}) < len(set(parts.values())):

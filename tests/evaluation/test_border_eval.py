@@ -310,7 +310,7 @@ def test_bad_input_gets_one_message(main, trained, arguments, message):
         (["--out", "table.xls"], "the suffix must be .json or .csv"),
         (["--plot", "plot.doc"], "the suffix must be one of"),
         (["--save-confusion", "counts.json"], "the suffix must be .npz"),
-        (["--seed", "-1"], "argument --seed: '-1' is not a whole number in [0, 2**32)"),
+        (["--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 to 4294967295"),
         (["--tile", "1", "2", "3"], "one side, or height and width"),
         (["--from-confusion", "x.npz", "--tile", "8"], "the file has settled --tile already"),
         (["--from-confusion", "x.npz", "--leave-out", "0.5"], "has settled --leave-out already"),

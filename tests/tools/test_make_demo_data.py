@@ -29,7 +29,8 @@ def test_size_is_height_by_width(make_demo_data, tmp_path):
         ("--size", "8x512", "at least 16x16"),
         ("--train", "0", "'0' is not a whole number of at least 1"),
         ("--val", "-3", "'-3' is not a whole number of at least 1"),
-        ("--seed", "x", "'x' is not a whole number in [0, 2**32)"),
+        ("--seed", "x", "'x' is not a whole number from 0 to 4294967295"),
+        ("--seed", "4294967296", "'4294967296' is not a whole number from 0 to 4294967295"),
         ("--num-workers", "0", "'0' is not a whole number of at least 1"),
     ],
 )
