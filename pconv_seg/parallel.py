@@ -1,9 +1,11 @@
 """Work on many files in several processes."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 import cv2
@@ -11,6 +13,13 @@ from tqdm import tqdm
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_in_processes(
@@ -25,13 +34,13 @@ def map_in_processes(
     Args:
         function: A function of a module, called in the workers.
         jobs: Its arguments.
-        num_workers: Processes; as many as processors if None.
+        num_workers: Processes; as many as :func:`cores` if None.
         description: What happens, for the progress bar.
         unit: What one job is, for the progress bar.
 
     Yields:
         One result per job. An exception in a worker is raised here, and the jobs that are left
-        are not started.
+        are not started. Workers end with this process, however it ends.
     """
     if not jobs:
         return
@@ -41,7 +50,16 @@ def map_in_processes(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
-        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(num_workers or cores(), context, _end_with_parent) as pool:
             yield from tqdm(pool.map(function, jobs), description, total=len(jobs), unit=unit)
     finally:
         cv2.setNumThreads(threads)
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed tells its workers nothing, and they would wait for jobs for good.
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

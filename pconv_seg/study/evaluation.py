@@ -22,8 +22,8 @@ from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.evaluation.shift import ShiftRecord, shift_checkpoints
 from pconv_seg.files import atomic_path, write_json
 from pconv_seg.geometry import ShiftRegions
+from pconv_seg.parallel import cores
 
-from .machine import cores
 from .plan import Study, StudyRun
 from .training import read_state, signals_raise
 

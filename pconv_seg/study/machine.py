@@ -1,19 +1,12 @@
 """On what machine, and with which versions?"""
 
-import os
 import platform
 from pathlib import Path
 
 import torch
 
 from pconv_seg.evaluation.report import versions
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from pconv_seg.parallel import cores
 
 
 def describe_machine() -> dict:

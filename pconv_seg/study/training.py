@@ -22,10 +22,11 @@ from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
+from pconv_seg.parallel import cores
 from pconv_seg.work_dir import newest_checkpoint, progress
 
 from .curves import reached_iteration
-from .machine import cores, describe_machine
+from .machine import describe_machine
 from .plan import Study, StudyRun
 
 _PACKAGE_PARENT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from noise_study import CONFIG
 from torch import nn
 
 from pconv_seg.engine import PreflightError
+from pconv_seg.parallel import cores
 from pconv_seg.study import training
-from pconv_seg.study.machine import cores
 from pconv_seg.study.training import Interrupted, read_state, train_runs
 
 STUB = Path(__file__).with_name("train_stub.py")
