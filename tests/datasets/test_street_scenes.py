@@ -130,10 +130,14 @@ def test_resumes_what_was_interrupted(root, tmp_path):
     images = sorted(tmp_path.rglob("*_leftImg8bit.png"))
     labels = sorted(tmp_path.rglob("*_labelTrainIds.png"))
     untouched = images[2].stat().st_mtime_ns
-    images[0].unlink()
+    # Killed in the middle of writing the first one.
+    leftover = images[0].with_name(f".{images[0].name}.abcd_123")
+    leftover.mkdir()
+    images[0].rename(leftover / images[0].name)
     labels[1].unlink()
     write_street_scenes(tmp_path, SIZE, NUM_TRAIN, NUM_VAL, SEED)
     assert contents(tmp_path) == contents(root)
+    assert not leftover.exists()
     assert images[2].stat().st_mtime_ns == untouched
 
 

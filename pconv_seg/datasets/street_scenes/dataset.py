@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pconv_seg.files import atomic_path, parse_json, write_json
+from pconv_seg.files import atomic_path, parse_json, remove_leftovers, write_json
 from pconv_seg.parallel import map_in_processes
 
 from ..cityscapes.cities import FINE_IMAGES
@@ -76,7 +76,8 @@ def write_street_scenes(
     ``gtFine`` the ``_gtFine_labelIds.png`` and ``_gtFine_labelTrainIds.png`` of each image, and the
     settings in ``scenes.json``. CITY are the cities of Cityscapes, all of them from 18 training and
     3 validation images on. Files are the same for any number of workers. Called again with the same
-    settings it draws what is missing and keeps the rest.
+    settings it draws what is missing, keeps the rest, and removes what a killed call left half
+    written.
 
     Args:
         root: Output folder.
@@ -99,6 +100,9 @@ def write_street_scenes(
     ]
     settings = {"size": list(size), "train": num_train, "val": num_val, "seed": seed}
     _claim(root, {**settings, "generator": _VERSION})
+    # A listing of images would take what a killed run left half written for some.
+    for folder in {path.parent for job in jobs for path in job[2]}:
+        remove_leftovers(folder, "*.png")
     jobs = [job for job in jobs if not all(path.exists() for path in job[2])]
     for _ in map_in_processes(_write_scene, jobs, num_workers, "Drawing street scenes", "scene"):
         pass
