@@ -91,6 +91,14 @@ def test_another_call_changes_nothing_and_reads_no_image(root, monkeypatch):
     assert snapshot(root) == before
 
 
+def test_hidden_files_are_not_of_the_data_set(root):
+    for path in (IMAGE, POLYGONS, LABEL_IDS):
+        (root / path).with_name(f"._{Path(path).name}").write_bytes(b"of macOS")
+    result = prepare(root)
+    assert not result.problems
+    assert (result.checked, result.written) == (11, 10)
+
+
 def test_label_maps_of_other_tools_are_kept(root):
     Image.fromarray(label_map(1)).save(root / TRAIN_IDS, compress_level=0)
     before = snapshot(root)[TRAIN_IDS]

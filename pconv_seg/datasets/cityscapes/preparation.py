@@ -257,7 +257,8 @@ def _list_frames(root: Path, part: Part) -> tuple[dict[str, _Frame], list[Proble
             found = {
                 (path.parent.name, path.name.removesuffix(suffix)): path
                 for path in sorted(folder.glob(f"*/*{suffix}"))
-                if not path.name.startswith(BLACK_FRAME)
+                # macOS puts hidden files beside others.
+                if not path.name.startswith((BLACK_FRAME, "."))
             }
             files.append(found)
             names.update(found)
