@@ -1,5 +1,6 @@
 """Arguments of command lines that name what a tool writes at its end, refused at its start."""
 
+import os
 import tempfile
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -28,7 +29,7 @@ def output_folder(text: str | Path) -> Path:
     """
     path = nearest = Path(text)
     try:
-        while not nearest.exists():
+        while not os.path.lexists(nearest):
             nearest = nearest.parent
         with tempfile.TemporaryDirectory(dir=nearest):
             pass

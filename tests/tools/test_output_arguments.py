@@ -67,14 +67,16 @@ def test_places_where_nothing_can_be_written(
     flag = [option] if option.startswith("--") else []
     Path("file").touch()
     Path("folder", name).mkdir(parents=True)
-    refused = {f"file/new/{name}": "nothing can be written in the folder file/new"}
-    if is_folder:
-        refused = {"file/new": "nothing can be written in the folder file/new"}
-    else:
+    Path("link").symlink_to("gone")
+    refused = {}
+    for folder in ("file/new", "link"):
+        path = folder if is_folder else f"{folder}/{name}"
+        refused[path] = f"nothing can be written in the folder {folder}"
+    if not is_folder:
         refused[f"folder/{name}"] = f"folder/{name} is a folder; name a file"
     for path, message in refused.items():
         with pytest.raises(SystemExit):
             parse_args([*arguments, *flag, path])
         assert f"argument {option}: {message}" in capsys.readouterr().err
     parse_args([*arguments, *flag, f"new/{name}"])
-    assert {path.name for path in Path().iterdir()} == {"file", "folder"}  # only tried
+    assert {path.name for path in Path().iterdir()} == {"file", "folder", "link"}  # only tried
