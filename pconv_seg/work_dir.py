@@ -82,16 +82,17 @@ def progress(checkpoint: Path) -> tuple[str, int] | None:
 def checkpoints(work_dir: str | Path) -> list[Path]:
     """Checkpoints of a run, ``iter_N.pth`` and ``epoch_N.pth``, newest first, whole or not.
 
-    The one that ``last_checkpoint`` names comes first. Before it come only those that have a higher
-    number and were written later: their process died before it could change that file. The others
-    are ordered by time of writing. Of a path in ``last_checkpoint`` only the name counts where the
-    path is gone: work dirs are moved.
+    They lie in the work dir, or beside the one that ``last_checkpoint`` names (``out_dir`` of the
+    checkpoint hook). That one comes first. Before it come only those that have a higher number and
+    were written later: their process died before it could change that file. The others are ordered
+    by time of writing. Of a path in ``last_checkpoint`` only the name counts where the path is
+    gone: work dirs are moved.
     """
     work_dir = Path(work_dir)
-    files = {path for path in work_dir.glob("*.pth") if _NAME.fullmatch(path.name)}
     named = _named(work_dir)
-    if named:
-        files.add(named)
+    files = {named} if named else set()
+    for folder in {work_dir, *(path.parent for path in files)}:
+        files.update(path for path in folder.glob("*.pth") if _NAME.fullmatch(path.name))
     newest_first = sorted(files, key=lambda path: (_written(path), _number(path)), reverse=True)
     if named is None:
         return newest_first

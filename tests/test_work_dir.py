@@ -125,3 +125,9 @@ def test_a_pointer_to_another_folder(tmp_path: Path) -> None:
     elsewhere = save(tmp_path / "iter_3.pth")
     (tmp_path / "a/last_checkpoint").write_text(str(elsewhere))
     assert newest_checkpoint(tmp_path / "a") == (elsewhere, [])
+    older = save(tmp_path / "iter_2.pth", age=10)
+    elsewhere.write_bytes(b"")
+    assert newest_checkpoint(tmp_path / "a") == (older, [f"{elsewhere}: it is empty"])
+    # Of a copied run, the files beside the pointer are its own.
+    own = save(tmp_path / "a/iter_3.pth", age=20)
+    assert checkpoints(tmp_path / "a") == [own]
