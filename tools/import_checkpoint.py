@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> ImportReport:
         meta = content.get("meta") or {}
         kept = {key: meta[key] for key in ("dataset_meta", "padding") if key in meta}
         save_weights(state, args.target, args.source, kept)
-    except (ValueError, FileNotFoundError, PreflightError) as error:
+    except (ValueError, OSError, PreflightError) as error:
         sys.exit(f"import_checkpoint.py: {error}")
     print(report)
     print(f"wrote {args.target}, for {type(network).__name__}")

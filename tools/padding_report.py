@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from pconv_seg.arguments import image_size
+from pconv_seg.checkpoints import build_network
 from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
 from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file
@@ -11,7 +12,6 @@ from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
 from pconv_seg.visualization import figure_path, plot_padding, save_figure
 
 from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -46,14 +46,12 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
         init_default_scope(cfg.get("default_scope", "mmseg"))
-        model = MODELS.build(cfg.model)
+        model = build_network(cfg.model, f"config {args.config}")
         if args.padding:
             set_padding(model, args.padding)
         trace = padding_report(model, args.size)
     except (PreflightError, ValueError) as error:
         sys.exit(f"padding_report.py: {error}")
-    except KeyError as error:  # of a registry; its own text would be in quotes
-        sys.exit(f"padding_report.py: config {args.config}: {error.args[0]}")
     print(trace)
     if args.json:
         write_json({"config": args.config, **trace.as_dict()}, args.json)

@@ -3,7 +3,13 @@
 from .formats import FORMATS
 from .importing import ImportReport, import_weights, network_of, save_weights
 from .initializer import PublishedWeightsInit
-from .loading import load_checkpoint, load_weights, state_dict_of, use_safe_loading
+from .loading import (
+    build_network,
+    load_checkpoint,
+    load_weights,
+    state_dict_of,
+    use_safe_loading,
+)
 from .safe import CheckpointError, UnsafeCheckpointError, load_file
 from .stored import stored_classes, stored_config
 
@@ -13,6 +19,7 @@ __all__ = [
     "ImportReport",
     "PublishedWeightsInit",
     "UnsafeCheckpointError",
+    "build_network",
     "import_weights",
     "load_checkpoint",
     "load_file",

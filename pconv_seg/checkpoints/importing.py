@@ -1,6 +1,7 @@
 """Published weights under the names of our networks, with an account of every key."""
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,15 +10,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from prettytable import PrettyTable
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..files import atomic_path
 from ..version import __version__
 from .formats import recognize
-from .loading import checked, state_dict_of
+from .loading import build_network, checked, state_dict_of
 from .stored import stored_config
 
 _SHOWN = 6
@@ -74,7 +74,7 @@ def import_weights(
     """Give weights the names that a network has for them.
 
     Args:
-        content: What the file holds: a state dict, or a dict with one under ``state_dict``.
+        content: What the file holds, as for :func:`state_dict_of`.
         model: A segmentor of mmseg, or a backbone; a backbone takes the trunk out of a file of a
             whole network. Only its keys and shapes count, so it may be on the meta device.
         format: Name of one of `FORMATS`, or ``'auto'``.
@@ -179,21 +179,23 @@ def network_of(
         source: What errors call the file.
 
     Raises:
-        ValueError: Another format, or nothing tells of the network.
+        ValueError: Another format, nothing tells of the network, or it cannot be built.
     """
     state = state_dict_of(content, source)
     checked(content, source)
-    known = recognize(state, format, source)
+    known, whose = recognize(state, format, source), source
     if config is not None:
         trunk_only = all(
             (known.translate(key) or "backbone.").startswith("backbone.") for key in state
         )
-        network = config.model.backbone if trunk_only else config.model
+        network, whose = config.model, f"config {config.filename}"
+        if trunk_only and not (network := network.get("backbone")):
+            raise ValueError(f"{source} holds a trunk, but the model of {whose} has no backbone")
     elif known.network:
         try:
             network = known.network(state)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{source} is no complete {known.title}: {error}") from error
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"{source} is {known.title}, but not complete: {error}") from error
     else:
         config = stored_config(content.get("meta") or {}, source)
         if config is None:
@@ -201,11 +203,8 @@ def network_of(
         if "model" not in config:
             raise ValueError(f"{source}: its stored config has no model; give a config")
         network = config.model
-    try:
-        with torch.device("meta"):
-            return MODELS.build(network)
-    except KeyError as error:  # a type that nobody registered
-        raise ValueError(f"{source}: {error.args[0]}. Give a config that imports it") from error
+    with torch.device("meta"):
+        return build_network(network, whose)
 
 
 def save_weights(
@@ -221,6 +220,7 @@ def save_weights(
 
     Raises:
         ValueError: Another suffix.
+        OSError: No room, for example; what was there before is untouched.
     """
     path = Path(path)
     digest = hashlib.sha256()
@@ -233,11 +233,17 @@ def save_weights(
         "imported_by": f"pconv_seg {__version__}",
     }
     tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    # To memory first: of a full disk torch says only that positions differ.
     if path.suffix == ".safetensors":
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt", **origin})
+        written = save(tensors, metadata={"format": "pt", **origin})
     elif path.suffix == ".pth":
-        with atomic_path(path) as temporary:
-            torch.save({"meta": {**meta, **origin}, "state_dict": tensors}, temporary)
+        buffer = io.BytesIO()
+        torch.save({"meta": {**meta, **origin}, "state_dict": tensors}, buffer)
+        written = buffer.getbuffer()
     else:
         raise ValueError(f"{path}: the suffix must be .pth or .safetensors")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(written)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {path} was not written") from error

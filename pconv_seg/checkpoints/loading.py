@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import Tensor, hub, nn
 
@@ -82,15 +83,16 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     """The weights in a checkpoint, without the prefix of a parallel wrapper.
 
     Args:
-        content: A state dict, or a dict that holds one under ``state_dict``.
+        content: A state dict, or a dict that holds one under ``state_dict`` or, as the training
+            scripts of torchvision write it, ``model``.
         source: What errors call the checkpoint.
 
     Raises:
         CheckpointError: There are no weights, or something else among them.
     """
     if isinstance(content, Mapping):
-        content = content.get("state_dict", content)
-    if not isinstance(content, Mapping):
+        content = content.get("state_dict", content.get("model", content))
+    if not (isinstance(content, Mapping) and content):
         raise CheckpointError(f"{source} holds no weights")
     others = [
         key
@@ -100,6 +102,23 @@ def state_dict_of(content: Any, source: str) -> dict[str, Tensor]:
     if others:
         raise CheckpointError(f"{source} holds no state dict: {others[0]!r} is no tensor")
     return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def build_network(config: dict, source: str) -> nn.Module:
+    """Build a network from what a config says of it.
+
+    Args:
+        config: Of the network.
+        source: What errors call the file that this is from.
+
+    Raises:
+        ValueError: It names a type that nobody registered, or a value that its type does not know.
+    """
+    try:
+        return MODELS.build(config)
+    except KeyError as error:  # its own text would be in quotes
+        hint = ". Give a config that imports it" if "registry" in f"{error.args[0]}" else ""
+        raise ValueError(f"{source}: {error.args[0]}{hint}") from error
 
 
 def load_weights(model: nn.Module, content: Any, source: str) -> None:

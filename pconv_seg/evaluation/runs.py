@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from mmseg.models import BaseSegmentor
 
-from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes, stored_config
+from pconv_seg.checkpoints import (
+    build_network,
+    load_checkpoint,
+    load_weights,
+    stored_classes,
+    stored_config,
+)
 from pconv_seg.engine import read_config
 from pconv_seg.padding import apply_padding, scheme_of, set_padding, trained_padding
 from pconv_seg.work_dir import checkpoints, damage, progress
@@ -114,10 +119,7 @@ def load_segmentor(
     if not config.get("model"):
         whose = "its stored config" if stored else f"config {config.filename}"
         raise ValueError(f"{checkpoint}: {whose} has no model that could take the weights")
-    try:
-        model = MODELS.build(config.model)
-    except KeyError as error:  # a type that nobody registered
-        raise ValueError(f"{checkpoint}: {error.args[0]}. Give a config that imports it") from error
+    model = build_network(config.model, checkpoint)
     if not hasattr(model, "encode_decode"):
         raise ValueError(f"{checkpoint}: {type(model).__name__} is no mmseg EncoderDecoder")
     if classes and model.num_classes != len(classes):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import resource
 import runpy
 from pathlib import Path
 
@@ -148,6 +149,7 @@ LAYOUTS = {
     "wider_resnet38": lambda: file_of(imagenet_wide_resnet38()),
     "deepwv3plus": lambda: file_of(deepwv3plus()),
     "torchvision": lambda: tensors(resnet18()),
+    "training of torchvision": lambda: {"model": tensors(resnet18()), "epoch": 3},
     "partialconv": lambda: file_of(resnet18()),
     "mmpretrain": lambda: {"state_dict": tensors(deep_stem(resnet18())), "meta": {}},
 }
@@ -207,6 +209,10 @@ def reference_resnet18(state, x):
     return outputs
 
 
+def _weights(content):
+    return content.get("state_dict") or content.get("model") or content
+
+
 def loaded(content, model):
     state, report = import_weights(content, model)
     keys = model.load_state_dict(state, strict=False)
@@ -262,7 +268,7 @@ def test_resnet_gives_the_maps_of_that_network(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_key_is_accounted_for(layout):
     content = LAYOUTS[layout]()
-    state = {k.removeprefix("module."): v for k, v in content.get("state_dict", content).items()}
+    state = {k.removeprefix("module."): v for k, v in _weights(content).items()}
     network = network_of(content)
 
     weights, report = import_weights(content, network, source="x.pth")
@@ -355,6 +361,26 @@ def test_keys_and_shapes_that_do_not_fit_are_named_on_both_sides(change, message
     assert len(lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (dict(type="a"), "x.pth holds a trunk, but the model of config {} has no backbone"),
+        (dict(backbone=dict(type="ResNet", depth=17)), "config {}: invalid depth 17 for resnet"),
+    ],
+)
+def test_a_config_that_cannot_take_a_trunk_is_named(tmp_path, model, message):
+    path = tmp_path / "c.py"
+    Config(dict(model=model)).dump(path)
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(path))}$"):
+        network_of(LAYOUTS["torchvision"](), Config.fromfile(path), source="x.pth")
+
+
+def test_a_trunk_whose_first_weight_has_no_shape_is_named():
+    state = tensors(resnet18()) | {"conv1.weight": torch.tensor(1.0)}
+    with pytest.raises(ValueError, match=r"x\.pth is a ResNet of .*, but not complete: tuple"):
+        network_of(state, source="x.pth")
+
+
 def test_two_keys_for_one_parameter_are_refused():
     state = tensors(resnet18())
     state["backbone.bn1.bias"] = state["bn1.bias"] + 1
@@ -413,6 +439,8 @@ def test_files_that_are_not_for_us_are_recognized(content, looks):
     ("content", "message"),
     [
         ([1], "holds no weights"),
+        ({}, "holds no weights"),
+        ({"state_dict": {}, "epoch": 3}, "holds no weights"),
         ({"state_dict": {"weight": 1}}, "holds no state dict: 'weight' is no tensor"),
         ({"optimizer": {}}, "holds no state dict: 'optimizer' is no tensor"),
     ],
@@ -537,6 +565,22 @@ class TestTool:
                 with pytest.raises(SystemExit, match=error):
                     main([*arguments, str(config)])
                 assert (tmp_path / "out.pth").read_bytes() == before
+        assert not list(tmp_path.glob(".out*"))
+
+    @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+    def test_a_full_disk_leaves_what_was_there(self, main, tmp_path, suffix):
+        """Here a limit for files, of which the system tells in the same way."""
+        torch.save(LAYOUTS["torchvision"](), tmp_path / "file.pth")
+        target = tmp_path / f"out.{suffix}"
+        target.write_text("old")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            with pytest.raises(SystemExit, match=rf"\.py: .*File too large: {target} was not wr"):
+                main([str(tmp_path / "file.pth"), str(target)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert target.read_text() == "old"
         assert not list(tmp_path.glob(".out*"))
 
     def test_a_config_that_cannot_be_run_is_named(self, main, tmp_path, mmseg_file):
