@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..files import atomic_path
 from ..version import __version__
-from .formats import recognize
+from .formats import Format, State, recognize
 from .loading import build_network, checked, state_dict_of
 from .stored import stored_config
 
@@ -90,6 +90,27 @@ def import_weights(
     state = state_dict_of(content, source)
     known = recognize(state, format, source)
     expected = model.state_dict()
+    given, dropped, problems = _assign(state, expected, known)
+    missing, unfit = _compare(state, expected, given)
+    problems += unfit
+    if problems:
+        more = len(problems) - _SHOWN
+        lines = [
+            f"{source} ({known.title}) does not fit {type(model).__name__}:",
+            *problems[:_SHOWN],
+            *([f"and {more} more"] if more > 0 else []),
+            *(f"hint: {hint}" for hint in _hints(state, expected, given)),
+        ]
+        raise ValueError("\n  ".join(lines))
+    mapped = {theirs: ours for ours, theirs in given.items()}
+    report = ImportReport(source, known.title, mapped, dropped, missing)
+    return {ours: state[theirs] for ours, theirs in given.items()}, report
+
+
+def _assign(
+    state: State, expected: State, known: Format
+) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """By key of the network the one in the file, why others are dropped, and what has no place."""
     whole = any(key.startswith("backbone.") for key in expected)
     given: dict[str, str] = {}
     dropped, problems = {}, []
@@ -109,7 +130,14 @@ def import_weights(
             problems.append(f"{given[ours]} and {theirs} are both for {ours}")
         else:
             given[ours] = theirs
-    missing = {}
+    return given, dropped, problems
+
+
+def _compare(
+    state: State, expected: State, given: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Why the file needs not hold what it lacks, and what is missing or has another shape."""
+    missing, problems = {}, []
     for ours, parameter in expected.items():
         if ours in given:
             value = state[given[ours]]
@@ -121,27 +149,14 @@ def import_weights(
             missing[ours] = "counter, starts at 0"
         else:
             problems.append(f"nothing in the file for {ours} {_shape(parameter)}")
-    if problems:
-        more = len(problems) - _SHOWN
-        lines = [
-            f"{source} ({known.title}) does not fit {type(model).__name__}:",
-            *problems[:_SHOWN],
-            *([f"and {more} more"] if more > 0 else []),
-            *(f"hint: {hint}" for hint in _hints(state, expected, given)),
-        ]
-        raise ValueError("\n  ".join(lines))
-    mapped = {theirs: ours for ours, theirs in given.items()}
-    report = ImportReport(source, known.title, mapped, dropped, missing)
-    return {ours: state[theirs] for ours, theirs in given.items()}, report
+    return missing, problems
 
 
 def _shape(value: Tensor) -> str:
     return f"({', '.join(map(str, value.shape))})"
 
 
-def _hints(
-    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], given: Mapping[str, str]
-) -> Iterator[str]:
+def _hints(state: State, expected: State, given: Mapping[str, str]) -> Iterator[str]:
     """What people most often have to change in their config."""
 
     def one_sided(part: str) -> tuple[bool, bool]:
