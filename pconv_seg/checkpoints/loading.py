@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, checkpoint
 from torch import Tensor, hub, nn
@@ -18,6 +19,7 @@ from .safe import CheckpointError, load_file
 from .stored import stored_config
 
 _SHOWN = 8  # lines of what does not fit
+_AUXILIARY = "auxiliary_head."
 _read_config_text = Config.fromstring
 
 
@@ -121,18 +123,33 @@ def build_network(config: dict, source: str) -> nn.Module:
         raise ValueError(f"{source}: {error.args[0]}{hint}") from error
 
 
-def load_weights(model: nn.Module, content: Any, source: str) -> None:
+def load_weights(model: nn.Module, content: Any, source: str, resume: bool = False) -> None:
     """Load all weights of a checkpoint into a network that has no others.
+
+    An auxiliary head, which only training uses, may be missing on one side; the log says so.
 
     Args:
         model: The network.
         content: As for `state_dict_of`.
         source: What errors call the checkpoint.
+        resume: Whether a training goes on from it: no head may be missing then.
 
     Raises:
         CheckpointError: As `state_dict_of`, or keys or shapes are not those of the network.
     """
-    weights = state_dict_of(content, source)
+    weights, own = state_dict_of(content, source), model.state_dict()
+    theirs, ours = (
+        [key for key in state if key.startswith(_AUXILIARY)] for state in (weights, own)
+    )
+    if not resume and bool(theirs) != bool(ours):
+        for key in theirs:
+            del weights[key]
+        weights.update((key, own[key]) for key in ours)
+        print_log(
+            f"{source}: only {'it' if theirs else 'the config'} has an auxiliary head, which is "
+            "for training and not used",
+            logger="current",
+        )
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

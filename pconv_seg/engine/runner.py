@@ -37,8 +37,9 @@ def build_runner(cfg: Config, test: bool = False) -> Runner:
 class WholeWeightsHook(Hook):
     """Refuse checkpoints of which only a part fits the network, in tests and in resumed training.
 
-    mmengine loads what fits and logs the rest: a test then gives scores of random weights. Training
-    that starts from a checkpoint may replace a part of it (``load_from``).
+    mmengine loads what fits and logs the rest: a test then gives scores of random weights. A test
+    does without the auxiliary head, see :func:`pconv_seg.checkpoints.load_weights`. Training that
+    starts from a checkpoint may replace a part of it (``load_from``).
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -50,4 +51,4 @@ class WholeWeightsHook(Hook):
         if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
             return
         source = runner._load_from or f"the newest checkpoint in {runner.work_dir}"
-        load_weights(unwrapped(runner.model), checkpoint, source)
+        load_weights(unwrapped(runner.model), checkpoint, source, runner._resume)

@@ -240,6 +240,34 @@ def test_a_checkpoint_that_fits_in_part_is_not_tested(
     assert "decode_head.conv_seg.weight" in error.value.code
 
 
+def test_a_test_needs_no_auxiliary_head_and_resuming_does(
+    config: str, main: dict, tmp_path: Path, trained: Path
+) -> None:
+    values = dict(type="FCNHead", in_channels=16, in_index=2, channels=4, num_classes=19)
+    head = [f"model.auxiliary_head.{key}={value}" for key, value in values.items()]
+    options = ["--work-dir", str(tmp_path), "--cfg-options"]
+    main["train"]([config, *options, *head])
+    expected = main["test"]([config, str(tmp_path / "iter_2.pth"), *options, *head])
+    assert main["test"]([config, str(tmp_path / "iter_2.pth"), *options[:2]]) == expected
+    without = main["test"]([config, str(trained / "iter_2.pth"), *options[:2]])
+    assert main["test"]([config, str(trained / "iter_2.pth"), *options, *head]) == without
+
+    log = "".join(path.read_text() for path in tmp_path.glob("*/*.log"))
+    for side in (
+        f"{tmp_path / 'iter_2.pth'}: only it",
+        f"{trained / 'iter_2.pth'}: only the config",
+    ):
+        assert log.count(f"{side} has an auxiliary head, which is for training and not used") == 1
+
+    resume = [config, "--resume", *options, "train_cfg.max_iters=3"]
+    with pytest.raises(SystemExit, match=r'(?s)Unexpected key.* "auxiliary_head.'):
+        main["train"](resume)
+    (tmp_path / "last_checkpoint").write_text(str(trained / "iter_2.pth"))
+    (tmp_path / "iter_2.pth").unlink()
+    with pytest.raises(SystemExit, match=r'(?s)Missing key.* "auxiliary_head.'):
+        main["train"]([*resume, *head])
+
+
 def test_training_goes_on_from_all_of_a_checkpoint_and_starts_from_a_part(
     config: str, main: dict, tmp_path: Path, trained: Path
 ) -> None:
