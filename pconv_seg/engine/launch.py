@@ -14,6 +14,9 @@ from ..checkpoints import use_safe_loading
 from ..padding import SCHEMES, add_padding
 from .preflight import PreflightError, leaf_datasets
 
+# Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
+_STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
+
 
 def add_run_arguments(parser: ArgumentParser) -> None:
     """Add the arguments that every run takes: config, work dir, overrides, launcher."""
@@ -148,14 +151,16 @@ def build_training_config(
         cfg.resume = True
     if seed is not None:
         cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
-    if amp and cfg.optim_wrapper.type != "AmpOptimWrapper":
-        if cfg.optim_wrapper.type != "OptimWrapper":
+    if amp:
+        _require(cfg, "optim_wrapper", "--amp")
+        wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+        if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
             raise PreflightError(
                 "--amp: replaces optim_wrapper.type='OptimWrapper' only, but the config has "
-                f"{cfg.optim_wrapper.type!r}; set mixed precision in that wrapper instead"
+                f"{wrapper!r}; set mixed precision in that wrapper instead"
             )
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.loss_scale = "dynamic"
+        if wrapper == "OptimWrapper":
+            cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
     return cfg
 
 
@@ -235,6 +240,9 @@ def _base_config(
     use_safe_loading()
     cfg = read_config(config, cfg_options)
     cfg.launcher = launcher
+    for name, hook in [*(cfg.get("default_hooks") or {}).items()]:
+        if hook is None and name not in _STOCK_HOOKS:
+            del cfg.default_hooks[name]
     add_padding(cfg, padding)
     if work_dir or not cfg.get("work_dir"):
         cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])

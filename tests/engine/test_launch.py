@@ -58,6 +58,16 @@ def test_amp_switches_the_plain_wrapper_and_refuses_others(config: str) -> None:
         )
 
 
+def test_amp_knows_what_the_runner_takes_without_a_type(tmp_path: Path) -> None:
+    config = tmp_path / "a.py"
+    config.write_text("optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))")
+    wrapper = build_training_config(str(config), amp=True).optim_wrapper
+    assert (wrapper.type, wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
+    config.write_text("")
+    with pytest.raises(PreflightError, match="--amp: the config has no optim_wrapper"):
+        build_training_config(str(config), amp=True)
+
+
 def test_out_reaches_every_evaluator(config: str) -> None:
     assert build_test_config(config, "x.pth", out="maps").test_evaluator == [
         dict(type="IoUMetric", output_dir="maps"),

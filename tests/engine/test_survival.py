@@ -242,6 +242,12 @@ def test_options_that_are_refused_at_the_start(
     assert train.log.read_text().splitlines()[-1].startswith(f"train.py: {message}")
 
 
+def test_hooks_of_the_config_can_be_left_out(tiny_config: str, tmp_path: Path) -> None:
+    options = [f"default_hooks.{name}=None" for name in ("stop", "finite_loss", "timer")]
+    train = tiny_run.Train(tiny_config, tmp_path, *options)
+    assert train.run(tiny_run.signal_in, "loss", 2, signal.SIGTERM) == [-signal.SIGTERM]
+
+
 def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
     tiny_config: str, tmp_path: Path
 ) -> None:
