@@ -240,16 +240,11 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
 
 
 def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> Iterator[_Problem]:
-    cls = cfg.get("type")
-    if not cls or isinstance(cls, str):
-        with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
-            cls = registry.get(cls) if cls else None
-        if cls is None:
-            remedy = "Correct its name, or import the package that registers it in custom_imports."
-            yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
-    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)):
-        return
-    if cfg.get("backend_args"):
+    cls = _dataset_class(cfg, scope)
+    if cls is None:
+        remedy = "Correct its name, or import the package that registers it in custom_imports."
+        yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
+    if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)) or cfg.get("backend_args"):
         return
     try:
         # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
@@ -257,27 +252,44 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
     except (TypeError, ValueError) as error:
         yield _Problem(f"{key}: {error}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
         return
+    remedies = _data_remedies(key, dataset)
+    absent = _absent_places(dataset)
+    for place in absent:
+        yield _Problem(f"{key}: no {place}", remedies)
+    if not absent:
+        yield from _sample_problems(key, dataset, skip_missing, remedies)
 
-    sources = [
-        line for name, lines in _DATA_SOURCES.items() if name in cls.__name__ for line in lines
-    ]
+
+def _dataset_class(cfg: dict, scope: str) -> Any:
+    cls = cfg.get("type")
+    if cls and not isinstance(cls, str):
+        return cls
+    with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
+        return registry.get(cls) if cls else None
+
+
+def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:
+    name = type(dataset).__name__
+    sources = [line for part, lines in _DATA_SOURCES.items() if part in name for line in lines]
     if dataset.data_root == _DEMO_ROOT:
         sources = [f"{_DRAW_DEMO} draws it"]
     remedies = (*sources, f"Other data: --cfg-options {key}.data_root=DIR")
     if key.endswith(".coarse"):
-        remedies = (f"Train without coarse images: --cfg-options {key}=None", *remedies)
+        return (f"Train without coarse images: --cfg-options {key}=None", *remedies)
+    return remedies
 
+
+def _absent_places(dataset: BaseSegDataset) -> list[str]:
     root = dataset.data_root
     if root and not osp.isdir(root):
-        yield _Problem(f"{key}: no folder {osp.abspath(root)}", remedies)
-        return
-    places = [place for place in (*dataset.data_prefix.values(), dataset.ann_file) if place]
-    absent = [place for place in places if not osp.exists(place)]
-    for place in absent:
-        yield _Problem(f"{key}: no {osp.abspath(place)}", remedies)
-    if absent:
-        return
+        return [f"folder {osp.abspath(root)}"]
+    places = (*dataset.data_prefix.values(), dataset.ann_file)
+    return [osp.abspath(place) for place in places if place and not osp.exists(place)]
 
+
+def _sample_problems(
+    key: str, dataset: BaseSegDataset, skip_missing: bool, remedies: tuple[str, ...]
+) -> Iterator[_Problem]:
     try:
         samples = dataset.load_data_list()
     except (OSError, ValueError) as error:
@@ -295,7 +307,7 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
             yield _Problem(
                 f"{key}: {len(missing)} of {len(paths)} {name} are missing, first "
                 f"{osp.abspath(missing[0])}",
-                _train_id_remedies(missing[0], root) or remedies,
+                _train_id_remedies(missing[0], dataset.data_root) or remedies,
             )
 
 
