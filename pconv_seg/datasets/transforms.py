@@ -48,6 +48,9 @@ class RandomScaleCrop(BaseTransform):
     Args:
         crop_size: Height and width.
         scale: Lowest and highest factor.
+
+    Raises:
+        ValueError: ``scale`` is not two factors above 0 in this order.
     """
 
     def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)) -> None:
@@ -135,6 +138,9 @@ class ColorJitter(BaseTransform):
         contrast: The same; the mean grey level stays.
         saturation: The same; the grey level of each pixel stays.
         hue: Largest shift, at most 0.5.
+
+    Raises:
+        ValueError: An amount is negative, or ``hue`` above 0.5.
     """
 
     def __init__(
@@ -189,6 +195,9 @@ class GaussianBlur(BaseTransform):
 
     Args:
         sigma: Lowest and highest standard deviation in pixels.
+
+    Raises:
+        ValueError: ``sigma`` is not two values above 0 in this order.
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.15, 1.30)) -> None:

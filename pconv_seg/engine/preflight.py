@@ -261,11 +261,11 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
 
 
 def _dataset_class(cfg: dict, scope: str) -> Any:
-    cls = cfg.get("type")
-    if cls and not isinstance(cls, str):
-        return cls
-    with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
-        return registry.get(cls) if cls else None
+    cls = cfg.get("type") or None
+    if isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
+            return registry.get(cls)
+    return cls
 
 
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:

@@ -111,6 +111,9 @@ class WideResNet38(BaseModule):
             in the backward pass. Gradients and running statistics stay the same.
         init_cfg: ``dict(type='PublishedWeights', checkpoint=FILE)`` for published weights. The
             default trains from scratch.
+
+    Raises:
+        ValueError: ``out_modules`` is empty or names another module.
     """
 
     def __init__(

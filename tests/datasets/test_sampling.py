@@ -375,8 +375,7 @@ def test_nothing_but_damage_is_fatal(data):
 
 
 def test_what_loops_ask_of_a_data_set(data):
-    dataset = drawn(data, lazy_init=True)
-    dataset.full_init()
+    dataset = drawn(data)
     assert len(dataset) == 11
     assert dataset.metainfo["classes"] == CLASSES
     assert dataset.ignore_index == 255

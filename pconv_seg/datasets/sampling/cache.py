@@ -23,13 +23,19 @@ class DecodedCache:
     that a crop touches. A damaged entry is reported and replaced.
 
     Nothing is ever thrown out, since every image comes up once per epoch: when the folder is full,
-    the remaining images are decoded as without the cache. To start anew, delete the folder.
+    the remaining images are decoded as without the cache. To start anew, delete the folder. A
+    process that is killed may leave an unfinished entry there, in a hidden folder that nobody
+    reads.
 
     Args:
         folder: Where the entries are kept; a local disk.
         max_gb: No entry is added that would make them exceed this many 1e9 bytes. Processes that
             write at the same moment may exceed it by one entry each. Cityscapes' 2975 fine images
             and labels take 25.
+
+    Raises:
+        ValueError: ``max_gb`` is not above 0.
+        OSError: The folder cannot be made.
     """
 
     def __init__(self, folder: str | Path, max_gb: float) -> None:

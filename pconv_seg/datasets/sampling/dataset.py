@@ -42,7 +42,11 @@ class DrawnDataset(Dataset):
         on_error: What a sample that cannot be read does: 'raise' ends the run, 'skip' logs and
             counts it and draws another image of ``dataset``, the same one in every run.
         decoded_cache: Arguments of :class:`DecodedCache`; None to decode files each time.
-        lazy_init: Leave reading the lists of files to :meth:`full_init`.
+
+    Raises:
+        ValueError: ``on_error`` is something else, a data set has no class names, or the coarse one
+            has others.
+        TypeError: A data set is none of mmseg's.
     """
 
     def __init__(
@@ -51,7 +55,6 @@ class DrawnDataset(Dataset):
         coarse: dict | BaseSegDataset | None = None,
         on_error: str = "raise",
         decoded_cache: dict | None = None,
-        lazy_init: bool = False,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}")
@@ -82,13 +85,6 @@ class DrawnDataset(Dataset):
         self.readers = [SampleReader(part, cache) for part in self.datasets]
         # Shared with the workers of a loader.
         self._replaced = torch.zeros((), dtype=torch.int64).share_memory_()
-        if not lazy_init:
-            self.full_init()
-
-    def full_init(self) -> None:
-        """Read the lists of files."""
-        for part in self.datasets:
-            part.full_init()
 
     @property
     def metainfo(self) -> dict:

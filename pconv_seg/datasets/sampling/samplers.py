@@ -32,6 +32,9 @@ class ResumableSampler(Sampler):
 
     Attributes:
         seed: As above. A change before the iteration starts counts.
+
+    Raises:
+        TypeError: The data set is no :class:`DrawnDataset`.
     """
 
     def __init__(self, dataset: DrawnDataset, seed: int | None = None) -> None:
@@ -53,6 +56,9 @@ class ResumableSampler(Sampler):
         """Begin behind as many samples as all processes together have seen.
 
         It takes no time that depends on ``samples``.
+
+        Raises:
+            ValueError: ``samples`` is negative.
         """
         if samples < 0:
             raise ValueError(f"a sampler starts at sample 0 or later, not {samples}")
@@ -104,6 +110,13 @@ class ClassUniformSampler(ResumableSampler):
         coarse_classes: Names of the classes that coarse images add to. Without a coarse data set
             they mean nothing.
         fine_only_after: Number of epochs after which coarse images come up no more; None for never.
+
+    Raises:
+        TypeError: As for :class:`ResumableSampler`.
+        ValueError: ``tile`` is below 1, the pipeline has no :class:`RandomScaleCrop` directly
+            behind its loading steps, a coarse class is none of the data's, or there are no labels.
+        SampleError: Labels cannot be read, and ``on_error`` of the data set is 'raise'.
+        PermissionError: The folder of the centroids cannot be written, and holds none of these.
     """
 
     def __init__(
