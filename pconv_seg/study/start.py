@@ -15,6 +15,7 @@ from pconv_seg.files import atomic_path, parse_json
 from pconv_seg.wrappers import unwrapped
 
 _FILE = "start.json"
+_BATCHES = 10
 
 
 @HOOKS.register_module()
@@ -24,13 +25,9 @@ class StartDigestHook(Hook):
     The file ``start.json`` holds SHA-256 sums: ``weights`` of the initialised network, ``batches``
     of images and labels of the first iterations, before normalisation. Runs with equal sums
     started alike. A resumed run leaves the file as it is.
-
-    Args:
-        batches: How many batches.
     """
 
-    def __init__(self, batches: int = 10) -> None:
-        self.batches = batches
+    def __init__(self) -> None:
         self._weights = ""
         self._seen = hashlib.sha256()
 
@@ -45,12 +42,12 @@ class StartDigestHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Digest a batch, and write after the last one that counts."""
-        if not self._weights or runner.iter >= self.batches:
+        if not self._weights or runner.iter >= _BATCHES:
             return
         for image, sample in zip(data_batch["inputs"], data_batch["data_samples"], strict=True):
             _add(self._seen, image)
             _add(self._seen, sample.gt_sem_seg.data)
-        if runner.iter == min(self.batches, runner.max_iters) - 1:
+        if runner.iter == min(_BATCHES, runner.max_iters) - 1:
             self._write(Path(runner.work_dir) / _FILE, runner.iter + 1)
 
     @master_only
