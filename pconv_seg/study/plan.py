@@ -132,7 +132,13 @@ class Study:
     def training_text(self) -> str:
         """What all runs of a folder must have in common: the config without the study's plan."""
         others = ("study", "work_dir", "resume")
-        return Config({k: v for k, v in self.config.items() if k not in others}).pretty_text
+        try:
+            return Config({k: v for k, v in self.config.items() if k not in others}).pretty_text
+        except SyntaxError as error:
+            # mmengine takes whatever ends its formatting for bad syntax.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
 
     def check_folder(self) -> None:
         """Compare the folder's copy of the training config, if it has one, with this study's.

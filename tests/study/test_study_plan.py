@@ -1,15 +1,20 @@
 """Reading study files."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from noise_study import CONFIG
 
 from pconv_seg.engine import PreflightError
+from pconv_seg.study import training
 from pconv_seg.study.evaluation import evaluations
 from pconv_seg.study.plan import Study
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
+FORMAT = "yapf.yapflib.style.CreateStyleFromConfig"  # the first step of formatting a config
 
 
 def test_runs_go_seed_by_seed(make_study):
@@ -116,6 +121,26 @@ def test_without_a_mode_to_test_under_other_paddings_the_rest_is_evaluated(make_
 def test_a_budget_that_is_not_in_iterations_is_refused(make_study, old, new, found):
     with pytest.raises(PreflightError, match=rf"noise.py: .*train_cfg\.max_iters, .* is {found}$"):
         make_study(config=CONFIG.replace(old, new))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_config_is_formatted_stays_one(make_study, monkeypatch, number):
+    study = make_study()
+
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(FORMAT, interrupted)
+    with pytest.raises(training.Interrupted) as error, training.signals_raise():
+        _ = study.training_text
+    assert error.value.signal == number
+
+
+def test_a_config_that_cannot_be_formatted_is_a_mistake_in_it(make_study, monkeypatch):
+    monkeypatch.setattr(FORMAT, lambda *_, **__: 1 / 0)
+    with pytest.raises(SyntaxError, match="Failed to format"):
+        _ = make_study().training_text
 
 
 @pytest.mark.parametrize("below", ["", "runs/here"])
