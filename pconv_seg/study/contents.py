@@ -16,7 +16,7 @@ from pconv_seg.evaluation.report import json_number
 from pconv_seg.evaluation.shift import TOLERANCES
 
 from .curves import reached_iteration, read_scalars, training_curves
-from .evaluation import CROSS, SHIFT
+from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
 from .findings import BASELINE, findings, gap, shift_cost, shift_gap, where
 from .plan import StudyRun
 from .results import Cell, Results
@@ -73,6 +73,7 @@ class Contents:
                 for run, state in self._states.items()
                 if "log_tail" in state
             ],
+            "unevaluated": unevaluated(self._study),
             "convergence": self._convergence(),
             "scores": self._table(self._whole_columns(), self._study.paddings, False),
             "differences": self._table(self._whole_columns(), self._others, True),
@@ -129,6 +130,7 @@ class Contents:
                 step: loss if math.isfinite(loss) else None for step, loss in losses.items()
             },
             "validation_mIoU": scores,
+            "not_evaluated": read_reasons(self._study, run),
             "shift_test": self._shift_dict(run),
         }
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from pconv_seg.geometry import ShiftRegions
 from pconv_seg.parallel import cores
 
 from .plan import Study, StudyRun
-from .training import read_state, signals_raise
+from .training import exit_name, read_state, signals_raise
 
 CROSS, SHIFT = "cross", "shift"
 _SHIFT_COUNTS = ("pixels", "agreeing", "areas")
@@ -37,8 +36,8 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
     under every padding of the study on whole images and in tiles of the first plan; a shift test
     follows if the study has one. Counts by image go to ``evaluation/NAME.npz`` in the run's folder,
-    scores to ``NAME.json``. A later checkpoint, another plan or a new padding in the study file, or
-    counts that cannot be read evaluate again.
+    scores to ``NAME.json``, and why there are none to ``NAME.txt``. A later checkpoint, another
+    plan or a new padding in the study file, or counts that cannot be read evaluate again.
 
     Runs are evaluated and saved one by one: stopped, this loses what one run has counted. A run
     that cannot be evaluated does not keep the others from it.
@@ -59,16 +58,15 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     """
     study.check_folder()
     found = {run: finished_run(run.folder) for run in study.runs}
-    problems = [
-        _Problem(str(run.folder), "its last checkpoint is damaged or gone; first --only train")
+    damaged = [
+        f"{run.folder}: its last checkpoint is damaged or gone; first --only train"
         for run, finished in found.items()
         if finished is None and read_state(run)["status"] == "finished"
     ]
     checkpoints = {run: finished.checkpoint for run, finished in found.items() if finished}
-    names = [name for name, _, _ in evaluations(study)]
     waiting = [
         _Task(study, run, checkpoint, name)
-        for name in (names if study.shift is None else [*names, SHIFT])
+        for name in _names(study)
         for run, checkpoint in checkpoints.items()
         if not _is_current(study, run, checkpoint, name)
     ]
@@ -76,15 +74,21 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
         check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
     for task in waiting:
         # Whatever stops its evaluation, the report must not take outdated counts for the run's.
-        for suffix in (".npz", ".json"):
+        for suffix in (".npz", ".json", ".txt"):
             _path(task.run, task.name).with_suffix(suffix).unlink(missing_ok=True)
     numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
-    problems += _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
+    _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
+    return damaged + unevaluated(study)
+
+
+def unevaluated(study: Study) -> list[str]:
+    """What :func:`evaluate_runs` could not evaluate: one line per reason."""
     # Data or a plan that do not fit are the same reason for many evaluations.
     places: dict[str, list[str]] = {}
-    for problem in problems:
-        places.setdefault(problem.reason, []).append(problem.place)
-    return [f"{', '.join(dict.fromkeys(where))}: {reason}" for reason, where in places.items()]
+    for run in study.runs:
+        for name, reason in read_reasons(study, run).items():
+            places.setdefault(reason, []).append(f"{name} of {run.name}")
+    return [f"{', '.join(where)}: {reason}" for reason, where in places.items()]
 
 
 def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
@@ -99,6 +103,16 @@ def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | 
         return own
     cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
     return [*own, (CROSS, cross, study.paddings)]
+
+
+def read_reasons(study: Study, run: StudyRun) -> dict[str, str]:
+    """Why :func:`evaluate_runs` could not evaluate a run, by the name of the evaluation."""
+    paths = {name: _reason_path(run, name) for name in _names(study)}
+    return {name: path.read_text() for name, path in paths.items() if path.is_file()}
+
+
+def _names(study: Study) -> list[str]:
+    return [name for name, _, _ in evaluations(study)] + [SHIFT] * (study.shift is not None)
 
 
 def _plan_of(study: Study, wanted: str) -> tuple[EvaluationPlan, Sequence[str | None]]:
@@ -168,6 +182,10 @@ def _path(run: StudyRun, name: str) -> Path:
     return run.folder / "evaluation" / f"{name}.npz"
 
 
+def _reason_path(run: StudyRun, name: str) -> Path:
+    return _path(run, name).with_suffix(".txt")
+
+
 class _Task(NamedTuple):
     """One evaluation of one run."""
 
@@ -175,13 +193,6 @@ class _Task(NamedTuple):
     run: StudyRun
     checkpoint: Path
     name: str
-
-
-class _Problem(NamedTuple):
-    """What could not be evaluated, and why."""
-
-    place: str
-    reason: str
 
 
 def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> bool:
@@ -198,54 +209,57 @@ def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> boo
         return False
 
 
-def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> list[_Problem]:
-    """Evaluate in processes; returns what could not be."""
+def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> None:
     context = get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, cores() // jobs)
-    processes, problems = [], []
+    processes = []
     with signals_raise():
         try:
             for number in range(min(jobs, len(tasks))):
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_job, args=(tasks[number::jobs], threads, sender))
+                own = tasks[number::jobs]
+                process = context.Process(target=_job, args=(own, threads))
                 process.start()
-                processes.append((process, receiver))
-                sender.close()  # or a process that dies would be waited for
-            for process, receiver in processes:
-                try:
-                    problems += receiver.recv()
-                except EOFError:
-                    process.join()
-                    problems.append(
-                        _Problem(
-                            "evaluation",
-                            f"a process ended with code {process.exitcode}; the same command goes "
-                            "on, and fewer --jobs take less memory",
-                        )
+                processes.append((process, own))
+            for process, own in processes:
+                process.join()
+                left = [task for _, task in own if not _is_through(task)]
+                if left:
+                    reason = (
+                        f"a process ended with code {exit_name(process.exitcode)}; the same "
+                        "command goes on, and fewer --jobs take less memory"
                     )
+                    _keep_reason(left[0], reason)
         finally:
             for process, _ in processes:
                 process.terminate()
                 process.join()
-    return problems
 
 
-def _job(tasks: Sequence[tuple[str, _Task]], threads: int, problems: Connection) -> None:
+def _job(tasks: Sequence[tuple[str, _Task]], threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which clean up after themselves
     torch.set_num_threads(threads)
-    problems.send(_evaluate_each(tasks, progress=False))
+    _evaluate_each(tasks, progress=False)
 
 
-def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> list[_Problem]:
-    problems = []
+def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> None:
     for number, task in tasks:
         print(f"{task.name}: {task.run.name}, {number}", flush=True)
         try:
             _evaluate(task, progress)
         except ValueError as error:
-            problems.append(_Problem(f"{task.name} of {task.run.name}", str(error)))
-    return problems
+            _keep_reason(task, str(error))
+
+
+def _is_through(task: _Task) -> bool:
+    paths = _path(task.run, task.name), _reason_path(task.run, task.name)
+    return any(path.is_file() for path in paths)
+
+
+def _keep_reason(task: _Task, reason: str) -> None:
+    # In a file, since the report may be written by a later command.
+    with atomic_path(_reason_path(task.run, task.name)) as path:
+        path.write_text(reason)
 
 
 def _evaluate(task: _Task, progress: bool) -> None:

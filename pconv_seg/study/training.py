@@ -14,12 +14,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
+import torch
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json
+from pconv_seg.inference import tile_predictor
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
 from pconv_seg.parallel import cores
@@ -53,6 +55,12 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
+def exit_name(code: int) -> str:
+    """An exit code, with the name of the signal if one ended the process: ``-9 (SIGKILL)``."""
+    names = {-number: f" ({number.name})" for number in signal.Signals}
+    return f"{code}{names.get(code, '')}"
+
+
 def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
     """Train what is not finished yet, ``jobs`` runs at a time.
 
@@ -75,8 +83,8 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
 
     Raises:
         PreflightError: Data or weights are missing, the network has convolutions whose padding
-            cannot be switched, the folder holds a study with another training config, or another
-            process is at work in it.
+            cannot be switched or cannot predict the tiles of the study's evaluation, the folder
+            holds a study with another training config, or another process is at work in it.
         ValueError: Naming the file, if the state or the log of a run is damaged.
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
@@ -140,7 +148,7 @@ def _check_network(study: Study) -> None:
     # A network with two paddings at once would be trained, and then found under no padding's name.
     config = study.config
     init_default_scope(config.get("default_scope", "mmseg"))
-    model = MODELS.build(copy.deepcopy(config.model))
+    model = MODELS.build(copy.deepcopy(config.model)).eval()
     for padding in study.paddings:
         kept = set_padding(model, padding).kept
         if scheme_of(model) != padding:
@@ -156,6 +164,25 @@ def _check_network(study: Study) -> None:
                 f"for a study, but {problem}. Choose another model, or compare this one without a "
                 "study: train.py --padding, then border_eval.py"
             )
+        for key, tile in _tiles(study):
+            try:
+                with torch.no_grad():
+                    tile_predictor(model)(torch.zeros(1, 3, *tile))
+            except ValueError as error:
+                raise PreflightError(
+                    f"{study.file}: the network cannot predict the tiles of study.{key}, "
+                    f"{tile[0]} x {tile[1]} pixels, with {padding} padding: {error}. In a study "
+                    "take larger tiles, smaller dilations or other paddings"
+                ) from error
+
+
+def _tiles(study: Study) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(height, width) of all tiles that are given, each with the key that gives it."""
+    tiles = [("evaluation", p.tile) for p in study.plans if set(p.modes) - {"regular"}]
+    if study.shift is not None and study.shift["tile"] is not None:
+        tiles.append(("shift", study.shift["tile"]))
+    for key, tile in tiles:
+        yield key, (tile, tile) if isinstance(tile, int) else tuple(tile)
 
 
 class _Process:
@@ -228,7 +255,7 @@ class _Process:
         if status == "failed":
             lines = (self.run.folder / _LOG).read_text(errors="replace").splitlines()
             self._state["log_tail"] = lines[-_LOG_TAIL:]
-            status = f"failed with exit code {code}, see {self.run.folder / _LOG}"
+            status = f"failed with exit code {exit_name(code)}, see {self.run.folder / _LOG}"
         self._write()
         return status
 

@@ -16,7 +16,7 @@ from pconv_seg.evaluation import record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study import evaluation
-from pconv_seg.study.evaluation import evaluate_runs
+from pconv_seg.study.evaluation import evaluate_runs, unevaluated
 
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
@@ -170,6 +170,8 @@ def test_what_cannot_be_evaluated_is_named_once_per_reason_after_the_others(make
         files = {path.name for path in run.folder.glob("evaluation/*.npz")}
         names = {"tile16.npz", "tile24.npz", "cross.npz"}
         assert files == (set() if run.padding == "partial" else names)
+    error.clear()
+    assert evaluate_runs(study) == unevaluated(study) == []
 
 
 def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(make, evaluated):
@@ -197,6 +199,11 @@ def test_the_report_is_written_without_what_could_not_be_evaluated(
         main([str(study.file), "--work-dir", str(study.folder)])
     text = (study.folder / "report" / "report.md").read_text()
     assert "**Not fully evaluated: partial_seed0**" in text
+    places = [f"{name} of partial_seed0" for name in ("tile16", "tile24", "cross")]
+    assert f"### Not evaluated\n\n```text\n{', '.join(places)}: no weights\n```\n" in text
+    content = json.loads((study.folder / "report" / "report.json").read_text())
+    reasons = [run["not_evaluated"] for run in content["runs"]]
+    assert reasons == [{}, {"tile16": "no weights", "tile24": "no weights", "cross": "no weights"}]
 
 
 @pytest.mark.slow
@@ -219,5 +226,6 @@ def test_a_job_that_dies_is_reported(make_study):
         outdated.touch()
         os.utime(outdated, (0, 0))
     (problem,) = evaluate_runs(study, jobs=2)
-    assert re.search(r"ended with code 9; .* fewer --jobs", problem)
+    places = "tile16 of zeros_seed0, tile16 of partial_seed0"
+    assert re.search(rf"{places}: .* ended with code 9; .* fewer --jobs", problem)
     assert not list(study.folder.rglob("*.npz"))

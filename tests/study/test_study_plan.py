@@ -1,6 +1,8 @@
 """Reading study files."""
 
+import ast
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -171,3 +173,10 @@ def test_schedules_of_the_studies_end_with_the_budget(name, monkeypatch):
     assert study.max_iters % study.config.train_cfg.val_interval == 0
     assert study.paddings == ("zeros", "partial", "reflect", "replicate")
     assert study.seeds == (0, 1, 2, 3, 4)
+    training._check_network(study)  # every padding can pad the maps of all tiles
+
+
+def test_the_example_in_the_docs_has_all_of_the_demo_study():
+    page = (CONFIGS.parents[1] / "docs" / "study.md").read_text()
+    (example,) = re.findall(r"```python\n(_base_ = .*?)```", page, re.S)
+    assert ast.dump(ast.parse(example)) == ast.dump(ast.parse((CONFIGS / "demo.py").read_text()))

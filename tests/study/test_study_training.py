@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.registry import MODELS
-from noise_study import CONFIG
+from noise_study import CONFIG, STUDY
 from torch import nn
 
 from pconv_seg.engine import PreflightError
@@ -265,6 +265,26 @@ def test_a_network_that_cannot_be_switched_stops_the_study_before_its_first_run(
     assert not study.kept_config.exists()
     assert statuses(study) == {run.name: "not started" for run in study.runs}
     train_runs(make_study(("zeros",), (0,), config=own), STUB)  # what such layers have anyway
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "size", "map_size"),
+    [
+        ("shift=dict(tile=16", "shift=dict(tile=8", "shift", "8 x 8", "1x1"),
+        ("dict(tile=16", "dict(tile=(16, 8)", "evaluation", "16 x 8", "2x1"),
+    ],
+)
+def test_tiles_that_are_too_small_for_a_padding_stop_the_study_before_its_first_run(
+    make_study, old, new, key, size, map_size
+):
+    # At output stride 8 they are maps of a pixel, and reflection leaves out the border pixel.
+    plan = STUDY.replace(old, new, 1)
+    words = rf"noise.py: .*study\.{key}, {size} pixels, with reflect padding: backbone\.layer\d"
+    study = make_study(("zeros", "reflect"), (0,), study=plan)
+    with pytest.raises(PreflightError, match=rf"{words}.*: a map of {map_size} is too small"):
+        train_runs(study, STUB)
+    assert not study.kept_config.exists()
+    train_runs(make_study(("zeros", "partial"), (0,), study=plan), STUB)
 
 
 def test_a_network_without_padding_stops_the_study_too(make_study):
