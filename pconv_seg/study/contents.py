@@ -321,17 +321,18 @@ class Contents:
         return contrast
 
     def _blocks(self, kind: str) -> list[dict[str, Any]]:
-        """Two tables for each mode of each plan; what does not depend on tiles only once."""
+        """Two tables for each mode of each plan; the same regions of whole images only once."""
         blocks = {}
         for name in self._results.own_evaluations:
             regions = self._results.regions(name)
             numbers = self._results.region_numbers(name, kind)
             for mode in self._results.records[name].plan.modes:
                 title = where(self._results, name, mode)
-                if kind == "seam_distance" and mode == "regular":
+                repeated = kind == "seam_distance" or self._results.is_repeated(name, kind)
+                if not numbers or (mode == "regular" and repeated):
                     continue  # whole images have no seams
-                if not numbers or title in blocks:
-                    continue
+                if title in blocks:
+                    title += f", regions of {name}"
                 columns = [(str(regions[i]), name, mode, i) for i in numbers]
                 blocks[title] = {
                     "title": title if kind == "leave_out" else f"By {_KINDS[kind]}, {title}",

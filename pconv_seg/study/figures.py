@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.evaluator import MODES
 from pconv_seg.visualization.heat_map import plot_matrices
 from pconv_seg.visualization.styles import line_style
@@ -15,7 +16,7 @@ from . import paper
 from .curves import training_curves
 from .evaluation import CROSS
 from .findings import BASELINE, METHOD, gap, shift_cost, where
-from .results import Cell, Results
+from .results import Cell, Results, region_options
 
 
 def draw_figures(results: Results) -> dict[str, Figure]:
@@ -113,23 +114,24 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
 
 
 def has_paper_line(results: Results, name: str) -> bool:
-    """Whether an evaluation has tiles side by side and as many leave-outs as the paper."""
-    leave_outs = results.region_numbers(name, "leave_out")
+    """Whether an evaluation has tiles side by side and our reading of the paper's leave-outs."""
+    plan = results.records[name].plan
     compared = {BASELINE, METHOD} <= set(results.study.paddings)
-    has_tiles = "tile" in results.records[name].plan.modes
-    return compared and has_tiles and len(leave_outs) == len(paper.LEAVE_OUT_GAPS)
+    ours = region_options(EvaluationPlan(), "leave_out")
+    return compared and "tile" in plan.modes and region_options(plan, "leave_out") == ours
 
 
 def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Evaluation, mode and kind of region of each panel; whole images only once."""
+    """Evaluation, mode and kind of region of each panel; whole images once for the same bands."""
     panels = []
     for mode, kind in (("regular", "border_distance"), ("tile", "seam_distance")):
-        found = [
+        panels += [
             (name, mode, kind)
             for name in names
-            if mode in results.records[name].plan.modes and results.region_numbers(name, kind)
+            if mode in results.records[name].plan.modes
+            and results.region_numbers(name, kind)
+            and not (mode == "regular" and results.is_repeated(name, kind))
         ]
-        panels += found[:1] if mode == "regular" else found
     return panels
 
 

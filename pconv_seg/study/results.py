@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pconv_seg.engine import PreflightError
+from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
@@ -105,6 +106,13 @@ class Results:
         """Places of the regions of one kind among those of an evaluation."""
         return [i for i, r in enumerate(self.regions(evaluation)) if r.kind == kind]
 
+    def is_repeated(self, evaluation: str, kind: str) -> bool:
+        """Whether an earlier evaluation has the same regions of a kind on whole images."""
+        earlier = self.own_evaluations[: self.own_evaluations.index(evaluation)]
+        plans = [self.records[name].plan for name in earlier]
+        found = [region_options(plan, kind) for plan in plans if "regular" in plan.modes]
+        return region_options(self.records[evaluation].plan, kind) in found
+
     def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
         """Whether a run has one of the study's evaluations; with ``fully``, all."""
         found = [
@@ -167,6 +175,15 @@ class Results:
             return None
         areas = record.areas[SHIFT_ROLES.index(cell.mode)]  # [images, bins, 3, C]
         return areas[:, cell.region - 1] if cell.region else areas.sum(1)
+
+
+def region_options(plan: EvaluationPlan, kind: str) -> tuple:
+    """What the regions of a kind follow from on whole images."""
+    regions = plan.regions("regular")
+    if kind == "border_distance":
+        return regions.bands
+    tile = regions.tile if regions.region == "tile" else None
+    return regions.leave_outs, regions.proportion, regions.region, tile
 
 
 def _same_images(

@@ -86,8 +86,8 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
 def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
     figures = draw(
         "(dict(tile=16, modes=('tile_overlap',), bands=(4,)), dict(tile=24, bands=(4,)), "
-        "dict(tile=32))"
+        "dict(tile=32), dict(tile=40, bands=(4,)), dict(tile=48, bands=(8,), modes=('regular',)))"
     )
-    expected = ["on whole images", "on tiles side by side (24 px)"]
-    assert [axes.get_title() for axes in figures["border_distance"].axes[:2]] == expected
+    expected = ["on whole images"] * 2 + [f"on tiles side by side ({i} px)" for i in (24, 40)]
+    assert [axes.get_title() for axes in figures["border_distance"].axes[:4]] == expected
     assert "border_distance" not in draw("(dict(tile=16, modes=('tile_overlap',), bands=(4,)),)")

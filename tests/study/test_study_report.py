@@ -198,6 +198,42 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
     assert convergence["table"][2] == ["partial", "1.00", "20.00", "19.50"]
 
 
+@pytest.mark.parametrize(
+    ("options", "repeats"),
+    [
+        ({}, True),
+        ({"leave_outs": (0.5,)}, True),
+        ({"leave_outs": ("1/3",)}, False),
+        ({"proportion": "area"}, False),
+        ({"region": "tile"}, False),
+        ({"bands": (8,)}, False),
+    ],
+)
+def test_whole_images_are_shown_once_for_each_choice_of_regions(
+    make_study, evaluate_at_random, options, repeats
+):
+    first = {"tile": 16, "leave_outs": ("1/2",), "bands": (4,)}
+    second = {**first, "tile": 24, **options}
+    study = make_study(
+        study=f"study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
+        f"evaluation=({first}, {second}), shift=dict(tile=16, bin_width=2))"
+    )
+    evaluate_at_random(study)
+    contents = Contents(Results(study))
+    # Regions: nothing and one share left out; two distances from the border.
+    kind, title, places = "leave_outs", "on whole images", slice(0, 2)
+    if "bands" in options:
+        kind, title, places = "distances", f"By pixels to the image border, {title}", slice(2, 4)
+    blocks = [b for b in contents.context[kind] if "on whole images" in b["title"]]
+    added = [] if repeats else [f"{title}, regions of tile24"]
+    assert [block["title"] for block in blocks] == [title, *added]
+    miou = _mious(study, "tile16" if repeats else "tile24")["zeros", 0][0, 0, places]
+    assert blocks[-1]["scores"][1] == ["zeros", *(f"{value:.2f}" for value in miou)]
+    terms = [term for cell in contents.as_dict()["cells"] for term in cell["terms"]]
+    shown = {(term["evaluation"], term["mode"]) for term in terms}
+    assert (("tile24", "regular") in shown) != repeats
+
+
 def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study)
@@ -287,9 +323,17 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
         evaluate_at_random(replace(study, shift={"tile": 16, "bin_width": 2}))
         return write_report(study).read_text()
 
-    assert "grey line is the paper's" in text("evaluation=(dict(tile=16),)")
+    line = "The grey line is the paper's Table 7. Its five proportions are not known"
+    assert line in text("evaluation=(dict(tile=16),)")
+    assert line in text("evaluation=(dict(tile=16, leave_outs=(0.875, '3/4', '2/3', 1/2, '1/3')),)")
+    for other in (
+        "leave_outs=('1/10', '1/5', '1/4', '1/3', '1/2')",
+        "proportion='area'",
+        "region='tile'",
+        "modes=('regular',)",
+    ):
+        assert "grey line" not in text(f"evaluation=(dict(tile=16, {other}),)")
     others = text("evaluation=(dict(tile=16, leave_outs=('1/2',), proportion='area'),)")
-    assert "grey line" not in others
     assert "where 1/2 of the area is left out" in others
     # No difference of one seed has an interval over seeds.
     assert "of 0 differences in the tables below" in others
