@@ -198,6 +198,15 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
     assert convergence["table"][2] == ["partial", "1.00", "20.00", "19.50"]
 
 
+def test_whole_images_are_in_the_paper_twice(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0,))
+    evaluate_at_random(study)
+    found = {f.question: f.paper for f in findings(Results(study))}
+    assert found["Is partial padding better than zero padding on whole images?"] == (
+        "+0.11 to +0.33 (Table 5, four comparisons, 3 runs each); +0.012 (Table 6)"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "repeats"),
     [
