@@ -48,6 +48,9 @@ class Contents:
             if padding != BASELINE and BASELINE in self._study.paddings
         ]
         self._states = {run: read_state(run) for run in self._study.runs}
+        named = {run.folder for run in self._study.runs}
+        found = sorted((self._study.folder / "runs").glob("*/run.json"))
+        self._left_out = [path.parent.name for path in found if path.parent not in named]
         self._findings = findings(results)
         # By kind and terms: several tables show region 0, and it counts once.
         self._shown: dict[tuple[str, tuple[tuple[Cell, float], ...]], Contrast] = {}
@@ -98,6 +101,7 @@ class Contents:
         return {
             "study": str(self._study.file),
             "runs": [self._run_dict(run, state) for run, state in self._states.items()],
+            "runs_left_out": self._left_out,
             "findings": [
                 {**f._asdict(), "contrast": _contrast_dict(f.contrast)} for f in self._findings
             ],
@@ -158,6 +162,11 @@ class Contents:
             text += (
                 f" **Not fully evaluated: {', '.join(missing)}**; no score below includes what is "
                 "missing."
+            )
+        if self._left_out:
+            text += (
+                f" **Left out: {', '.join(self._left_out)}**, which `runs/` has, but the study "
+                "file does not name."
             )
         return text
 

@@ -198,6 +198,20 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
     assert convergence["table"][2] == ["partial", "1.00", "20.00", "19.50"]
 
 
+def test_runs_that_the_study_file_no_longer_names_are_named(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial", "reflect"), (0, 1))
+    evaluate_at_random(study)
+    for run in study.runs[:5]:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
+    assert "Left out" not in Contents(Results(study)).context["status"]
+    contents = Contents(Results(make_study(("zeros", "partial"), (0,))))
+    left_out = ["partial_seed1", "reflect_seed0", "zeros_seed1"]
+    status = contents.context["status"]
+    assert status.startswith("2 of 2 runs finished. **Left out: " + ", ".join(left_out) + "**")
+    assert contents.as_dict()["runs_left_out"] == left_out
+
+
 def test_whole_images_are_in_the_paper_twice(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)
