@@ -17,7 +17,7 @@ from pconv_seg.evaluation.shift import TOLERANCES
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
-from .findings import BASELINE, findings, gap, shift_cost, shift_gap, where
+from .findings import BASELINE, findings, gap, rounded, shift_cost, shift_gap, signed, where
 from .plan import StudyRun
 from .results import Cell, Results
 from .start import read_start
@@ -60,7 +60,9 @@ class Contents:
         context = {
             "name": self._study.file.stem,
             "status": self._status(),
-            "findings": [{**f._asdict(), "number": difference(f.contrast)} for f in self._findings],
+            "findings": [
+                {**f._asdict(), "number": self._number(f.contrast)} for f in self._findings
+            ],
             "resamples": RESAMPLES,
             "bootstrap_seed": BOOTSTRAP_SEED,
             "setup": list(self._setup()),
@@ -276,16 +278,16 @@ class Contents:
         for padding in self._study.paddings:
             of_padding = [curve for run, curve in curves.items() if run.padding == padding]
             by_step = [[curve[s] for curve in of_padding if s in curve] for s in steps]
-            rows.append([padding, *(_spread(values) for values in by_step)])
+            rows.append([padding, *(self._spread(values) for values in by_step)])
         if len(steps) < 2:
             return {"text": "There are not yet two validations.", "table": rows}
         before, last = steps[-2:]
         changes = [c[last] - c[before] for c in curves.values() if before in c and last in c]
         text = (
             f"From iteration {before} to {last} the validation mIoU changed by "
-            f"{np.mean(changes):+.2f} percent points in the mean of {len(changes)} runs "
-            f"({min(changes):+.2f} to {max(changes):+.2f}). A flat end says that this schedule has "
-            "run out, not that a longer one would bring nothing."
+            f"{signed(np.mean(changes))} percent points in the mean (runs: {len(changes)}; "
+            f"{signed(min(changes))} to {signed(max(changes))}). A flat end says that this "
+            "schedule has run out, not that a longer one would bring nothing."
         )
         return {"text": text, "table": rows}
 
@@ -319,10 +321,30 @@ class Contents:
         return rows
 
     def _score(self, weights: dict[Cell, float]) -> str:
-        return _spread(self._show("score", weights).values)
+        return self._spread(self._show("score", weights).values)
 
     def _difference(self, weights: dict[Cell, float]) -> str:
-        return difference(self._show("difference", weights))
+        return self._number(self._show("difference", weights))
+
+    def _number(self, contrast: Contrast) -> str:
+        """A difference with both intervals; bold where both exclude 0."""
+        if math.isnan(contrast.mean):
+            return "-"
+        value = signed(contrast.mean)
+        value = f"**{value}**" if contrast.settled else value
+        intervals = f"{_interval(contrast.over_seeds)} {_interval(contrast.over_images)}"
+        return f"{value} {intervals}{self._share(contrast.seeds)}"
+
+    def _spread(self, values: Sequence[float]) -> str:
+        """Mean and standard deviation of one value per seed."""
+        if not values or math.isnan(np.mean(values)):
+            return "-"
+        spread = f" ± {sample_sd(values):.2f}" if len(values) > 1 else ""
+        return f"{rounded(np.mean(values))}{spread}{self._share(values)}"
+
+    def _share(self, found: Sequence[float]) -> str:
+        total = len(self._study.seeds)
+        return f" ({len(found)} of {total} seeds)" if len(found) < total else ""
 
     def _show(self, kind: str, weights: dict[Cell, float]) -> Contrast:
         contrast = self._results.contrast(weights)
@@ -393,7 +415,7 @@ class Contents:
             records = self._results.shift_of(padding)
             differ = [100 * (1 - r.agreeing.sum() / r.pixels.sum()) for r in records]
             enough = [[r.overlap(tolerance) for r in records] for tolerance in TOLERANCES]
-            overlaps.append([padding, _spread(differ), *map(_overlaps, enough)])
+            overlaps.append([padding, self._spread(differ), *map(_overlaps, enough)])
         return {
             "tile": " x ".join(map(str, tile)),
             "costs": costs,
@@ -404,7 +426,7 @@ class Contents:
     def _pattern(self) -> Table:
         rows = [["question", "paper", "here", "what is measured", "answer"]]
         rows += [
-            [f.question, f.paper or "-", difference(f.contrast), f.measured, f.verdict]
+            [f.question, f.paper or "-", self._number(f.contrast), f.measured, f.verdict]
             for f in self._findings
         ]
         return rows
@@ -415,30 +437,10 @@ class Contents:
         return min((count for count in counts if count > 1), default=None)
 
 
-def difference(contrast: Contrast) -> str:
-    """A difference with both intervals; bold where both exclude 0."""
-    if not contrast.seeds:
-        return "-"
-    value = _signed(contrast.mean)
-    value = f"**{value}**" if contrast.settled else value
-    return " ".join([value, _interval(contrast.over_seeds), _interval(contrast.over_images)])
-
-
 def _interval(interval: Any) -> str:
     if math.isnan(interval.low):
         return "[none]"
-    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
-
-
-def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.2f}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values or math.isnan(np.mean(values)):
-        return "-"
-    spread = f" ± {sample_sd(values):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
 
 
 def _overlaps(pixels: Sequence[int | None]) -> str:

@@ -68,10 +68,9 @@ def _convergence(results: Results) -> Figure:
         ):
             for curve in each:
                 axes.plot(list(curve), list(curve.values()), color=style["color"], alpha=0.25)
-            # The mean where all runs that have begun have a value.
-            begun = [curve for curve in each if curve]
-            steps = sorted(set.intersection(*map(set, begun))) if begun else []
-            means = [np.mean([curve[step] for curve in begun]) for step in steps]
+            # Of the runs that have come so far.
+            steps = sorted(set().union(*each))
+            means = [np.mean([curve[step] for curve in each if step in curve]) for step in steps]
             axes.plot(steps, means, **style if marked else {**style, "marker": ""}, label=padding)
     for axes, title in zip(panels, ("training loss", "mIoU (%) in validation"), strict=True):
         axes.set_title(title, fontsize="medium")

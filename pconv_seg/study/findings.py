@@ -92,8 +92,8 @@ def _findings(results: Results) -> Iterator[Finding]:
         costs = [results.contrast(shift_cost(p), contrast.seeds).mean for p in (BASELINE, METHOD)]
         yield _finding(
             "Does a seam cost the same pixels more with zero than with partial padding?",
-            f"mIoU as interior minus as border in the shift test, with zero ({costs[0]:+.2f}) "
-            f"minus with partial padding ({costs[1]:+.2f})",
+            f"mIoU as interior minus as border in the shift test, with zero ({signed(costs[0])}) "
+            f"minus with partial padding ({signed(costs[1])})",
             None,
             contrast,
         )
@@ -131,8 +131,8 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
     whole = "each side" if results.records[name].plan.proportion == "side" else "the area"
     yield _finding(
         f"Does the gap between partial and zero padding grow with leave-out, {place}?",
-        f"the gap where {regions[last]} of {whole} is left out ({end:+.2f}) minus the gap where "
-        f"nothing is ({start:+.2f})",
+        f"the gap where {regions[last]} of {whole} is left out ({signed(end)}) minus the gap where "
+        f"nothing is ({signed(start)})",
         f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
         f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",
         contrast,
@@ -158,7 +158,7 @@ def _tiling(results: Results, name: str) -> Finding:
     return _finding(
         f"Does tiling cost zero padding more than partial padding, {where(results, name, 'tile')}?",
         "what zero padding loses from whole images to tiles "
-        f"({costs[0]:+.2f}) minus what partial padding loses ({costs[1]:+.2f})",
+        f"({signed(costs[0])}) minus what partial padding loses ({signed(costs[1])})",
         f"{tile_gap - whole_gap:+.3f} "
         f"({zero - zero_tile:+.3f} and {partial - partial_tile:+.3f}: tiles gain there)",
         contrast,
@@ -175,12 +175,22 @@ def _across(results: Results) -> Finding:
     return _finding(
         "Is it worse to test a network trained with zero padding under partial padding than the "
         f"reverse, {MODE_NAMES[mode]}?",
-        f"what zero -> partial loses ({losses[0]:+.2f}) minus what partial -> zero loses "
-        f"({losses[1]:+.2f})",
+        f"what zero -> partial loses ({signed(losses[0])}) minus what partial -> zero loses "
+        f"({signed(losses[1])})",
         f"{paper.ZERO_TO_PARTIAL_LOSS - paper.PARTIAL_TO_ZERO_LOSS:+.2f} in ImageNet top-1 of "
         f"ResNet50 ({paper.ZERO_TO_PARTIAL_LOSS:+.2f} and {paper.PARTIAL_TO_ZERO_LOSS:+.2f})",
         contrast,
     )
+
+
+def rounded(value: float, sign: str = "") -> str:
+    """With two decimals, and ``-`` for NaN."""
+    return "-" if math.isnan(value) else f"{round(float(value), 2) + 0.0:{sign}.2f}"  # never -0.00
+
+
+def signed(value: float) -> str:
+    """The same with its sign."""
+    return rounded(value, "+")
 
 
 def where(results: Results, name: str, mode: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from statistics import mean, stdev
 
@@ -19,7 +20,15 @@ from pconv_seg.study.contents import Contents
 from pconv_seg.study.curves import read_scalars
 from pconv_seg.study.evaluation import evaluate_runs, read_shift
 from pconv_seg.study.figures import cross_matrices
-from pconv_seg.study.findings import findings, needed, shift_cost, shift_gap, verdict
+from pconv_seg.study.findings import (
+    findings,
+    needed,
+    rounded,
+    shift_cost,
+    shift_gap,
+    signed,
+    verdict,
+)
 from pconv_seg.study.report import write_report
 from pconv_seg.study.results import Cell, Results
 from pconv_seg.study.statistics import Contrast
@@ -190,12 +199,20 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
         log.write_text("".join(f"{line}\n" for line in lines))
     convergence = Contents(Results(study)).context["convergence"]
     assert convergence["text"].startswith(
-        "From iteration 2 to 3 the validation mIoU changed by +0.75 percent points in the mean of "
-        "2 runs (-0.50 to +2.00)."
+        "From iteration 2 to 3 the validation mIoU changed by +0.75 percent points in the mean "
+        "(runs: 2; -0.50 to +2.00)."
     )
-    spread = stdev((10, 30))
-    assert convergence["table"][1] == ["zeros", "1.00 ± 0.00", f"20.00 ± {spread:.2f}", "12.00"]
-    assert convergence["table"][2] == ["partial", "1.00", "20.00", "19.50"]
+    spread, one = stdev((10, 30)), "(1 of 2 seeds)"
+    assert convergence["table"][1] == [
+        "zeros",
+        "1.00 ± 0.00",
+        f"20.00 ± {spread:.2f}",
+        f"12.00 {one}",
+    ]
+    assert convergence["table"][2] == [
+        "partial",
+        *(f"{score} {one}" for score in ("1.00", "20.00", "19.50")),
+    ]
 
 
 def test_runs_that_the_study_file_no_longer_names_are_named(make_study, evaluate_at_random):
@@ -210,6 +227,32 @@ def test_runs_that_the_study_file_no_longer_names_are_named(make_study, evaluate
     status = contents.context["status"]
     assert status.startswith("2 of 2 runs finished. **Left out: " + ", ".join(left_out) + "**")
     assert contents.as_dict()["runs_left_out"] == left_out
+
+
+def test_means_and_differences_say_of_how_many_seeds_they_are(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study)
+    miou = {key: found[0, 0, 0] for key, found in _mious(study, "tile16").items()}
+    zeros, partial = [miou["zeros", 0], miou["zeros", 1]], miou["partial", 0]
+    shutil.rmtree(study.runs[3].folder)  # partial padding, seed 1
+    context = Contents(Results(study)).context
+    assert [row[1] for row in context["scores"][1:]] == [
+        f"{mean(zeros):.2f} ± {stdev(zeros):.2f}",
+        f"{partial:.2f} (1 of 2 seeds)",
+    ]
+    difference = context["differences"][1][1]
+    assert difference.startswith(f"{partial - zeros[0]:+.2f} [none] [")
+    assert difference.endswith("] (1 of 2 seeds)")
+    assert context["findings"][0]["number"] == difference
+
+
+def test_what_no_seed_has_the_runs_for_is_not_measured(make_study, evaluate_at_random):
+    study = make_study(("zeros", "partial"), (0, 1))
+    evaluate_at_random(study, skip=("partial_seed0", "zeros_seed1"))
+    text = write_report(study).read_text()
+    assert text.count("No answer: no seed has all the runs that it takes.\n- **Is") > 1
+    assert "Measured" not in text
+    assert "nan" not in text
 
 
 def test_whole_images_are_in_the_paper_twice(make_study, evaluate_at_random):
@@ -255,6 +298,15 @@ def test_whole_images_are_shown_once_for_each_choice_of_regions(
     terms = [term for cell in contents.as_dict()["cells"] for term in cell["terms"]]
     shown = {(term["evaluation"], term["mode"]) for term in terms}
     assert (("tile24", "regular") in shown) != repeats
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(-0.001, "+0.00"), (-0.0, "+0.00"), (-0.006, "-0.01"), (1.005, "+1.00"), (np.nan, "-")],
+)
+def test_no_number_is_minus_zero(value, text):
+    assert signed(np.float64(value)) == text
+    assert rounded(value) == text.removeprefix("+")
 
 
 def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_random):
