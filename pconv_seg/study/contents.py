@@ -22,7 +22,7 @@ from .plan import StudyRun
 from .results import Cell, Results
 from .start import read_start
 from .statistics import BOOTSTRAP_SEED, Contrast, sample_sd
-from .training import read_state
+from .training import exit_name, read_state
 
 _KINDS = {
     "border_distance": "pixels to the image border",
@@ -185,13 +185,12 @@ class Contents:
         )
         yield (
             f"Budget: {study.max_iters} iterations of {train.batch_size} images each, the same for "
-            f"all runs; {len(study.paddings)} paddings ({', '.join(study.paddings)}) x "
-            f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}). The last checkpoint "
-            "counts."
+            f"all runs; paddings: {', '.join(study.paddings)}; seeds: "
+            f"{', '.join(map(str, study.seeds))}. The last checkpoint counts."
         )
         yield (
-            f"Data: {config.test_dataloader.dataset.type}, evaluated on {len(record.images)} "
-            f"images with {len(record.classes)} classes."
+            f"Data: {config.test_dataloader.dataset.type}; images evaluated: "
+            f"{len(record.images)}; classes: {len(record.classes)}."
         )
         machines = Counter(
             json.dumps(state["machine"], sort_keys=True)
@@ -201,10 +200,11 @@ class Contents:
         for text, number in machines.items():
             machine = json.loads(text)
             versions = ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
+            commit = f"; commit {machine['commit']}" if machine.get("commit") else ""
             yield (
-                f"Machine of {number} runs: {machine['cpu']}, {machine['cores']} cores, "
-                f"{', '.join(machine['gpus']) or 'no GPU'}; {machine['jobs']} runs at a time with "
-                f"{machine['threads']} threads each; {machine['system']}; {versions}."
+                f"Machine (runs: {number}): {machine['cpu']}, {machine['cores']} cores, "
+                f"{', '.join(machine['gpus']) or 'no GPU'}; runs at a time: {machine['jobs']}, "
+                f"threads of each: {machine['threads']}; {machine['system']}; {versions}{commit}."
             )
         seconds = [_seconds(state) for state in self._states.values()]
         yield (
@@ -456,7 +456,7 @@ def _start_name(run: StudyRun) -> str:
 
 def _exit_code(attempt: dict) -> str:
     # None: the process that would have recorded it was killed itself.
-    return "unknown" if attempt["exit_code"] is None else str(attempt["exit_code"])
+    return "unknown" if attempt["exit_code"] is None else exit_name(attempt["exit_code"])
 
 
 def _seconds_per_iteration(run: StudyRun) -> float | None:

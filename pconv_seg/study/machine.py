@@ -1,6 +1,7 @@
 """On what machine, and with which versions?"""
 
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -10,14 +11,29 @@ from pconv_seg.parallel import cores
 
 
 def describe_machine() -> dict:
-    """Processor, memory, GPUs and versions, ready for JSON."""
+    """Processor, GPUs, versions and the package's commit (None if it has none), ready for JSON."""
     return {
         "cpu": _cpu_model(),
         "cores": cores(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": platform.platform(terse=True),
         "versions": versions(),
+        "commit": _commit(Path(__file__)),
     }
+
+
+def _commit(file: Path) -> str | None:
+    """Of the checkout that has this file, and whether that was changed; None outside of one."""
+
+    def git(*arguments: str | Path) -> str:
+        command = ["git", "-C", file.parent, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # or the checkout only surrounds the package
+        return git("describe", "--always", "--exclude=*", "--dirty= (changed)")
+    except (OSError, subprocess.CalledProcessError):  # no git; no checkout
+        return None
 
 
 def _cpu_model() -> str:

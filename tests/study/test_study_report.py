@@ -350,6 +350,7 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
         "attempts": [
             {"started": "", "from_iteration": 0, "seconds": 3661.0, "exit_code": 3},
             {"started": "", "from_iteration": 1, "seconds": None, "exit_code": None},
+            {"started": "", "from_iteration": 1, "seconds": None, "exit_code": -9},
         ],
         "log_tail": ["Traceback", "ValueError: no such <thing>"],
     }
@@ -364,7 +365,8 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
     assert "partial_seed1 (failed)" in text
     assert "zeros_seed1 (not started)" in text
     assert "**Not fully evaluated: zeros_seed1, partial_seed1**" in text
-    assert "| partial_seed1 | failed | 0 of 2 | from 0, from 1 | 3, unknown | 1:01:01 |" in text
+    assert "| partial_seed1 | failed | 0 of 2 | from 0, from 1, from 1 | 3, unknown, -9 " in text
+    assert "-9 (SIGKILL) | 1:01:01 |" in text
     assert "ValueError: no such <thing>" in text
     page = path.with_suffix(".html").read_text()
     assert "ValueError: no such &lt;thing&gt;" in page
@@ -380,9 +382,14 @@ def test_the_command_is_that_of_the_training_and_can_be_pasted(make_study, evalu
     study = make_study(("zeros",), (0, 1, 2))
     evaluate_at_random(study)
     for run, jobs in zip(study.runs, (4, 3, 4), strict=True):
-        machine = {"cpu": "", "cores": 8, "gpus": [], "system": "", "versions": {}}
+        machine = {"cpu": "", "cores": 8, "gpus": [], "system": "", "versions": {"a": "1"}}
+        machine |= {"commit": "1a2b3c4 (changed)"} if jobs == 3 else {}
         state = {"machine": {**machine, "jobs": jobs, "threads": 2}, "status": "finished"}
         (run.folder / "run.json").write_text(json.dumps({**state, "attempts": []}))
+    setup = "\n".join(Contents(Results(study)).context["setup"])
+    assert "Machine (runs: 2): , 8 cores, no GPU; runs at a time: 4, threads of each: 2; " in setup
+    assert "Machine (runs: 1): , 8 cores, no GPU; runs at a time: 3, threads of each: 2; " in setup
+    assert setup.count("; a 1.") == setup.count("; a 1; commit 1a2b3c4 (changed).") == 1
     spaced = replace(study, file=study.file.with_name("noise two.py"))
     words = shlex.split(Contents(Results(spaced)).context["command"])
     options = ["--work-dir", str(study.folder), "--jobs", "4"]
