@@ -43,6 +43,7 @@ every operation costs some microseconds of Python. Batches without padding cost 
 """
 
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -52,11 +53,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_map
 
 from ..layers import partial_conv2d
 from ..layers.compiling import is_compiling
 from ..layers.extents import Extents, conv2d_within
+
+# Where functions run that are called under gradient checkpointing of either kind.
+_CHECKPOINT = vars(checkpoint)
 
 
 class _Area(NamedTuple):
@@ -358,8 +363,6 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if module not in self._names:
             return None
         self._modules.append((module, None))
-        if getattr(module, "with_cp", False) and module.training and torch.is_grad_enabled():
-            raise self._checkpointing_error()
         with torch._C.DisableTorchFunction():
             if hasattr(module, "loss_name"):
                 return tree_map(lambda x: x.view_as(x) if isinstance(x, Tensor) else x, args)
@@ -400,6 +403,13 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         if "input" in kwargs:
             args = (kwargs.pop("input"), *args)
         call = _Call(func, args, kwargs, tracked)
+        if tracked and (torch.is_grad_enabled() or any(tensor.requires_grad for tensor in tracked)):
+            # PyTorch says it in no other way before 2.8, and of one kind of checkpoint since then.
+            frame = sys._getframe()
+            while frame is not None:
+                if frame.f_globals is _CHECKPOINT:
+                    raise self._checkpointing_error()
+                frame = frame.f_back
         rule = _RULES.get(call.name.strip("_"), track_extents._other)
         if any(hasattr(tensor, "_is_unfollowed") for tensor in _tensors((args, kwargs))):
             rule = track_extents._unfollowed
