@@ -10,6 +10,8 @@ image alone:
   ``partial_conv2d``. :func:`~pconv_seg.layers.extents.conv2d_within` says how Eq. 3 is read.
 - Position-wise operations (activations, additions, dropout, concatenation of channels, linear
   maps of channels, ...) run as they are. What they leave outside the real area is never read.
+  While gradients are recorded, those that are singular at 0 (division, powers, logarithm) find 1
+  there, sample after sample.
 - Pooling, interpolation, ``F.pad``, transposed convolution, group and instance norm, and what
   reduces over positions run on the real area of one sample after the other.
 - Batch norm in training takes its statistics over the real positions of the whole batch. In
@@ -221,12 +223,11 @@ def _features(value: Any) -> list[Tensor]:
     return [t for t in _tensors(value) if t.is_floating_point() or t.is_complex()]
 
 
-def _stack(pieces: list[Tensor], shape: Sequence[int]) -> Tensor:
-    """Samples of different size as a batch of ``shape``, zeros below and to the right of them."""
+def _stack(pieces: list[Tensor], shape: Sequence[int], value: float = 0) -> Tensor:
+    """Samples of different size as a batch of ``shape``, ``value`` below and to the right."""
     dims = range(len(shape) - 1, 0, -1)
-    return torch.cat(
-        [F.pad(x, [n for dim in dims for n in (0, shape[dim] - x.shape[dim])]) for x in pieces]
-    )
+    pads = ([n for dim in dims for n in (0, shape[dim] - x.shape[dim])] for x in pieces)
+    return torch.cat([F.pad(x, pad, value=value) for x, pad in zip(pieces, pads, strict=True)])
 
 
 def _scaled(size: Sequence[int], factor: Any) -> tuple[int, ...]:
@@ -476,6 +477,24 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
                 raise self._error(call.name, "something of the padded size hides where it is real")
         return self._mark(result, area)
 
+    def _singular(self, call: _Call) -> Any:
+        if not torch.is_grad_enabled():
+            return self._positionwise(call)
+        # At 0, which is what the padding often is, results or gradients are infinite or NaN. So
+        # would be the gradients of weights, which are sums over all positions: 0 * NaN is NaN.
+        name = call.name.strip("_")
+        in_place = call.name == f"{name}_"
+        first = 1 if name in ("div", "divide", "true_divide") else 0
+        args = list(call.args)
+        for i, operand in enumerate(args[first:], first):
+            area = getattr(operand, "_real_area", None)
+            if area and set(area.extents) != {area.size(operand)}:
+                nonzero = _stack(area.crops(operand), operand.shape, 1)
+                args[i] = operand.copy_(nonzero) if in_place and i == 0 else nonzero
+                self._mark(args[i], area)
+        call = call._replace(args=tuple(args))
+        return self._positionwise(call._replace(tracked=_tracked(call.args, call.kwargs)))
+
     def _constant(self, call: _Call) -> Tensor:
         return call.run()
 
@@ -682,13 +701,14 @@ _RULES: dict[str, Callable[[track_extents, _Call], Any]] = {
         track_extents._positionwise: """
             abs add addcmul alpha_dropout and bfloat16 bitwise_and bitwise_not bitwise_or
             bitwise_xor bool celu clamp clamp_max clamp_min clip clone contiguous cpu cuda data
-            detach div divide double dropout dropout1d dropout2d dropout3d elu eq exp
+            detach double dropout dropout1d dropout2d dropout3d elu eq exp
             feature_alpha_dropout feature_dropout float ge gelu gt half hardsigmoid hardswish
-            hardtanh iand int invert ior isfinite isinf isnan ixor le leaky_relu lerp log
+            hardtanh iand int invert ior isfinite isinf isnan ixor le leaky_relu lerp
             logical_and logical_not logical_or logical_xor logsigmoid long lt masked_fill maximum
-            minimum mish mul multiply ne neg negative or pow prelu rdiv reciprocal relu relu6
-            requires_grad rpow rrelu rsqrt rsub selu sigmoid silu softplus softsign sqrt square sub
-            subtract tanh to true_divide type type_as where xor""",
+            minimum mish mul multiply ne neg negative or prelu relu relu6 requires_grad
+            rpow rrelu rsub selu sigmoid silu softplus softsign square sub subtract tanh to type
+            type_as where xor""",
+        track_extents._singular: "div divide log pow rdiv reciprocal rsqrt sqrt true_divide",
         track_extents._batch_norm: "batch_norm",
         track_extents._over_last_dims: "layer_norm linear",
         track_extents._over_channels: "cat chunk split tensor_split",
@@ -719,6 +739,7 @@ _FOLLOW_NUMBERS = {
 
 _FOLLOW_DECISIONS = {
     track_extents._positionwise,
+    track_extents._singular,
     track_extents._constant,
     track_extents._shape,
     track_extents._numel,

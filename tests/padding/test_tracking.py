@@ -167,6 +167,47 @@ def test_gradients_are_the_sum_over_images() -> None:
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-8, msg=name)
 
 
+SINGULAR: dict[str, Callable[[Tensor], Tensor]] = {
+    "div": lambda x: x / x.sum(1, keepdim=True),
+    "root": lambda x: x / x.square().sum(1, keepdim=True).sqrt(),
+    "number over map": lambda x: 1 / x,
+    "rsqrt": lambda x: x * (x * x).mean(1, True).rsqrt(),
+    "log": lambda x: torch.log(x),
+    "reciprocal": lambda x: torch.reciprocal(x),
+    "pow": lambda x: x**0.3 + x ** (x - 0.5),
+    "in place": lambda x: x.clone().div_(x.sum(1, keepdim=True)).sqrt_(),
+    "in place, by its name": lambda x: [x := x * 2, x.sqrt_(), x][-1],
+}
+
+
+@pytest.mark.parametrize("padding", [0.0, torch.nan])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_gradients_of_operations_that_have_none_at_0(name: str, padding: float) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = PConv2d(3, 4, 3, padding=1, bias=False)
+            self.head = nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(SINGULAR[name](self.stem(x).abs()))
+
+    torch.manual_seed(0)
+    net, images = Net().double(), _images()
+    for image, (height, width) in zip(images, EXTENTS, strict=True):
+        image[:, height:] = image[:, :, width:] = padding
+    sum(net(image).sum() for image in _alone(images)).backward()
+    expected = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+    sum(o[:, :h, :w].sum() for o, (h, w) in zip(output, EXTENTS, strict=True)).backward()
+
+    for parameter, gradient in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-8)
+
+
 def test_batch_norm_in_training_sees_real_positions() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3)).double()
     images = _images()
