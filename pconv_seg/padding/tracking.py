@@ -37,7 +37,8 @@ image alone:
   in the padding, labels are ``ignore_index``. (``DiceLoss`` counts predictions there all the same.)
 
 Everything else raises NotImplementedError naming operation and module: attention over flattened
-positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ...
+positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ... (What a compiled extension does last in
+the model is not noticed, unless a loss module of mmseg gets it.)
 
 Cost: a padded convolution copies its input once with the padding blanked and, if partial,
 multiplies its output once, in evaluation too; the operations named above loop over the samples;
@@ -365,7 +366,11 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             return None
         self._modules.append((module, None))
         with torch._C.DisableTorchFunction():
-            if hasattr(module, "loss_name"):
+            is_loss = hasattr(module, "loss_name")
+            if not any(hasattr(running, "loss_name") for running, _ in self._modules[:-1]):
+                # Labels come after what is predicted, and need not be followed.
+                self._refuse_what_hides(args[:1] if is_loss else args)
+            if is_loss:
                 return tree_map(lambda x: x.view_as(x) if isinstance(x, Tensor) else x, args)
             # Here and not at F.batch_norm, which synchronised batch norm does not call.
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and _tracked(args):
@@ -374,6 +379,18 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
                     self._modules[-1] = (module, (x.shape, area))
                     return torch.cat([c.flatten(2) for c in area.crops(x)], 2)[:, :, None]
         return None
+
+    def _refuse_what_hides(self, args: tuple) -> None:
+        # Not only after modules: mmseg calls the forward of heads without the call of a module.
+        for tensor in _features(args):
+            size = tuple(tensor.shape[-2:])
+            if (
+                tensor.dim() > 2
+                and not hasattr(tensor, "_real_area")
+                and not hasattr(tensor, "_is_unfollowed")
+                and any(size != e for known in self._extents_of_size.get(size, ()) for e in known)
+            ):
+                raise self._error("its input", "something before it hides from torch")
 
     def _after_module(self, module: nn.Module, args: tuple, output: Any) -> Tensor | None:
         if module not in self._names:

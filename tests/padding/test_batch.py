@@ -215,6 +215,31 @@ def test_copies_of_the_model_track_themselves(segmentor: nn.Module) -> None:
     assert not torch.equal(_loss(duplicate, batch)["decode.loss_ce"], expected)
 
 
+@torch.jit.script
+def _scripted_swish(x: Tensor) -> Tensor:
+    return x * x.sigmoid()
+
+
+@pytest.mark.parametrize(
+    ("place", "noticed"),
+    [("backbone", "image_pool"), ("head", "image_pool"), ("logits", "loss_decode")],
+)
+def test_what_a_segmentor_hides_from_torch_is_refused(
+    segmentor: nn.Module, place: str, noticed: str
+) -> None:
+    """In losses mmseg calls the forward of heads without the call of a module."""
+    backbone, head = segmentor.backbone, segmentor.decode_head
+    forward = head.forward
+    if place == "backbone":
+        segmentor.extract_feat = lambda images: [_scripted_swish(x) for x in backbone(images)]
+    elif place == "head":
+        head.forward = lambda maps: forward([_scripted_swish(x) for x in maps])
+    else:
+        head.forward = lambda maps: _scripted_swish(forward(maps))
+    with pytest.raises(NotImplementedError, match=rf"its input in decode_head\.{noticed}.* hides"):
+        _loss(_with_hook(segmentor), _batch(SIZES))
+
+
 def test_batch_without_padding(segmentor: nn.Module) -> None:
     batch = _batch(((64, 64), (64, 64)))
     expected = _loss(segmentor, batch)

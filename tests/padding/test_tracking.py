@@ -492,24 +492,35 @@ def test_refused_operations(name: str) -> None:
 
 class TestRefusedModules:
     @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize(("skip", "place"), [(False, "its forward"), (True, "add")])
-    def test_hidden_function(self, skip: bool, place: str, training: bool) -> None:
+    @pytest.mark.parametrize(
+        ("hiding", "place"),
+        [
+            (lambda rest, x: Hidden.apply(rest(x)), r"its forward in 1 \(Extension\)"),
+            (lambda rest, x: rest(Hidden.apply(x) + x), r"add in 1 \(Extension\)"),
+            (lambda rest, x: rest(Hidden.apply(x)), r"its input in 1\.rest \(Sequential\)"),
+        ],
+    )
+    def test_hidden_function(self, hiding: Callable, place: str, training: bool) -> None:
         class Extension(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.rest = nn.Sequential(PConv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
 
             def forward(self, x: Tensor) -> Tensor:
-                hidden = Hidden.apply(x)
-                return self.rest(hidden + x if skip else hidden)
+                return hiding(self.rest, x)
 
         net, images = nn.Sequential(PConv2d(3, 3, 1), Extension()), _images()
         net = net.double().train(training)
-        with (
-            track_extents(net, images, EXTENTS),
-            pytest.raises(NotImplementedError, match=rf"{place} in 1 \(Extension\)"),
-        ):
+        with track_extents(net, images, EXTENTS), pytest.raises(NotImplementedError, match=place):
             net(images)
+        if "forward" not in place:
+            # Also in the model itself, and where arguments have names.
+            for call in (net[1].forward, lambda x: net[1](x=x)):
+                with (
+                    track_extents(net[1], images, EXTENTS),
+                    pytest.raises(NotImplementedError, match="hides"),
+                ):
+                    call(images)
 
     @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
     @pytest.mark.parametrize("use_reentrant", [True, False])
