@@ -45,7 +45,7 @@ class Axis:
         # of the padding before, even in the first window, and before all after in the last. While
         # torch.jit.trace follows sizes, nothing is known of them.
         tap = -(-self.before // dilation)
-        known = type(kernel_size) is int
+        known = type(kernel_size) is type(self.before) is type(self.after) is int
         self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation
 
     def options(self) -> tuple:
@@ -139,6 +139,22 @@ def padding_around(axes: list[Axis]) -> tuple[int | tuple[int, ...], list[int] |
     """The padding that a convolution takes itself, and what else is to be padded with zeros."""
     # Of lists, since the compiler of torch 2.1 follows no generator here.
     before = tuple([axis.before for axis in axes])
-    if before == tuple([axis.after for axis in axes]):
-        return before, None
-    return 0, flat_padding(axes)
+    after = tuple([axis.after for axis in axes])
+    # Compared, symbols would make what a compiler makes hold for some sizes alone.
+    if any(type(pixels) is not int for pixels in before + after) or before != after:
+        return 0, flat_padding(axes)
+    return before, None
+
+
+# By the number of dimensions of the weight.
+CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+def convolve(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups
+) -> Tensor:
+    """Convolve with zeros around (:func:`padding_around`), perhaps more behind than before."""
+    padding, pads = around
+    if pads:
+        input = F.pad(input, pads)
+    return CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)

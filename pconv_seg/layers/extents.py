@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .axes import axes_of
+from .axes import axes_of, convolve, padding_around
 from .scaling import ratio_of, reweight_
 
 Extents = tuple[tuple[int, int], ...]
@@ -37,7 +36,7 @@ def conv2d_within(
     weight: Tensor,
     bias: Tensor | None,
     stride: int | Sequence[int],
-    padding: int | Sequence[int] | str,
+    padding: int | Sequence[int] | Sequence[tuple[int, int]] | str,
     dilation: int | Sequence[int],
     groups: int,
     extents: Extents,
@@ -56,8 +55,8 @@ def conv2d_within(
 
     Args:
         input: ``Tensor[N, C_in, H, W]``; what lies outside the extents is never used.
-        weight: As in ``F.conv2d``, and so are ``bias``, ``stride``, ``padding``, ``dilation``
-            and ``groups``.
+        weight: As in ``F.conv2d``, and so are ``bias``, ``stride``, ``dilation`` and ``groups``.
+        padding: As in ``F.conv2d``, or (before, after) of each axis.
         extents: (height, width) of the real area of every sample, in pixels.
         partial: Padding is missing data (``partial_conv2d``); else zeros (``F.conv2d``).
 
@@ -71,7 +70,8 @@ def conv2d_within(
         rows, cols = validity(extents, input.shape[-2:], input.device)
         input = torch.where(rows & cols, input, input.new_zeros(()))
     partial = partial and padded
-    output = F.conv2d(input, weight, None if partial else bias, stride, padding, dilation, groups)
+    conv_bias, around = None if partial else bias, padding_around(axes)
+    output = convolve(input, weight, conv_bias, stride, around, dilation, groups)
     if partial:
         counts = axes[0].window_sum(rows.long()) * axes[1].window_sum(cols.long())
         output = reweight_(output, bias, ratio_of(counts, weight[0, 0].numel(), output))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .axes import axes_of_layer, flat_padding
+from .axes import CONVOLUTIONS, axes_of_layer, flat_padding
 from .compiling import is_compiling
-from .partial_conv import _CONVOLUTIONS, fx_node
+from .partial_conv import fx_node
 
 
 def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
@@ -83,7 +83,7 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
         else:
             self._check_size(input, pads)
             padded = F.pad(input, pads, self.padding_mode)
-        return _CONVOLUTIONS[weight.dim()](
+        return CONVOLUTIONS[weight.dim()](
             padded, weight, bias, self.stride, 0, self.dilation, self.groups
         )
 

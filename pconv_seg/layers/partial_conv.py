@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._C import _are_functorch_transforms_active
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from .axes import Axis, axes_of, padding_around
+from .axes import Axis, axes_of, convolve, padding_around
 from .compiling import is_compiling
 from .scaling import is_bias_apart, plan_of, ratio_of, reweight_, scale_, scale_by_formula
 
@@ -66,19 +65,6 @@ def partial_conv2d(
     return _partial_conv(input, weight, bias, stride, padding, dilation, groups, mask)
 
 
-_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-
-
-def _convolve(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride, around, dilation, groups
-) -> Tensor:
-    """Convolve with zeros around (:func:`padding_around`), perhaps more behind than before."""
-    padding, pads = around
-    if pads:
-        input = F.pad(input, pads)
-    return _CONVOLUTIONS[weight.dim()](input, weight, bias, stride, padding, dilation, groups)
-
-
 def _partial_conv(
     input: Tensor,
     weight: Tensor,
@@ -122,15 +108,16 @@ def _partial_conv(
         scales = plan.runs or plan.holes
         adds_bias = scales and is_bias_apart(input, weight, bias)
         convs_bias = None if adds_bias else bias
-        output = _convolve(input, weight, convs_bias, stride, plan.around, dilation, groups)
+        output = convolve(input, weight, convs_bias, stride, plan.around, dilation, groups)
         return scale_(output, bias, plan, adds_bias) if scales else output
 
     axes = axes_of(weight.shape[2:], stride, padding, dilation)
     if mask is not None:
         return _masked(input, weight, bias, stride, axes, dilation, groups, mask)
-    if not any(axis.before or axis.after for axis in axes):
-        return _convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
-    output = _convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
+    # No symbol is asked whether it is 0, as in padding_around.
+    if not any(type(p) is not int or p for axis in axes for p in (axis.before, axis.after)):
+        return convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
+    output = convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
     return scale_by_formula(output, bias, shape[2:], axes)
 
 
@@ -182,7 +169,7 @@ def _masked(
         )
     # `where`, not a product: NaN * 0 is NaN.
     real = torch.where(valid, batched, torch.zeros((), dtype=input.dtype, device=input.device))
-    output = _convolve(real, weight, None, stride, padding_around(axes), dilation, groups)
+    output = convolve(real, weight, None, stride, padding_around(axes), dilation, groups)
     output = reweight_(output, bias, ratio)
     updated = updated.to(mask.dtype)
     return (

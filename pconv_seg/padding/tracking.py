@@ -25,8 +25,8 @@ image alone:
   alone. So does a comparison of it that some of the images alone would decide otherwise; a plain
   number that equals the size of the padded images counts as theirs, as labels have it. Python
   does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
-  ``x.shape.numel()`` and numbers that numpy or a compiled extension takes: those are the padded
-  size.
+  ``math.log(height)``, ``table[height]``, ``f"{height}"``, ``x.shape.numel()`` and numbers that
+  numpy or a compiled extension takes: those are the padded size.
 - A tensor that no padding reached is real all over. One that is made with numbers from the shape
   of a map is refused, and so is one of floats in three dimensions or more that is as large as
   padded maps.
@@ -37,8 +37,8 @@ image alone:
   in the padding, labels are ``ignore_index``. (``DiceLoss`` counts predictions there all the same.)
 
 Everything else raises NotImplementedError naming operation and module: attention over flattened
-positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ... (What a compiled extension does last in
-the model is not noticed, unless a loss module of mmseg gets it.)
+positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ... (What
+a compiled extension does last in the model is noticed only where a loss module of mmseg gets it.)
 
 Cost: a padded convolution copies its input once with the padding blanked and, if partial,
 multiplies its output once, in evaluation too; the operations named above loop over the samples;
@@ -81,6 +81,9 @@ class _Area(NamedTuple):
             tensor[i : i + 1].narrow(self.dims[0], 0, height).narrow(self.dims[1], 0, width)
             for i, (height, width) in enumerate(self.extents)
         ]
+
+
+_PADDED_NUMBER = "a number is computed from the padded size"
 
 
 class _Number:
@@ -157,23 +160,24 @@ def _decided(name: str, operator: Callable[..., bool]) -> Callable[..., bool]:
 def _refused(name: str) -> Callable[..., Any]:
     def refuse(number: _Number, *others: Any) -> Any:
         if number.varies:
-            raise number.error(name, "a number is computed from the padded size")
+            raise number.error(name, _PADDED_NUMBER)
         return getattr(number.plain, name)(*map(_plain, others))
 
     return refuse
 
 
-for _name in ("add", "floordiv", "mul", "sub"):
+for _name in ("add", "floordiv", "mod", "mul", "sub"):
     _operator = getattr(operator, _name)
     setattr(_Number, f"__{_name}__", _followed(_operator))
     setattr(_Number, f"__r{_name}__", _followed(lambda a, b, _operator=_operator: _operator(b, a)))
 for _name in ("eq", "ge", "gt", "le", "lt", "ne"):
     setattr(_Number, f"__{_name}__", _decided(f"__{_name}__", getattr(operator, _name)))
 _Number.__bool__ = _decided("__bool__", bool)
+_Number.__neg__ = lambda number: number * -1
 # Not __int__: mmseg's resize compares sizes with it, and its Upsample computes sizes.
 _UNFOLLOWED = """
-    abs and ceil divmod float floor invert lshift mod neg or pos pow rand rdivmod rlshift rmod ror
-    round rpow rrshift rshift rtruediv rxor truediv trunc xor"""
+    abs and ceil divmod float floor invert lshift or pos pow rand rdivmod rlshift ror round rpow
+    rrshift rshift rtruediv rxor truediv trunc xor"""
 for _name in _UNFOLLOWED.split():
     setattr(_Number, f"__{_name}__", _refused(f"__{_name}__"))
 
@@ -256,6 +260,7 @@ class _Call(NamedTuple):
 
     @property
     def is_vector(self) -> bool:
+        """Whether only tensors of one position depend on the images, which no padding can be in."""
         return {tensor._real_area.size(tensor) for tensor in self.tracked} == {(1, 1)}
 
     def run(self) -> Any:
@@ -271,7 +276,8 @@ class _Call(NamedTuple):
     def dims(self, position: int, default: Any = None) -> set[int]:
         rank = self.tracked[0].dim()
         dims = self.kwargs["axis"] if "axis" in self.kwargs else self.argument("dim", position)
-        dims = default if dims is None else dims
+        # A boolean is an argument of `std` and `var`, in whose place there are dims in others.
+        dims = default if dims is None or isinstance(dims, bool) else dims
         dims = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
         return {dim % rank for dim in dims}
 
@@ -350,9 +356,6 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             "Give the model images that need no padding, or let padding be ordinary data "
             "(without PaddedBatchHook or track_extents)."
         )
-
-    def _number_error(self, call: _Call) -> NotImplementedError:
-        return self._error(call.name, "a number is computed from the padded size")
 
     def _checkpointing_error(self) -> NotImplementedError:
         return self._error(
@@ -439,7 +442,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             raise self._error(call.name, "it would also tell of padding")
         if any(number.varies for number in numbers):
             if rule not in _FOLLOW_NUMBERS or not tracked:
-                raise self._number_error(call)
+                raise self._error(call.name, _PADDED_NUMBER)
         elif not tracked and rule is not track_extents._unfollowed:
             return call.run()
         return rule(self, call)
@@ -447,6 +450,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
     def _convolve(self, call: _Call) -> Tensor:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
         own = dict(bias=None, stride=1, padding=0, dilation=1, groups=1) | call.bound(*names)
+        own = _for_sample(own, None)
         if (
             len(call.tracked) > 1
             or not hasattr(own["input"], "_real_area")

@@ -12,6 +12,7 @@ import torch
 import torch._dynamo.testing
 import torch.distributed as dist
 from mmcv.cnn import ConvModule, build_conv_layer, fuse_conv_bn
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from pconv_seg import PConv2d, partial_conv2d
+from pconv_seg import PConv2d, partial_conv2d, set_padding
 from pconv_seg.layers import PConv1d, PConv3d, scaling
 
 NEWER_TORCH = torch.__version__ >= "2.6"
@@ -194,6 +195,18 @@ def test_exports(net, dynamic, strict):
     program = torch.export.export(net, (images(),), dynamic_shapes=dynamic_shapes, strict=strict)
     for size in SIZES if dynamic else SIZES[:1]:
         torch.testing.assert_close(program.module()(images(*size)), net(images(*size)))
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("size", [(8, 10), (9, 11)])
+def test_exports_padding_that_depends_on_the_size(size):
+    net = Conv2dAdaptivePadding(2, 3, 3, stride=2)
+    set_padding(net, "partial")
+    dims = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(net, (torch.randn(2, 2, *size),), dynamic_shapes=(dims,))
+    for shape in ((2, 2, 12, 16), (3, 2, 13, 17), (3, 2, 14, 19)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program.module()(x), net(x))
 
 
 @needs_newer_torch

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from torch.utils.checkpoint import checkpoint
 
-from pconv_seg import PConv2d, set_padding
+from pconv_seg import PConv2d, partial_conv2d, set_padding
 from pconv_seg.padding import extents_of, track_extents
 
 SIZE = (40, 48)
@@ -140,6 +141,21 @@ def test_networks_with_switched_padding(scheme: str) -> None:
     _assert_as_alone(output, [net(image) for image in _alone(images)])
 
 
+@pytest.mark.parametrize("scheme", ["partial", "reflect"])
+def test_padding_that_depends_on_the_size(scheme: str) -> None:
+    """As in MobileNetV3: followed if it is the same for all images."""
+    net = nn.Sequential(Conv2dAdaptivePadding(3, 4, 3, stride=2), Conv2dAdaptivePadding(4, 2, 5, 2))
+    set_padding(net.double(), scheme)
+    images = _images()
+    extents = ((40, 48), (28, 36), (32, 24), (20, 48))
+    with track_extents(net, images, extents):
+        output = net(images)
+    for x, image, (height, width) in zip(output, images, extents, strict=True):
+        alone = net(image[None, :, :height, :width])[0]
+        actual = x[:, : height // 4, : width // 4]
+        torch.testing.assert_close(actual, alone, rtol=1e-10, atol=1e-10)
+
+
 def test_padding_never_leaks() -> None:
     net, images = RandomNet(3, PConv2d).double().eval(), _images()
     outputs = []
@@ -251,6 +267,12 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean((2, 3), keepdim=True),
     "pool of the map's size": lambda x: x + F.avg_pool2d(x, x.shape[2:]),
     "pad to a size": lambda x: F.pad(x, (0, 60 - x.shape[3])),
+    "pad by what a multiple lacks": lambda x: F.pad(x, (0, -x.shape[3] % 5, 0, -(-x.size(2) // 7))),
+    "padding by axis": lambda x: partial_conv2d(
+        x, KERNEL[:, :, :2], None, 1, ((1, 0), (1, 2)), 1, 2
+    ),
+    "padding from a shape": lambda x: F.conv2d(x, KERNEL, padding=x.shape[3] * 0 + 1, groups=2),
+    "unlike means": lambda x: x * x.var(1, False, True),
     "pad to a multiple": lambda x: F.pad(x, (0, (x.shape[3] + 4) // 5 * 5 - x.shape[3])),
     "one axis": lambda x: x * x.mean(dim=-1, keepdim=True),
     "attention along an axis": lambda x: x.softmax(dim=3),
@@ -358,6 +380,13 @@ class TestSizes:
             with pytest.raises(NotImplementedError, match=r"interpolate to \(20, 24\).*which of"):
                 F.interpolate(quarter, size=(20, 24))
 
+    def test_remainders(self) -> None:
+        """As mmseg's U-Net asks for them."""
+        images = _images()
+        with track_extents(nn.Identity(), images, ((40, 48), (32, 24), (8, 16), (24, 40))):
+            assert images.shape[2] % 8 == 0
+            assert (-images.shape[3] % 5).of_samples == (2, 1, 4, 0)
+
     def test_arithmetic(self) -> None:
         images = _images()
         with track_extents(nn.Identity(), images, EXTENTS):
@@ -430,7 +459,8 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "div": lambda x: x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3]),
     "pad": lambda x: F.pad(x, (0, 100 - 2 * x.shape[3])),
     "__truediv__": lambda x: F.pad(x, (0, math.ceil(x.shape[3] / 5))),
-    "__neg__": lambda x: F.pad(x, (0, -(-x.shape[3] // 5))),
+    "__eq__ of remainders": lambda x: x if x.shape[3] % 8 == 0 else 2 * x,
+    "var": lambda x: x * x.var(True),
     "mul of a float": lambda x: x * (x.shape[2] * 0.5),
     "sub of numel": lambda x: x - x.numel(),
     "topk": lambda x: x.topk(x.shape[2] // 20, 1)[0],
