@@ -142,18 +142,21 @@ def _masked(
     mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
     batched = input if input.dim() == weight.dim() else _batch_of_one(input, weight)
-    valid = (mask if mask.dim() == weight.dim() else mask[None]) != 0
+    # For a batch a dimension less could be meant to be that of the channels.
+    lacks_batch = max(mask.dim(), input.dim()) < weight.dim()
+    valid = (mask[None] if lacks_batch else mask) != 0
     batch, channels = batched.shape[:2]
     # Compilers find no symbol in a tuple: `not in (1, batch)` is true for them.
     if (
-        (valid.shape[0] != 1 and valid.shape[0] != batch)
+        valid.dim() != weight.dim()
+        or (valid.shape[0] != 1 and valid.shape[0] != batch)
         or (valid.shape[1] != 1 and valid.shape[1] != channels)
         or valid.shape[2:] != batched.shape[2:]
     ):
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} does not fit input of shape {tuple(input.shape)}: "
-            "the batch dimension must be 1 or that of the input, the channels 1 or those of the "
-            "input, all other sizes those of the input"
+            "the batch dimension, which a mask may lack if the input does, must be 1 or that of "
+            "the input, the channels 1 or those of the input, all other sizes those of the input"
         )
     mask_groups = 1 if valid.shape[1] == 1 else groups
     depth = valid.shape[1] // mask_groups
@@ -174,7 +177,7 @@ def _masked(
     updated = updated.to(mask.dtype)
     return (
         output if input.dim() == weight.dim() else output[0],
-        updated if mask.dim() == weight.dim() else updated[0],
+        updated[0] if lacks_batch else updated,
     )
 
 
@@ -261,7 +264,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
             mask_in = input.new_ones(1, channels, *input.shape[-n:])
             if input.dim() == n + 1:
                 mask_in = mask_in[0]
-        elif mask_in.shape[-n - 1] != channels:
+        elif mask_in.dim() <= n or mask_in.shape[-n - 1] != channels:
             raise ValueError(
                 f"mask_in of shape {tuple(mask_in.shape)} must have {channels} channel(s), because "
                 f"multi_channel={self.multi_channel} and in_channels={self.in_channels}"

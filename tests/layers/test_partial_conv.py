@@ -454,6 +454,13 @@ def test_errors_say_what_to_do():
     for shape in ((3, 1, 5, 6), (2, 2, 5, 6), (2, 1, 5, 5)):
         with pytest.raises(ValueError, match="does not fit input"):
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
+    # A mask may lack the batch dimension if the input does, and no other.
+    square = torch.randn(3, 3, 5, 6)
+    for shape in ((3, 5, 6), (1, 5, 6), (5, 6), (1, 3, 3, 5, 6)):
+        with pytest.raises(ValueError, match="which a mask may lack if the input does"):
+            partial_conv2d(square, layer.weight, mask=torch.ones(shape))
+    with pytest.raises(ValueError, match=r"mask_in of shape \(5, 6\) must have 1 channel"):
+        layer(input, torch.ones(5, 6))
 
 
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
