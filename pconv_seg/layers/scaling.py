@@ -416,16 +416,18 @@ class _ScaleBorder(torch.autograd.Function):
 
 
 def _sum_of_channels(values: Tensor, factor: Tensor | float = 1) -> Tensor:
-    values = values.to(_at_least_float32(values.dtype)) * factor
+    values = values.to(at_least_float32(values.dtype)) * factor
     return values.sum([d for d in range(values.dim()) if d != 1])
 
 
-def _holders(tensor: Tensor) -> tuple[int, int, int] | None:
-    """How many hold the tensor, its memory and its Python object; None if PyTorch does not say."""
+def _holders(tensor: Tensor) -> tuple[int, ...] | None:
+    """How many hold the tensor, its memory and the Python objects of both; None if unknown."""
+    # Older versions of PyTorch do not say.
     if not hasattr(tensor, "_use_count"):
         return None
-    storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    return tensor._use_count(), storage, sys.getrefcount(tensor)
+    storage = tensor.untyped_storage()
+    in_memory = torch._C._storage_Use_Count(storage._cdata)
+    return tensor._use_count(), in_memory, sys.getrefcount(storage), sys.getrefcount(tensor)
 
 
 class _Held(torch.autograd.Function):
@@ -444,7 +446,7 @@ class _Held(torch.autograd.Function):
 
 # Read off an example, since the versions of Python and PyTorch count differently.
 @lru_cache(maxsize=1)
-def _holders_of_free_gradient() -> tuple[int, int, int] | tuple[()]:
+def _holders_of_free_gradient() -> tuple[int, ...]:
     """:func:`_holders` of a gradient that nobody but autograd holds."""
     counts = []
 

@@ -684,6 +684,29 @@ def by_hook_after_node(output, keep):
     output.grad_fn.register_hook(lambda _, gradients: keep(gradients[0]))
 
 
+class Keep(torch.autograd.Function):
+    """Hands on what it gets, and keeps of the gradient no more than its memory."""
+
+    @staticmethod
+    def forward(ctx, input, keep):
+        ctx.keep = keep
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.keep(gradient.untyped_storage())
+        return gradient, None
+
+
+def test_who_holds_the_memory_of_a_gradient_keeps_it_as_it_was(way):
+    input, weight, bias = draw((4, 4, 3, 1, 1, 1, 1, 7, 7))
+    output = partial_conv2d(input, weight.requires_grad_(), bias, padding=1)
+    kept = []
+    seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).double()
+    torch.autograd.grad((Keep.apply(output, kept.append) * seed).sum(), weight)
+    assert torch.equal(seed.new_empty(0).set_(kept[0]).view_as(seed), seed)
+
+
 @pytest.mark.parametrize(
     "hold", [by_hook, by_view_in_hook, by_hook_before_node, by_hook_after_node]
 )
