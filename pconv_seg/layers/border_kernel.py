@@ -167,11 +167,11 @@ def load(
     """Compile and load all that :func:`scale_border_` launches for values like these.
 
     Args:
-        device: Of the values.
-        dtype: Of the values.
+        device: That of the values.
+        dtype: That of the values.
         contiguous: Whether they are contiguous; otherwise they are channels_last.
-        adds_bias: Of :func:`scale_border_`.
-        side: Columns that miss taps, at the end where more of them do.
+        adds_bias: As in :func:`scale_border_`.
+        side: How many columns at a row's end miss taps, the larger of both ends.
     """
     memory_format = torch.contiguous_format if contiguous else torch.channels_last
     columns = max(side, 1)

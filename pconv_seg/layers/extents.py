@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .axes import axes_of, convolve, padding_around
-from .scaling import ratio_of, reweight_
+from .formula import ratio_of, reweight_
 
 Extents = tuple[tuple[int, int], ...]
 

@@ -11,7 +11,8 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .axes import Axis, axes_of, convolve, padding_around
 from .compiling import is_compiling
-from .scaling import is_bias_apart, plan_of, ratio_of, reweight_, scale_, scale_by_formula
+from .formula import ratio_of, reweight_, scale_by_formula
+from .scaling import is_bias_apart, plan_of, scale_
 
 
 def partial_conv2d(

@@ -1,15 +1,14 @@
 """How partial padding scales what a convolution put out: k / sum(M) times, around the bias.
 
-In operations on tensors for compilers and function transforms; otherwise by a map of ratios, in
-strips along the border, or by a kernel, whichever is fastest.
+By a map of ratios, in strips along the border, or by a kernel, whichever is fastest. Compilers and
+function transforms see :mod:`.formula` instead.
 """
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, wraps
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.autograd import forward_ad
 
 from ..geometry import border_runs
 from .axes import Axis, axes_of, padding_around
-from .compiling import is_compiling, is_exporting, is_known
+from .compiling import is_compiling
 
 # Strips with at most this share of an output of at least this many values are scaled faster than a
 # pass over all values takes.
@@ -48,8 +47,8 @@ class Plan:
     """What partial padding does to a map of one size.
 
     Attributes:
-        around: Of :func:`padding_around`.
-        size: Of the output.
+        around: What :func:`padding_around` returns.
+        size: Output length per axis.
         runs: Outputs to scale, ``(dim, start, length, ratio)``.
         holes: Outputs without any valid tap, ``(dim, start, length)``.
         frame: Both for :func:`.border_kernel.scale_border_`, one entry per axis.
@@ -86,7 +85,10 @@ class Plan:
 # small map, and by whole shapes because slicing these takes longer than looking them up.
 @lru_cache(maxsize=4096)
 def plan_of(shape: tuple[int, ...], weight_shape: tuple[int, ...], *options) -> Plan:
-    """Of a batch and weights of these shapes; ``options`` are stride, padding and dilation."""
+    """The plan for a batch of ``shape`` and weights of ``weight_shape``; cached.
+
+    ``options`` are stride, padding and dilation, as a convolution takes them.
+    """
     return plan_of_size(shape[2:], weight_shape[2:], *options)
 
 
@@ -94,6 +96,7 @@ def plan_of(shape: tuple[int, ...], weight_shape: tuple[int, ...], *options) -> 
 def plan_of_size(
     size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation
 ) -> Plan:
+    """The plan for maps of ``size``; cached, and shared by batches and channels of any number."""
     return Plan(size, axes_of(kernel_size, stride, padding, dilation))
 
 
@@ -118,24 +121,24 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
     With ``adds_bias`` the convolution has not added it yet.
     """
-    output = _not_kept(output)
+    output = not_kept(output)
     scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
-        scale_border_ = _ScaleBorder.apply if _is_recorded(output, bias) else _scale_border_
+        scale_border_ = _ScaleBorder.apply if is_recorded(output, bias) else _scale_border_
         return scale_border_(output, bias, adds_bias, plan, _kernel_for(output, plan, adds_bias))
     if bias is None:
         return output.mul_(scale)
-    column = _column(bias.to(output.dtype), output)
+    column = as_column(bias.to(output.dtype), output)
     if adds_bias:
         # Neither kind of differentiation can follow `out`.
-        followed = _is_recorded(output, bias) or forward_ad._current_level >= 0
+        followed = is_recorded(output, bias) or forward_ad._current_level >= 0
         output = torch.addcmul(column, output, scale, out=None if followed else output)
         return output.mul_(scale > 0) if plan.holes else output
     output = output.lerp_(column, scale)
     return output.mul_(scale < 1) if plan.holes else output
 
 
-def _not_kept(output: Tensor) -> Tensor:
+def not_kept(output: Tensor) -> Tensor:
     """A copy where who follows operations may keep what they put out (selective checkpoints)."""
     if not is_compiling() and torch._C._len_torch_dispatch_stack():
         return output.clone()
@@ -151,7 +154,7 @@ def _map_if_fastest(
         # outputs take strips where there is no kernel, never a map: what autograd saves must not
         # depend on who follows operations.
         by_map = not _capturing() and (
-            output.nbytes <= _MOST_BYTES_BY_MAP[_is_recorded(output, bias)]
+            output.nbytes <= _MOST_BYTES_BY_MAP[is_recorded(output, bias)]
         )
     else:
         by_map = not plan.thin or output.numel() < _FEWEST_VALUES
@@ -169,7 +172,7 @@ def _map_if_fastest(
     return _kept_ratio_map(plan, output.dtype, around_bias, output.device, *cuda)
 
 
-def _is_recorded(output: Tensor, bias: Tensor | None) -> bool:
+def is_recorded(output: Tensor, bias: Tensor | None) -> bool:
     """Whether autograd records what is done to them."""
     requires_grad = output.requires_grad or (bias is not None and bias.requires_grad)
     return requires_grad and torch.is_grad_enabled()
@@ -193,11 +196,11 @@ def _kept_ratio_map(
     if stream is not None and len(plan.frame) == 2:
         # Should a graph be captured next, it needs the kernel.
         _border_kernel(device, dtype, contiguous, adds_bias, plan.ends[-1])
-    return _new_ratio_map(plan, dtype, around_bias, device, stream is not None)
+    return new_ratio_map(plan, dtype, around_bias, device, stream is not None)
 
 
 @_outside_inference_mode
-def _new_ratio_map(
+def new_ratio_map(
     plan: Plan,
     dtype: torch.dtype,
     around_bias: bool,
@@ -221,7 +224,7 @@ def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[Tensor]:
     by_axis = [[1.0] * outputs for outputs in plan.size]
     for dim, start, length, ratio in (*plan.runs, *((*hole, 0.0) for hole in plan.holes)):
         by_axis[dim][start : start + length] = [ratio] * length
-    floats = dict(dtype=_at_least_float32(dtype), device="cpu")
+    floats = dict(dtype=at_least_float32(dtype), device="cpu")
     return [torch.tensor(ratios, **floats) for ratios in by_axis]
 
 
@@ -360,11 +363,11 @@ def _scale_border_(
     around_bias = bias is not None and not adds_bias
     for strip, ratio in _strips(output, plan, around_bias):
         if around_bias:
-            strip.lerp_(_column(bias, strip), ratio)
+            strip.lerp_(as_column(bias, strip), ratio)
         else:
             strip.mul_(ratio)
     if adds_bias:
-        output.add_(_column(bias, output))
+        output.add_(as_column(bias, output))
     return _clear_holes_(output, plan)
 
 
@@ -459,98 +462,9 @@ def _holders_of_free_gradient() -> tuple[int, ...]:
     return counts[0] or ()
 
 
-def scale_by_formula(
-    output: Tensor, bias: Tensor | None, size: Sequence[int], axes: list[Axis]
-) -> Tensor:
-    """:func:`scale_` in operations on tensors, for whoever follows them: ``size`` may be symbols.
-
-    Here ``bias`` was not yet added.
-    """
-    compiling, never_empty = is_compiling() and not is_exporting(), True
-    known = compiling
-    for axis in axes:
-        never_empty = never_empty and axis.never_empty
-        known = known and is_known(size[axis.dim])
-    if known:
-        options = tuple([axis.options() for axis in axes])
-        dtype = _at_least_float32(output.dtype)
-        name = _name_of_compiled_map(tuple(size), options, dtype, output.device)
-        ratio = getattr(_compiled_maps, name)
-    else:
-        ratio = _ratio_by_formula(output, size, axes)
-        if compiling:
-            # This view needs its map in memory. Without it, every loop over all values computes
-            # each one's ratio anew, in all channels.
-            ratio = ratio.as_strided(ratio.shape, ratio.stride())
-    if bias is None:
-        return output.mul_(ratio)
-    column = _column(bias.to(output.dtype), output)
-    # Not in place: bias alone may have a dimension of torch.vmap.
-    # torch.jit.trace checks its graph in another mode of autograd, so it gets one for both.
-    if not compiling or _is_recorded(output, bias):
-        # Added before the multiplication, the bias has for its gradient a sum of what the
-        # convolution gets for its own, which is in memory anyway.
-        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-        scaled = torch.addcmul(output, column, inverse).mul_(ratio)
-    else:
-        scaled = torch.addcmul(column, output, ratio)
-        if not never_empty:
-            scaled = scaled * (ratio > 0)
-    return scaled.to(output.dtype)
-
-
-# Compiled code reads the maps of its layers here, so they stay. Made anew in each of its calls,
-# they would take a launch each, which small networks on a GPU wait for.
-_compiled_maps = SimpleNamespace()
-_names_of_compiled_maps: dict[tuple, str] = {}
-
-
-def _name_of_compiled_map(
-    size: tuple[int, ...], options: tuple[tuple, ...], dtype: torch.dtype, device: torch.device
-) -> str:
-    """The attribute of ``_compiled_maps`` that is the ratio map of axes with these options."""
-    key = size, options, dtype, device
-    if key not in _names_of_compiled_maps:
-        axes = [Axis(dim - len(size), *option) for dim, option in enumerate(options)]
-        # Waits for the copy, so every stream of a GPU may read it.
-        ratio_map = _new_ratio_map(Plan(size, axes), dtype, False, device)
-        _names_of_compiled_maps[key] = f"map{len(_names_of_compiled_maps)}"
-        setattr(_compiled_maps, _names_of_compiled_maps[key], ratio_map)
-    return _names_of_compiled_maps[key]
-
-
-# It runs while a compiler follows its caller, in whose graph the map is an input then. This is all
-# that torch.compiler.assume_constant_result does, but for importing the compiler, which takes long.
-_name_of_compiled_map._dynamo_marked_constant = True
-
-
-def _ratio_by_formula(output: Tensor, size: Sequence[int], axes: list[Axis]) -> Tensor:
-    counts, taps = 1, 1
-    for axis in axes:
-        counts = counts * axis.counts(size[axis.dim], output)
-        taps = taps * axis.kernel_size
-    return ratio_of(counts, taps, output)
-
-
-def ratio_of(counts: Tensor, taps: int, output: Tensor) -> Tensor:
-    """k / sum(M), and 0 where no tap is valid, from integer ``counts``."""
-    counts = counts.to(_at_least_float32(output.dtype))
-    # Exactly 1 where no tap is missing, also as a multiplication by 1 / counts.
-    ratio = 1 + (taps - counts) / counts.clamp(min=1)
-    return ratio * (counts > 0)
-
-
-def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
-    output = _not_kept(output).mul_(ratio)
-    if bias is None:
-        return output
-    # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + _column(bias.to(output.dtype), output) * (ratio > 0)
-
-
-def _column(bias: Tensor, output: Tensor) -> Tensor:
+def as_column(bias: Tensor, output: Tensor) -> Tensor:
     return bias.reshape(-1, *(1,) * (output.dim() - 2))
 
 
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32

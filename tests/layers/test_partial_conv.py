@@ -563,7 +563,7 @@ def test_without_bias_one_map_is_made(with_bias, maps):
     """The first call waits for it."""
     plan = scaling.plan_of_size((7, 17), (3, 3), (1, 1), (1, 1), (1, 1))
     with CountedMaps((7, 17)) as counted:
-        scaling._new_ratio_map(plan, torch.float32, with_bias, "cpu")
+        scaling.new_ratio_map(plan, torch.float32, with_bias, "cpu")
     assert counted.found == maps
 
 
