@@ -33,10 +33,12 @@ PLAIN = {form: plain for plain, forms in FORMS.items() for form in forms}
 
 # Layers that pad and are not convolutions, by how their class is called: scheme and why it stays.
 # Average pooling comes in two kinds; see below.
+AVERAGE_POOLING = "average pooling; count_include_pad=False leaves padding out"
+TRANSPOSED = "transposed: there are no padded values to choose"
 _EXPLICIT = "explicit padding: later layers cannot tell it from data"
 _OTHERS = {
     "MaxPool": ("-inf", "max pooling never picks its padding"),
-    "AvgPool": ("zeros", "average pooling; count_include_pad=False leaves padding out"),
+    "AvgPool": ("zeros", AVERAGE_POOLING),
     "ReflectionPad": ("reflect", _EXPLICIT),
     "ReplicationPad": ("replicate", _EXPLICIT),
     "CircularPad": ("circular", _EXPLICIT),
@@ -81,9 +83,10 @@ def padding_of(module: nn.Module) -> str | None:
     """What ``module`` itself pads with; None if it does not pad.
 
     Beside the schemes of ``set_padding``: ``'-inf'`` (max pooling) and ``'constant'`` (explicit
-    padding with a given value). Average pooling that leaves padding out is ``'partial'``: that is
-    what a partial convolution with equal weights does. A transposed convolution pads with zeros
-    where its windows overlap, because outputs near the border miss terms; its ``padding`` crops.
+    padding with a value other than 0). Average pooling that leaves padding out is ``'partial'``:
+    that is what a partial convolution with equal weights does. A transposed convolution pads with
+    zeros where its windows overlap, because outputs near the border miss terms; its ``padding``
+    crops.
     """
     if isinstance(module, _ConvTransposeNd):
         overlaps = any(
@@ -105,9 +108,9 @@ def padding_of(module: nn.Module) -> str | None:
         return None
     if getattr(module, "count_include_pad", True) is False:
         return "partial"
-    return next(
-        (scheme for kind, (scheme, _) in _OTHERS.items() if kind in type(module).__name__), "zeros"
-    )
+    kinds = (scheme for kind, (scheme, _) in _OTHERS.items() if kind in type(module).__name__)
+    scheme = next(kinds, "zeros")
+    return "zeros" if scheme == "constant" and getattr(module, "value", None) == 0 else scheme
 
 
 def _pads(padding: Any) -> bool:
@@ -130,7 +133,7 @@ def why_not_convertible(module: nn.Module) -> str:
     """Why ``set_padding`` leaves this padded layer as it is; empty if it does not."""
     cls = plain_class(module)
     if isinstance(module, _ConvTransposeNd):
-        return "transposed: there are no padded values to choose"
+        return TRANSPOSED
     if not isinstance(module, _ConvNd):
         reasons = (reason for kind, (_, reason) in _OTHERS.items() if kind in cls.__name__)
         return next(reasons, f"{cls.__name__} is not a convolution of PyTorch's")

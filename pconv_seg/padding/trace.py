@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from ..geometry import border_runs, transposed_border
 from ..layers.axes import axes_of, per_axis
 from .describe import (
+    AVERAGE_POOLING,
+    TRANSPOSED,
     is_padded_convolution,
     is_plain_convolution,
     padding_of,
@@ -136,7 +138,17 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
 
     Returns:
         The operations in the order they ran, as often as they ran.
+
+    Raises:
+        ValueError: if a part of ``model`` is a TorchScript module, which shows no operations.
+        RuntimeError: if ``model`` needs values of maps, or tensors that it does not hold itself.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name or 'the model'} is a TorchScript module, in which no operations can be "
+                "seen: report on the model that it was made from"
+            )
     shape = (1, 3, *input_size) if len(input_size) == 2 else tuple(input_size)
     # What torch.compile made does not run under a mode; it holds the module.
     model = getattr(model, "_orig_mod", model)
@@ -146,8 +158,18 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
     dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
     image = torch.empty(shape, device="meta", dtype=next(dtypes, None))
     tracer = _Tracer(traced)
-    with torch.no_grad(), tracer:
-        traced(image)
+    try:
+        with torch.no_grad(), tracer:
+            traced(image)
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        module = tracer.running or "the model itself"
+        raise RuntimeError(
+            f"padding_report runs the model on shapes alone (device meta), but {module} reads "
+            "values of a map, or uses a tensor that no module holds: report on a copy in which it "
+            f"does not ({error})"
+        ) from error
     return PaddingTrace(tuple(input_size), tuple(tracer.operations))
 
 
@@ -178,6 +200,11 @@ class _Tracer(TorchFunctionMode):
             module.register_forward_pre_hook(partial(self._enter, name))
             module.register_forward_hook(self._leave, with_kwargs=True)
 
+    @property
+    def running(self) -> str:
+        """The name of the innermost module that is running; empty for the model itself."""
+        return self._running[-1][0] if self._running else ""
+
     def _enter(self, name: str, module: nn.Module, args: tuple) -> None:
         self._running.append((name, module))
 
@@ -203,7 +230,8 @@ class _Tracer(TorchFunctionMode):
         output = func(*args, **kwargs)
         if not self._running or _is_layer(self._running[-1][1]):
             return output
-        kind = getattr(func, "__name__", "").removesuffix("_with_indices")
+        # Exported programs call overloads, such as conv2d.default.
+        kind = getattr(func, "__name__", "").split(".")[0].removesuffix("_with_indices")
         if kind == "pad":
             self._add_explicit(*args, **kwargs)
         elif kind in _READERS and (kind != "unfold" or func is F.unfold):  # Tensor.unfold is none
@@ -322,9 +350,8 @@ def _convolution(
 def _transposed(
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> _Windows:
-    reason = "transposed: there are no padded values to choose"
     n = weight.dim() - 2
-    return _windows(n, weight.shape[2:], stride, padding, dilation, "zeros", reason)
+    return _windows(n, weight.shape[2:], stride, padding, dilation, "zeros", TRANSPOSED)
 
 
 def _max_pooling(n: int, input, kernel_size, stride=None, padding=0, dilation=1, *_, **__):
@@ -343,8 +370,7 @@ def _average_pooling(
     divisor_override=None,
 ) -> _Windows:
     stride = kernel_size if stride in (None, []) else stride
-    reason = "average pooling; count_include_pad=False leaves padding out"
-    windows = _windows(n, kernel_size, stride, padding, 1, "zeros", reason)
+    windows = _windows(n, kernel_size, stride, padding, 1, "zeros", AVERAGE_POOLING)
     # What only `ceil_mode` lets hang over is never counted; a given divisor counts everything.
     padded = count_include_pad and any(max(pads) for pads in windows.pads)
     if not padded and divisor_override is None:

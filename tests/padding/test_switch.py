@@ -279,6 +279,7 @@ def test_what_cannot_follow_is_listed_and_left_alone():
             "partial_average": nn.AvgPool2d(3, padding=1, count_include_pad=False),
             "maximum": nn.MaxPool2d(3, padding=1),
             "unfold": nn.Unfold(3, padding=1),
+            "constant_zero": nn.ConstantPad2d(1, 0.0),
             "zero": nn.ZeroPad2d(1),
             "ones": nn.ConstantPad2d(1, 1.0),
             # These do not pad.
@@ -312,6 +313,7 @@ def test_what_cannot_follow_is_listed_and_left_alone():
         "maximum": ("-inf", "max pooling never picks its padding"),
         "unfold": ("zeros", "Unfold is not a convolution of PyTorch's"),
         "zero": ("zeros", "explicit padding: later layers cannot tell it from data"),
+        "constant_zero": ("zeros", "explicit padding: later layers cannot tell it from data"),
         "ones": ("constant", "explicit padding: later layers cannot tell it from data"),
         "follows": ("partial", ""),
     }
@@ -319,7 +321,7 @@ def test_what_cannot_follow_is_listed_and_left_alone():
     assert net["follows"].extra() == "kept"
     table = str(report)
     assert "ConvWS2d has a forward of its own" in table
-    assert "1 of 13 padded layers follow the scheme" in table
+    assert "1 of 14 padded layers follow the scheme" in table
 
 
 @pytest.mark.parametrize(

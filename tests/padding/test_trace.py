@@ -285,6 +285,45 @@ def test_layers_called_by_keyword():
     assert only(ByKeyword(), (10, 16)).seeing == 160 - 8 * 14
 
 
+class ReadsValues(nn.Module):
+    def forward(self, x):
+        return x if x.max() > 0 else -x
+
+
+MEAN = torch.ones(3, 1, 1)
+
+
+@pytest.mark.parametrize("layer", [ReadsValues(), Functions(lambda x: x - MEAN)])
+def test_values_that_a_trace_has_not(layer):
+    with pytest.raises(RuntimeError, match=r"on shapes alone \(device meta\), but 1 reads values"):
+        padding_report(nn.Sequential(nn.Identity(), layer), (10, 16))
+    with pytest.raises(RuntimeError, match=r"^Given groups=1|^Invalid channel"):
+        padding_report(nn.Conv2d(4, 3, 3), (10, 16))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_module_is_named():
+    model = nn.Sequential(nn.Identity(), torch.jit.script(nn.Conv2d(3, 3, 3, padding=1)))
+    with pytest.raises(ValueError, match="1 is a TorchScript module"):
+        padding_report(model, (10, 16))
+
+
+@pytest.mark.skipif(torch.__version__ < "2.6", reason="fails inside of this torch's exporter")
+def test_exported_programs():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.MaxPool2d(3, 2, 1),
+        nn.ReflectionPad2d(1),
+        nn.ConvTranspose2d(4, 4, 3, 2, 1),
+        nn.AvgPool2d(3, 1, 1),
+    )
+    exported = torch.export.export(model, (torch.ones(1, 3, 10, 16),)).module()
+    rows, expected = (padding_report(m, (10, 16)).operations for m in (exported, model))
+    assert [(row.kind, row.scheme, row.seeing) for row in rows] == [
+        (row.kind, row.scheme, row.seeing) for row in expected
+    ]
+
+
 def test_one_dimension():
     operation = only(nn.Sequential(nn.Conv1d(2, 3, 5, padding=2)), (1, 2, 20))
     assert (operation.kind, operation.output_size, operation.seeing) == ("conv1d", (20,), 4)
