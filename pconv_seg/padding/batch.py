@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -21,11 +22,20 @@ def added_padding(sample: BaseDataElement) -> tuple[int, int, int, int]:
 def take_test_padding_away(segmentor: nn.Module) -> None:
     """Let the data preprocessor of a segmentor of mmseg pad in training only.
 
-    As missing data, padding gives what no padding gives, and in tests mmseg has no other use for
-    it: the images of a batch are of one size. Unlike what follows padding through a forward, this
-    also holds where a network is called in another way.
+    As missing data, padding gives what no padding gives, and in tests the images of a batch are of
+    one size. (A network that takes only sizes of some multiple needs images that the pipeline has
+    resized to one, instead of padding.) Unlike what follows padding through a forward, this also
+    holds where a network is called in another way.
     """
-    segmentor.data_preprocessor.test_cfg = None
+    preprocessor = segmentor.data_preprocessor
+    if getattr(preprocessor, "test_cfg", None):
+        print_log(
+            f"PaddedBatchHook: images are not padded in tests, so test_cfg={preprocessor.test_cfg} "
+            "of the data preprocessor is left out. A network that takes only sizes of some "
+            "multiple (as U-Net and DDRNet do) needs a pipeline that resizes images to one.",
+            logger="current",
+        )
+    preprocessor.test_cfg = None
 
 
 class _SegmentorHooks:
@@ -65,8 +75,10 @@ class PaddedBatchHook(Hook):
     change to the model. In training, padding is followed through the network, which costs what
     :mod:`pconv_seg.padding.tracking` says. In validation and testing, also with test-time
     augmentation and in tiles, images are not padded in the first place: ``test_cfg`` of the data
-    preprocessor is taken away. Padding by a transform of the data pipeline
-    (``dict(type='Pad', ...)``) leaves no trace that could be read: let the data preprocessor pad.
+    preprocessor is taken away, which is logged. A network that takes only sizes of some multiple
+    needs ``dict(type='ResizeToMultiple', ...)`` in its test pipeline then. Padding by a transform
+    of the data pipeline (``dict(type='Pad', ...)``) leaves no trace that could be read: let the
+    data preprocessor pad.
     """
 
     def before_run(self, runner: Runner) -> None:

@@ -98,6 +98,18 @@ def test_a_second_run_of_a_runner_follows_padding_once() -> None:
     assert not runner.model._forward_hooks
 
 
+def test_padding_of_tests_that_is_left_out_is_logged(
+    segmentor: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+    monkeypatch.setattr("pconv_seg.padding.batch.print_log", lambda text, **_: lines.append(text))
+    for _ in range(2):
+        _with_hook(segmentor)
+        assert segmentor.data_preprocessor.test_cfg is None
+    (line,) = lines
+    assert "test_cfg={'size_divisor': 32} of the data preprocessor is left out" in line
+
+
 def _batch(sizes: tuple) -> dict:
     generator = torch.Generator().manual_seed(0)
     inputs, samples = [], []
