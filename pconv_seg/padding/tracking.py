@@ -293,7 +293,7 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
 
     Args:
         model: Any network. Compiled parts run uncompiled inside the context.
-        images: ``Tensor[N, C, H, W]`` with every image at the top left.
+        images: ``Tensor[N, C, H, W]`` with every image at the top left, finite values around it.
         extents: (height, width) of every image, in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One small network per architecture family of mmsegmentation, and which convolutions pad zeros.
+"""One small network per architecture family of mmsegmentation, and what is asked of each.
 
 Shared by the tests here and by ``families_table.py``, so nothing in this file needs pytest.
 """
@@ -11,6 +11,8 @@ import torch
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 from torch import Tensor, nn
+
+from pconv_seg.padding import extents_of, track_extents
 
 INPUT_SIZE = (128, 128)
 CLASSES = 3
@@ -386,3 +388,29 @@ def _sees_zeros(conv: nn.modules.conv._ConvNd) -> bool:
     with torch.no_grad():
         output = probe(torch.ones(1, conv.in_channels, *[size] * len(conv.kernel_size)))
     return not torch.allclose(output.amin(), output.amax(), rtol=1e-5, atol=0)
+
+
+def followed_sizes(model: nn.Module) -> str:
+    """Which images a padded batch may have: of ``any`` size, of ``multiples of 32``, or ``none``.
+
+    Raises:
+        AssertionError: if an image in a batch that is followed does not give what it gives alone.
+    """
+    model = copy.deepcopy(model).double()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *INPUT_SIZE, generator=generator, dtype=torch.float64)
+    for sizes, size in (("any", (97, 71)), ("multiples of 32", (96, 64))):
+        extents = (INPUT_SIZE, size)
+        try:
+            with torch.no_grad(), track_extents(model, images, extents):
+                output = model(images, mode="tensor")
+        except NotImplementedError:
+            continue
+        for image, found, (height, width), (rows, columns) in zip(
+            images, output, extents, extents_of(output), strict=True
+        ):
+            with torch.no_grad():
+                (alone,) = model(image[None, :, :height, :width], mode="tensor")
+            torch.testing.assert_close(found[:, :rows, :columns], alone, rtol=1e-9, atol=1e-9)
+        return sizes
+    return "none"

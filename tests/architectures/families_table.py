@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from families import FAMILIES, NOT_BUILT, build, with_conv_cfg, zero_padded
+from families import FAMILIES, NOT_BUILT, build, followed_sizes, with_conv_cfg, zero_padded
 from tqdm import tqdm
 
 import pconv_seg
@@ -24,6 +24,9 @@ the same. The heads are mmsegmentation's own; `conv_cfg` reaches all of this pac
 - **set_padding**: how many of them `pconv_seg.set_padding(model, 'partial')` turns.
 - **listed**: other padded layers (pooling, transposed convolutions, explicit padding) that
   `set_padding` leaves alone and lists in its report with the reason.
+- **padded batches**: which images may be
+  [padded to one batch size](padding.md#images-padded-to-one-batch-size) after `set_padding`: of any
+  size, or of multiples of 32 alone. Other networks are refused, with the name of the operation.
 
 A convolution counts as padded with zeros if it does not turn a constant image into a constant
 output when all its weights are 1; this asks what it does and not what it is called. Padding
@@ -48,10 +51,11 @@ def document() -> str:
         by_conv_cfg = padded - len(zero_padded(build(with_conv_cfg(config, dict(type="PConv")))))
         report = pconv_seg.set_padding(model, "partial")
         counts = [padded, by_conv_cfg, padded - len(zero_padded(model)), len(report.kept)]
-        rows.append([family, *counts])
+        rows.append([family, *counts, followed_sizes(model)])
         total = [before + count for before, count in zip(total, counts, strict=True)]
-    rows.append(["**all**", *total])
-    header = [["family", "padded", "conv_cfg", "set_padding", "listed"], ["---", *["---:"] * 4]]
+    rows.append(["**all**", *total, ""])
+    names = ["family", "padded", "conv_cfg", "set_padding", "listed", "padded batches"]
+    header = [names, ["---", *["---:"] * 4, "---"]]
     lines = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in header + rows]
     not_built = [f"- {family}: {reason}." for family, reason in NOT_BUILT.items()]
     return "\n".join([INTRODUCTION, *lines, "", NOTES, *not_built]) + "\n"

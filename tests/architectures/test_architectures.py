@@ -1,7 +1,7 @@
 import families_table
 import pytest
 import torch
-from families import FAMILIES, build, forward, with_conv_cfg, zero_padded
+from families import FAMILIES, build, followed_sizes, forward, with_conv_cfg, zero_padded
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import nn
 
@@ -48,6 +48,16 @@ def test_set_padding_equals_conv_cfg_where_that_reaches_everything(family):
     pconv_seg.set_padding(model, "partial")
     by_conv_cfg.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(forward(model), forward(by_conv_cfg))
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [("pspnet", "any"), ("unet", "multiples of 32"), ("mobilenetv3", "multiples of 32")],
+)
+def test_padded_batches_give_what_images_give_alone(family, sizes):
+    model = build(FAMILIES[family])
+    pconv_seg.set_padding(model, "partial")
+    assert followed_sizes(model) == sizes
 
 
 def test_conv_cfg_misses_the_separable_convolutions_of_deeplabv3plus():
