@@ -10,8 +10,8 @@ image alone:
   ``partial_conv2d``. :func:`~pconv_seg.layers.extents.conv2d_within` says how Eq. 3 is read.
 - Position-wise operations (activations, additions, dropout, concatenation of channels, linear
   maps of channels, ...) run as they are. What they leave outside the real area is never read.
-  While gradients are recorded, those that are singular at 0 (division, powers, logarithm) find 1
-  there, sample after sample.
+  While gradients are recorded, padding is replaced by 1 before those that are singular at 0
+  (division, powers, roots, logarithm), whose gradients it could make NaN otherwise.
 - Pooling, interpolation, ``F.pad``, transposed convolution, group and instance norm, and what
   reduces over positions run on the real area of one sample after the other.
 - Batch norm in training takes its statistics over the real positions of the whole batch. In
