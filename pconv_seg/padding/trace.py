@@ -162,13 +162,14 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
         with torch.no_grad(), tracer:
             traced(image)
     except RuntimeError as error:
-        if "meta" not in str(error):
+        reason = str(error).partition("\n")[0]  # torch 2.1 lists all that there is below it
+        if "meta" not in reason.lower():
             raise
         module = tracer.running or "the model itself"
         raise RuntimeError(
             f"padding_report runs the model on shapes alone (device meta), but {module} reads "
             "values of a map, or uses a tensor that no module holds: report on a copy in which it "
-            f"does not ({error})"
+            f"does not ({reason})"
         ) from error
     return PaddingTrace(tuple(input_size), tuple(tracer.operations))
 
