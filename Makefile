@@ -1,5 +1,6 @@
 # Usage:
-#   make demo      draw street scenes, train with zero and with partial padding, compare both
+#   make demo      draw street scenes, train with zero and with partial padding, compare both,
+#                  also what a seam between tiles costs the same pixels
 #   make study     train, evaluate and compare four paddings on street scenes; about three hours
 #   make test      create .venv if needed and run the fast tests
 #   make test-all  the slow ones too
@@ -50,13 +51,18 @@ benchmarks: $(INSTALLED)
 DEMO_DATA := data/demo
 DEMO_RUNS := work_dirs/demo
 
-demo: $(DEMO_RUNS)/confusion.npz
+demo: $(DEMO_RUNS)/confusion.npz $(DEMO_RUNS)/shift.txt
 	$(PY) tools/border_eval.py --from-confusion $< --out $(DEMO_RUNS)/border_eval.json \
 	  --plot $(DEMO_RUNS)/border_eval.png
+	@cat $(DEMO_RUNS)/shift.txt
+
+DEMO_EVAL = $(PY) tools/border_eval.py configs/deeplabv3plus_r18_zero_demo.py $^ --tile 128
 
 $(DEMO_RUNS)/confusion.npz: $(DEMO_RUNS)/zero/iter_300.pth $(DEMO_RUNS)/pd/iter_300.pth
-	$(PY) tools/border_eval.py configs/deeplabv3plus_r18_zero_demo.py $^ \
-	  --tile 128 --leave-out 0 1/2 3/4 --save-confusion $@ > /dev/null
+	$(DEMO_EVAL) --leave-out 0 1/2 3/4 --save-confusion $@ > /dev/null
+
+$(DEMO_RUNS)/shift.txt: $(DEMO_RUNS)/zero/iter_300.pth $(DEMO_RUNS)/pd/iter_300.pth
+	$(DEMO_EVAL) --shift-test --bin-width 4 --plot $(DEMO_RUNS)/shift.png > $@
 
 $(DEMO_DATA)/.drawn: | $(INSTALLED)
 	$(PY) tools/make_demo_data.py --out $(DEMO_DATA) --size 256x512 --train 300 --val 60 --seed 0
