@@ -93,6 +93,11 @@ class EvaluationPlan:
         """The plan with its tile size settled, given the first image's (height, width)."""
         return self if self.tile is not None else replace(self, tile=min(size))
 
+    @property
+    def tile_text(self) -> str:
+        """The settled tile size in pixels: ``180``, or ``128x256`` for height and width."""
+        return str(self.tile) if isinstance(self.tile, int) else "x".join(map(str, self.tile))
+
     def mode_overlap(self, mode: str) -> Overlap:
         """Overlap of the tiles of a mode."""
         return self.overlap if mode == "tile_overlap" else 0

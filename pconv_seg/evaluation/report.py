@@ -187,9 +187,8 @@ class Report:
     def mode_name(self, mode: str) -> str:
         """A mode with the size and overlap of its tiles."""
         plan = self.record.plan
-        tile = plan.tile if isinstance(plan.tile, int) else "x".join(map(str, plan.tile))
-        names = {"regular": "regular", "tile": f"tile {tile}"}
-        return names.get(mode, f"tile {tile}, overlap {plan.overlap}")
+        names = {"regular": "regular", "tile": f"tile {plan.tile_text}"}
+        return names.get(mode, f"tile {plan.tile_text}, overlap {plan.overlap}")
 
     def _table(self, title: str, columns: list[tuple[str, int, int]]) -> str:
         table = PrettyTable(["checkpoint", "padding", *(name for name, _, _ in columns)])

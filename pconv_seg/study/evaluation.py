@@ -97,7 +97,7 @@ def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | 
     The last one tests under every padding, without ``'tile_overlap'``; it is left out where the
     first plan has no other mode.
     """
-    own = [(f"tile{_text(plan.tile)}", plan, (None,)) for plan in study.plans]
+    own = [(f"tile{plan.tile_text}", plan, (None,)) for plan in study.plans]
     modes = [mode for mode in study.plans[0].modes if mode != "tile_overlap"]
     if not modes:
         return own
@@ -294,7 +294,3 @@ def _identity(plan: EvaluationPlan) -> str:
     # Files hold text in place of fractions; the data set settles `ignore_index`.
     options = {k: v for k, v in asdict(plan).items() if k != "ignore_index"}
     return json.dumps(options, default=str)
-
-
-def _text(tile: int | tuple[int, int]) -> str:
-    return str(tile) if isinstance(tile, int) else "x".join(map(str, tile))

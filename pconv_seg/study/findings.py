@@ -198,9 +198,8 @@ def where(results: Results, name: str, mode: str) -> str:
     plan = results.records[name].plan
     if mode == "regular":
         return MODE_NAMES[mode]
-    tile = plan.tile if isinstance(plan.tile, int) else "x".join(map(str, plan.tile))
     overlap = f", overlap {plan.overlap}" if mode == "tile_overlap" else ""
-    return f"{MODE_NAMES[mode]} ({tile} px{overlap})"
+    return f"{MODE_NAMES[mode]} ({plan.tile_text} px{overlap})"
 
 
 def _finding(question: str, measured: str, in_paper: str | None, contrast: Contrast) -> Finding:

@@ -270,3 +270,8 @@ def test_regions_of_a_plan():
     )
     for mode, overlap in (("regular", 0), ("tile", 0), ("tile_overlap", 3)):
         assert plan.regions(mode) == BorderRegions([0, "1/2"], "area", "tile", (4,), 16, overlap)
+
+
+@pytest.mark.parametrize(("tile", "text"), [(180, "180"), ((128, 256), "128x256")])
+def test_the_size_of_tiles_in_words(tile, text):
+    assert EvaluationPlan(tile=tile).tile_text == text
