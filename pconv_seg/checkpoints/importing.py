@@ -14,8 +14,9 @@ from prettytable import PrettyTable
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..files import atomic_path
-from ..version import __version__
+from pconv_seg.files import atomic_path
+from pconv_seg.version import __version__
+
 from .formats import Format, State, recognize
 from .loading import build_network, checked, state_dict_of
 from .stored import stored_config

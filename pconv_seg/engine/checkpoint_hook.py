@@ -16,8 +16,9 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..files import atomic_path, remove_leftovers
-from ..work_dir import checkpoints, newest_checkpoint, write_sealed
+from pconv_seg.files import atomic_path, remove_leftovers
+from pconv_seg.work_dir import checkpoints, newest_checkpoint, write_sealed
+
 from .preflight import PreflightError
 from .random_state import random_state, set_random_state
 

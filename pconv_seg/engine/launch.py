@@ -10,8 +10,9 @@ from mmengine.config import Config, DictAction
 from mmseg.datasets import CityscapesDataset
 from mmseg.registry import DATASETS
 
-from ..checkpoints import use_safe_loading
-from ..padding import SCHEMES, add_padding
+from pconv_seg.checkpoints import use_safe_loading
+from pconv_seg.padding import SCHEMES, add_padding
+
 from .preflight import PreflightError, leaf_datasets
 
 # Of these mmengine takes None for "without"; of hooks that only a config has, it does not.

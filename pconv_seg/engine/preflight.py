@@ -17,7 +17,7 @@ from mmengine.runner import checkpoint
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from ..outputs import output_folder
+from pconv_seg.outputs import output_folder
 
 _CONNECT_TIMEOUT = 5  # seconds
 

@@ -5,8 +5,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
-from ..checkpoints import load_weights
-from ..wrappers import unwrapped
+from pconv_seg.checkpoints import load_weights
+from pconv_seg.wrappers import unwrapped
+
 from .preflight import PreflightError
 
 

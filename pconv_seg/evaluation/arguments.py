@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from ..arguments import TileAction, overlap, positive
+from pconv_seg.arguments import TileAction, overlap, positive
+
 from .evaluator import LEAVE_OUTS, MODES, EvaluationPlan
 
 

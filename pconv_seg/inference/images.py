@@ -15,8 +15,9 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
-from ..files import atomic_path, remove_leftovers
-from ..geometry import Overlap, TileGrid
+from pconv_seg.files import atomic_path, remove_leftovers
+from pconv_seg.geometry import Overlap, TileGrid
+
 from .segmentor import image_preprocessor, predicted_labels, tile_predictor
 from .tiled import stream_tiles
 

@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 from tqdm import tqdm
 
-from ..geometry import Overlap, TileGrid, blend_weights
+from pconv_seg.geometry import Overlap, TileGrid, blend_weights
 
 
 def tiled_inference(

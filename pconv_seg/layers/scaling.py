@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..geometry import border_runs
+from pconv_seg.geometry import border_runs
+
 from .axes import Axis, axes_of, padding_around
 from .compiling import is_compiling
 

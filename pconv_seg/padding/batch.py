@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..wrappers import unwrapped
+from pconv_seg.wrappers import unwrapped
+
 from .tracking import track_extents
 
 

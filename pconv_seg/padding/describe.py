@@ -9,7 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.pooling import _MaxUnpoolNd
 from torch.nn.utils import parametrize
 
-from ..layers import (
+from pconv_seg.layers import (
     AdaptivePaddedConv2d,
     AdaptivePConv2d,
     PaddedConv1d,
@@ -20,7 +20,7 @@ from ..layers import (
     PConv3d,
     adaptive_padding,
 )
-from ..layers.axes import axes_of_layer
+from pconv_seg.layers.axes import axes_of_layer
 
 # Plain class of a convolution: its partial form, and its form with padding made from the input.
 FORMS = {

@@ -10,7 +10,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..wrappers import unwrapped
+from pconv_seg.wrappers import unwrapped
+
 from .batch import PaddedBatchHook, take_test_padding_away
 from .describe import scheme_of
 from .switch import SCHEMES, Where, set_padding

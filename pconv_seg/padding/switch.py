@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
-from ..layers.axes import axes_of_layer, flat_padding
+from pconv_seg.layers.axes import axes_of_layer, flat_padding
+
 from .describe import FORMS, PLAIN, padding_of, plain_class, why_not_convertible
 
 SCHEMES = ("zeros", "partial", "reflect", "replicate", "circular", "distribution")

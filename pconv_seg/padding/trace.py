@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
-from ..geometry import border_runs, transposed_border
-from ..layers.axes import axes_of, per_axis
+from pconv_seg.geometry import border_runs, transposed_border
+from pconv_seg.layers.axes import axes_of, per_axis
+
 from .describe import (
     AVERAGE_POOLING,
     TRANSPOSED,

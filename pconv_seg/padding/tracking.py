@@ -59,9 +59,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_map
 
-from ..layers import partial_conv2d
-from ..layers.compiling import is_compiling
-from ..layers.extents import Extents, conv2d_within
+from pconv_seg.layers import partial_conv2d
+from pconv_seg.layers.compiling import is_compiling
+from pconv_seg.layers.extents import Extents, conv2d_within
 
 # Where functions run that are called under gradient checkpointing of either kind.
 _CHECKPOINT = vars(checkpoint)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .styles import bar_style
 
 if TYPE_CHECKING:
-    from ..datasets.sampling import ClassFrequency
+    from pconv_seg.datasets.sampling import ClassFrequency
 
 
 def plot_class_frequency(classes: Sequence[str], found: "Mapping[str, ClassFrequency]") -> Figure:

@@ -3,7 +3,8 @@
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..padding import PaddingTrace
+from pconv_seg.padding import PaddingTrace
+
 from .styles import bar_style
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import print_log
 
-from ...files import atomic_path
+from pconv_seg.files import atomic_path
 
 
 class DecodedCache:

@@ -16,9 +16,10 @@ from mmengine.logging import print_log
 from mmseg.datasets import BaseSegDataset
 from scipy import ndimage
 
-from ...files import atomic_path
-from ...outputs import output_folder
-from ...parallel import map_in_processes
+from pconv_seg.files import atomic_path
+from pconv_seg.outputs import output_folder
+from pconv_seg.parallel import map_in_processes
+
 from .reading import SampleError, SampleReader
 
 # A part of every fingerprint: raise it when other code would find other centroids.

@@ -8,7 +8,8 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from ..transforms import RandomScaleCrop
+from pconv_seg.datasets.transforms import RandomScaleCrop
+
 from .centroids import CentroidIndex, centroid_index
 from .dataset import DrawnDataset
 from .draw import Draw

@@ -10,7 +10,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from ..cityscapes.labels import CITYSCAPES_LABEL_IDS
+from pconv_seg.datasets.cityscapes.labels import CITYSCAPES_LABEL_IDS
 
 # Every one of the 34 label ids that is no class becomes 255, ...
 TRAIN_IDS = np.full(34, 255, np.uint8)

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pconv_seg.datasets.cityscapes.cities import FINE_IMAGES
 from pconv_seg.files import atomic_path, parse_json, remove_leftovers, write_json
 from pconv_seg.parallel import map_in_processes
 
-from ..cityscapes.cities import FINE_IMAGES
 from .canvas import TRAIN_IDS
 from .street import check_size, render_street_scene
 
