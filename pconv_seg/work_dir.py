@@ -70,13 +70,13 @@ def damage(checkpoint: str | Path) -> str | None:
     return f"its record {record} is changed (CRC-32)" if record else None
 
 
-def progress(checkpoint: Path) -> tuple[str, int] | None:
+def progress(checkpoint: Path) -> tuple[str, int]:
     """How far a run had come by a checkpoint's name: ``("iter", 300)`` by ``iter_300.pth``.
 
-    None if the name, such as that of a best checkpoint, does not say.
+    ``("iter", 0)`` if the name, such as that of a best checkpoint, does not say.
     """
     match = _NAME.fullmatch(checkpoint.name)
-    return (match[1], int(match[2])) if match else None
+    return (match[1], int(match[2])) if match else ("iter", 0)
 
 
 def checkpoints(work_dir: str | Path) -> list[Path]:
@@ -93,11 +93,11 @@ def checkpoints(work_dir: str | Path) -> list[Path]:
     files = {named} if named else set()
     for folder in {work_dir, *(path.parent for path in files)}:
         files.update(path for path in folder.glob("*.pth") if _NAME.fullmatch(path.name))
-    newest_first = sorted(files, key=lambda path: (_written(path), _number(path)), reverse=True)
+    newest_first = sorted(files, key=lambda path: (_written(path), progress(path)[1]), reverse=True)
     if named is None:
         return newest_first
     ahead = newest_first[: newest_first.index(named)]
-    later = [path for path in ahead if _number(path) > _number(named)]
+    later = [path for path in ahead if progress(path)[1] > progress(named)[1]]
     return [*later, named, *(path for path in newest_first if path not in (*later, named))]
 
 
@@ -132,7 +132,3 @@ def _named(work_dir: Path) -> Path | None:
 
 def _written(path: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() else 0
-
-
-def _number(path: Path) -> int:
-    return (progress(path) or ("", 0))[1]

@@ -133,4 +133,5 @@ class PaddingEvalHook(Hook):
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
+    # Not of test-time augmentation, whose predictions are none of the modes'.
     return model.module if is_model_wrapper(model) else model

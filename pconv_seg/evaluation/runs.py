@@ -75,7 +75,7 @@ def _runs(work_dirs: Path) -> Iterator[Run]:
 
 def _is_finished(run: Run) -> bool:
     loop = read_config(str(run.config)).get("train_cfg") or {}
-    unit, reached = progress(run.checkpoint) or ("iter", 0)
+    unit, reached = progress(run.checkpoint)
     return reached >= loop.get(f"max_{unit}s", math.inf)
 
 

@@ -410,7 +410,7 @@ def shift_tables(results: list[dict]) -> str:
     names = short_names(result["checkpoint"] for result in results)
     parts = [_distance_table(result, names[result["checkpoint"]]) for result in results]
     tolerances = [row["tolerance"] for row in results[0]["recommended"]]
-    table = PrettyTable(["checkpoint", "padding", *map(_percent, tolerances)])
+    table = PrettyTable(["checkpoint", "padding", *map(tolerance_text, tolerances)])
     table.title = "smallest overlap (px), and share of pixels that change"
     table.align["checkpoint"] = "l"
     for result in results:
@@ -455,7 +455,8 @@ def _distance_table(result: dict, name: str) -> str:
     return table.get_string()
 
 
-def _percent(tolerance: float) -> str:
+def tolerance_text(tolerance: float) -> str:
+    """A share as the title of a column: ``<= 0.5%``."""
     # All digits, so that no two columns have one title.
     return f"<= {(100 * Decimal(str(tolerance))).normalize():f}%"
 

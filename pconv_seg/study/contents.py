@@ -13,7 +13,7 @@ import numpy as np
 
 from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES
 from pconv_seg.evaluation.report import json_number
-from pconv_seg.evaluation.shift import TOLERANCES
+from pconv_seg.evaluation.shift import TOLERANCES, tolerance_text
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
@@ -132,9 +132,7 @@ class Contents:
             "start": read_start(run.folder),
             "iterations": reached_iteration(run.folder),
             "seconds_per_iteration": _seconds_per_iteration(run),
-            "training_loss": {
-                step: loss if math.isfinite(loss) else None for step, loss in losses.items()
-            },
+            "training_loss": {step: json_number(loss) for step, loss in losses.items()},
             "validation_mIoU": scores,
             "not_evaluated": read_reasons(self._study, run),
             "shift_test": self._shift_dict(run),
@@ -356,12 +354,11 @@ class Contents:
         blocks = {}
         for name in self._results.own_evaluations:
             regions = self._results.regions(name)
-            numbers = self._results.region_numbers(name, kind)
             for mode in self._results.records[name].plan.modes:
+                numbers = self._results.new_regions(name, mode, kind)
+                if not numbers:
+                    continue
                 title = where(self._results, name, mode)
-                repeated = kind == "seam_distance" or self._results.is_repeated(name, kind)
-                if not numbers or (mode == "regular" and repeated):
-                    continue  # whole images have no seams
                 if title in blocks:
                     title += f", regions of {name}"
                 columns = [(str(regions[i]), name, mode, i) for i in numbers]
@@ -409,8 +406,7 @@ class Contents:
         gaps = [[f"cost minus that with {BASELINE}", *names]]
         for padding in self._others:
             gaps.append([padding, *(self._difference(shift_gap(padding, i)) for i in regions)])
-        limits = [f"<= {100 * tolerance:g}%" for tolerance in TOLERANCES]
-        overlaps = [["padding", "predictions differ (%)", *limits]]
+        overlaps = [["padding", "predictions differ (%)", *map(tolerance_text, TOLERANCES)]]
         for padding in paddings:
             records = self._results.shift_of(padding)
             differ = [100 * (1 - r.agreeing.sum() / r.pixels.sum()) for r in records]

@@ -127,9 +127,7 @@ def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, 
         panels += [
             (name, mode, kind)
             for name in names
-            if mode in results.records[name].plan.modes
-            and results.region_numbers(name, kind)
-            and not (mode == "regular" and results.is_repeated(name, kind))
+            if mode in results.records[name].plan.modes and results.new_regions(name, mode, kind)
         ]
     return panels
 

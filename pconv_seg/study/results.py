@@ -106,12 +106,17 @@ class Results:
         """Places of the regions of one kind among those of an evaluation."""
         return [i for i, r in enumerate(self.regions(evaluation)) if r.kind == kind]
 
-    def is_repeated(self, evaluation: str, kind: str) -> bool:
-        """Whether an earlier evaluation has the same regions of a kind on whole images."""
+    def new_regions(self, evaluation: str, mode: str, kind: str) -> list[int]:
+        """The same in a mode; none if an earlier evaluation has the same ones of whole images."""
+        if mode != "regular":
+            return self.region_numbers(evaluation, kind)
+        if kind == "seam_distance":  # Whole images have no seams.
+            return []
         earlier = self.own_evaluations[: self.own_evaluations.index(evaluation)]
         plans = [self.records[name].plan for name in earlier]
         found = [region_options(plan, kind) for plan in plans if "regular" in plan.modes]
-        return region_options(self.records[evaluation].plan, kind) in found
+        is_repeated = region_options(self.records[evaluation].plan, kind) in found
+        return [] if is_repeated else self.region_numbers(evaluation, kind)
 
     def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
         """Whether a run has one of the study's evaluations; with ``fully``, all."""

@@ -1,7 +1,6 @@
 """Do two runs start from the same weights and see the same batches?"""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from pconv_seg.files import atomic_path, parse_json
+from pconv_seg.files import parse_json, write_json
 from pconv_seg.wrappers import unwrapped
 
 _FILE = "start.json"
@@ -57,8 +56,7 @@ class StartDigestHook(Hook):
             "batches": self._seen.hexdigest(),
             "number_of_batches": number,
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(content, path)
 
 
 def _add(digest: Any, value: torch.Tensor) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
-from pconv_seg.files import atomic_path, parse_json
+from pconv_seg.files import atomic_path, parse_json, write_json
 from pconv_seg.inference import tile_predictor
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
@@ -260,8 +259,7 @@ class _Process:
         return status
 
     def _write(self) -> None:
-        with atomic_path(self.run.folder / _STATE) as path:
-            path.write_text(json.dumps(self._state, indent=2) + "\n")
+        write_json(self._state, self.run.folder / _STATE)
 
 
 def _is_finished(run: StudyRun) -> bool:
@@ -275,8 +273,7 @@ def _resume_point(folder: Path) -> int:
         checkpoint, _ = newest_checkpoint(folder)
     except ValueError:
         return 0  # train.py refuses to start, and its reason is recorded with the failed run
-    _, iteration = (checkpoint and progress(checkpoint)) or ("iter", 0)
-    return iteration
+    return progress(checkpoint)[1] if checkpoint else 0
 
 
 @contextmanager
