@@ -18,6 +18,8 @@ from .evaluation import CROSS
 from .findings import BASELINE, METHOD, gap, shift_cost, where
 from .results import Cell, Results, region_options
 
+_LEGEND = {"fontsize": "small", "title": "bars: ± SD over seeds", "title_fontsize": "small"}
+
 
 def draw_figures(results: Results) -> dict[str, Figure]:
     """All figures by name; those without figures to show are left out."""
@@ -108,7 +110,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
         leftmost.set_ylabel("mIoU minus that of zero padding")
         leftmost.tick_params(labelleft=True)
     # The axes with the most lines: where the paper's is, if it is anywhere.
-    max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(fontsize="small")
+    max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(**_LEGEND)
     return figure
 
 
@@ -153,7 +155,7 @@ def _border_distance(
         gaps.set_xlabel(f"pixels to the {edge}")
     top[0].set_ylabel("mIoU (%)")
     bottom[0].set_ylabel("mIoU minus that of zero padding")
-    top[0].legend(fontsize="small")
+    top[0].legend(**_LEGEND)
     return figure
 
 
@@ -173,7 +175,7 @@ def _shift_test(results: Results) -> Figure:
         _line(results, costs, centres, padding, weights)
     changed.set_ylabel("predictions differ (% of pixels)")
     changed.set_ylim(bottom=0)
-    changed.legend(fontsize="small")
+    changed.legend(**_LEGEND)
     costs.set_ylabel("mIoU as interior minus as border")
     costs.axhline(0, color="k", linewidth=0.8)
     for axes in (changed, costs):
@@ -219,5 +221,7 @@ def _errorbar(
     means: Sequence[float],
     spreads: Sequence[float],
 ) -> None:
-    style = _style(results, padding)
-    axes.errorbar(places, means, spreads, capsize=2, linewidth=1.2, label=padding, **style)
+    style = {**_style(results, padding), "capsize": 2, "linewidth": 1.2, "label": padding}
+    # Side by side, so that no bar hides another one.
+    step = 0.008 * np.ptp(places) * results.study.paddings.index(padding)
+    axes.errorbar(np.add(places, step), means, spreads, **style)

@@ -93,6 +93,7 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
     legends = [axes.get_legend() for axes in figures["leave_out"].axes]
     (legend,) = filter(None, legends)
     assert [text.get_text() for text in legend.get_texts()] == ["partial, paper", "partial"]
+    assert legend.get_title().get_text() == "bars: ± SD over seeds"
     labelled = [axes for axes in figures["leave_out"].axes if axes.get_ylabel()]
     assert len(labelled) == 2
     assert all(axes.get_visible() for axes in labelled)
