@@ -357,11 +357,6 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             "(without PaddedBatchHook or track_extents)."
         )
 
-    def _checkpointing_error(self) -> NotImplementedError:
-        return self._error(
-            "gradient checkpointing (with_cp)", "the backward pass would repeat it without extents"
-        )
-
     # Some things can be seen only where modules are called.
 
     def _before_module(self, module: nn.Module, args: tuple) -> tuple | None:
@@ -429,7 +424,10 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             frame = sys._getframe()
             while frame is not None:
                 if frame.f_globals is _CHECKPOINT:
-                    raise self._checkpointing_error()
+                    raise self._error(
+                        "gradient checkpointing (with_cp)",
+                        "the backward pass would repeat it without extents",
+                    )
                 frame = frame.f_back
         rule = _RULES.get(call.name.strip("_"), track_extents._other)
         if any(hasattr(tensor, "_is_unfollowed") for tensor in _tensors((args, kwargs))):
@@ -459,8 +457,6 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
             raise self._error(call.name, "its weight or mask depends on the images")
         if call.area.dims != (2, 3):
             raise self._error(call.name, "the channels are not in dimension 1")
-        if own["input"].requires_grad and not torch.is_grad_enabled():
-            raise self._checkpointing_error()
         is_partial = call.func is partial_conv2d
         output, extents = conv2d_within(**own, extents=call.area.extents, partial=is_partial)
         if any(n < 1 for extent in extents for n in extent):

@@ -584,6 +584,21 @@ class TestRefusedModules:
             output = net(images)
         _assert_as_alone(output, [net(image) for image in _alone(images)])
 
+    def test_parts_without_gradients_are_followed(self) -> None:
+        class Frozen(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = PConv2d(3, 3, 3, padding=1)
+
+            def forward(self, x: Tensor) -> Tensor:
+                with torch.no_grad():
+                    return self.conv(x)
+
+        net, images = nn.Sequential(PConv2d(3, 3, 1), Frozen()).double(), _images()
+        with track_extents(net, images, EXTENTS):
+            output = net(images)
+        _assert_as_alone(output, [net(image) for image in _alone(images)])
+
     def test_image_smaller_than_window(self) -> None:
         net, images = nn.Sequential(PConv2d(3, 3, 25)).double(), _images()
         with (
