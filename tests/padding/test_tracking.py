@@ -495,9 +495,9 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "add of a constant": lambda x: x + torch.ones(1, 3, 40, 48),
     "mul of a constant without batch": lambda x: x * torch.ones(3, 40, 48),
     "conv2d": lambda x: F.conv2d(x, x[:2]),
-    "indexing": lambda x: x[:, :, -3:],
-    "indexing beyond": lambda x: x[:, :, : 45 - x.shape[2]],
-    "indexing from": lambda x: x[:, :, x.shape[2] // 2 :],
+    "__getitem__ from the end": lambda x: x[:, :, -3:],
+    "__getitem__ beyond": lambda x: x[:, :, : 45 - x.shape[2]],
+    "__getitem__ from the middle": lambda x: x[:, :, x.shape[2] // 2 :],
 }
 
 
