@@ -94,12 +94,9 @@ class ShiftedGrids:
     @cached_property
     def cells(self) -> tuple[tuple[list[Cell], list[Cell]], ...]:
         """(rows, columns) of either grid; every pair of a row and a column is a cell."""
+        shifted = tuple(side // 2 for side in self.tile)
         return tuple(
-            tuple(
-                tile_cells(size, tile, offset)
-                for size, tile, offset in zip(self.size, self.tile, offsets, strict=True)
-            )
-            for offsets in ((0, 0), tuple(side // 2 for side in self.tile))
+            tuple(map(tile_cells, self.size, self.tile, offsets)) for offsets in ((0, 0), shifted)
         )
 
     def seam_distances(self) -> np.ndarray:
@@ -108,12 +105,7 @@ class ShiftedGrids:
         See :func:`cell_seam_distance`. The border of the image is no seam: it is border in both.
         """
         return np.stack(
-            [
-                np.minimum.outer(
-                    *(cell_seam_distance(s, c) for s, c in zip(self.size, axes, strict=True))
-                )
-                for axes in self.cells
-            ]
+            [np.minimum.outer(*map(cell_seam_distance, self.size, axes)) for axes in self.cells]
         )
 
     def compared(self) -> tuple[np.ndarray, np.ndarray]:

@@ -104,18 +104,6 @@ class TileGrid:
     def __len__(self) -> int:
         return len(self.rows) * len(self.cols)
 
-    def seam_distance(self) -> np.ndarray:
-        """Pixels between each pixel and the nearest seam, ``int64[H, W]``; next to it is 0.
-
-        A seam is an edge of any tile strictly inside the image. Where there is none, the distance
-        is the largest int64.
-        """
-        down, across = (
-            edge_distance(size, tile_seams(intervals))
-            for size, intervals in zip(self.size, (self.rows, self.cols), strict=True)
-        )
-        return np.minimum.outer(down, across)
-
 
 def tile_seams(intervals: Iterable[tuple[int, int]]) -> list[int]:
     """Edges of the tiles along one axis (``TileGrid.rows`` or ``.cols``) that lie inside it."""

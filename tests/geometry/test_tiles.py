@@ -150,15 +150,3 @@ def test_edge_distance():
     assert edge_distance(6, (0, 6)).tolist() == [0, 1, 2, 2, 1, 0]
     assert edge_distance(6, [2]).tolist() == [1, 0, 0, 1, 2, 3]
     assert edge_distance(2, []).tolist() == [2**63 - 1] * 2
-
-
-def test_seam_distance_by_brute_force():
-    grid = TileGrid((11, 9), (4, 5), "1/4")
-    expected = np.full(grid.size, 100)
-    for y, x in product(range(11), range(9)):
-        for y0, y1, x0, x1 in grid:
-            for edge, position, end in ((y0, y, 11), (y1, y, 11), (x0, x, 9), (x1, x, 9)):
-                if 0 < edge < end:
-                    distance = abs(position + 0.5 - edge) - 0.5
-                    expected[y, x] = min(expected[y, x], distance)
-    assert (grid.seam_distance() == expected).all()
