@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from pconv_seg.geometry import border_runs, transposed_border
-from pconv_seg.layers.axes import axes_of, per_axis
+from pconv_seg.layers.axes import Axis, axes_of, per_axis
 
 from .describe import (
     AVERAGE_POOLING,
@@ -214,11 +214,9 @@ class _Tracer(TorchFunctionMode):
         if _is_layer(module):
             n = len(module.kernel_size)
             input = args[0] if args else kwargs["input"]
+            pads = pads_of(module, input)
             windows = _Windows(
-                module.kernel_size,
-                module.stride,
-                pads_of(module, input),
-                module.dilation,
+                axes_of(module.kernel_size, module.stride, pads, module.dilation),
                 padding_of(module),
                 why_not_convertible(module) or "set_padding reaches them",
             )
@@ -242,9 +240,10 @@ class _Tracer(TorchFunctionMode):
                 windows = windows._replace(scheme="partial")
             input = args[0] if args else kwargs["input"]
             first = output[0] if isinstance(output, tuple) else output
-            n = len(windows.kernel)
-            sizes = input.shape[-n:]
-            outputs = windows.outputs(sizes) if kind == "unfold" else first.shape[-n:]
+            n = len(windows.axes)
+            sizes, outputs = input.shape[-n:], first.shape[-n:]
+            if kind == "unfold":
+                outputs = list(map(Axis.outputs, windows.axes, sizes))
             self._add_windows(kind, windows, sizes, outputs)
         return output
 
@@ -252,12 +251,30 @@ class _Tracer(TorchFunctionMode):
         self, kind: str, windows: "_Windows", sizes: Sequence[int], outputs: Sequence[int]
     ) -> None:
         along = [
-            windows.along(axis, size, output, transposed="transpose" in kind)
-            for axis, (size, output) in enumerate(zip(sizes, outputs, strict=True))
+            _along(axis, size, output, "transpose" in kind)
+            for axis, size, output in zip(windows.axes, sizes, outputs, strict=True)
         ]
         seeing = prod(reached for _, reached in along) - prod(complete for complete, _ in along)
-        if seeing:
-            self._add(kind, windows, outputs, seeing)
+        if not seeing:
+            return
+        name, module = self._running[-1]
+        scheme, reason = windows.scheme, windows.reason
+        if isinstance(module, _ConvNd) and "conv" in kind:
+            # A layer with a forward of its own.
+            scheme, reason = padding_of(module) or scheme, why_not_convertible(module) or reason
+        self.operations.append(
+            PaddedOperation(
+                name,
+                kind,
+                tuple(axis.kernel_size for axis in windows.axes),
+                tuple(axis.dilation for axis in windows.axes),
+                tuple((axis.before, axis.after) for axis in windows.axes),
+                scheme,
+                tuple(outputs),
+                seeing,
+                reason if scheme == "zeros" else "",
+            )
+        )
 
     def _add_explicit(
         self, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
@@ -273,28 +290,13 @@ class _Tracer(TorchFunctionMode):
         outputs = [size + max(b, 0) + max(a, 0) for size, (b, a) in zip(real, pads, strict=True)]
         if outputs != real:
             scheme = mode if mode != "constant" else "constant" if value else "zeros"
-            windows = _Windows((), (), pads, (), scheme, "explicit padding")
-            self._add("pad", windows, outputs, prod(outputs) - prod(real))
-
-    def _add(self, kind: str, windows: "_Windows", outputs: Sequence[int], seeing: int) -> None:
-        name, module = self._running[-1]
-        scheme, reason = windows.scheme, windows.reason
-        if isinstance(module, _ConvNd) and "conv" in kind:
-            # A layer with a forward of its own.
-            scheme, reason = padding_of(module) or scheme, why_not_convertible(module) or reason
-        self.operations.append(
-            PaddedOperation(
-                name,
-                kind,
-                tuple(windows.kernel),
-                tuple(windows.dilation),
-                tuple(windows.pads),
-                scheme,
-                tuple(outputs),
-                seeing,
-                reason if scheme == "zeros" else "",
+            seeing = prod(outputs) - prod(real)
+            reason = "explicit padding" if scheme == "zeros" else ""
+            self.operations.append(
+                PaddedOperation(
+                    self.running, "pad", (), (), tuple(pads), scheme, tuple(outputs), seeing, reason
+                )
             )
-        )
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -303,27 +305,19 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 class _Windows(NamedTuple):
-    """The windows of an operation, per axis."""
+    """The windows of an operation."""
 
-    kernel: Sequence[int]
-    stride: Sequence[int]
-    pads: Sequence[tuple[int, int]]
-    dilation: Sequence[int]
+    axes: list[Axis]
     scheme: str
     reason: str
 
-    def along(self, axis: int, size: int, output: int, *, transposed: bool) -> tuple[int, int]:
-        """Outputs along an axis whose window lies inside the input, and outputs with a window."""
-        window = self.kernel[axis], self.stride[axis], self.pads[axis][0], self.dilation[axis]
-        if transposed:
-            return transposed_border(size, output, *window)
-        runs = border_runs(size, output, *window)
-        return output - sum(stop - start for start, stop, _ in runs), output
 
-    def outputs(self, sizes: Sequence[int]) -> list[int]:
-        """Number of windows per axis."""
-        axes = axes_of(self.kernel, self.stride, self.pads, self.dilation)
-        return [axis.outputs(size) for axis, size in zip(axes, sizes, strict=True)]
+def _along(axis: Axis, size: int, output: int, transposed: bool) -> tuple[int, int]:
+    """Outputs along an axis whose window lies inside the input, and outputs with a window."""
+    window = size, output, axis.kernel_size, axis.stride, axis.before, axis.dilation
+    if transposed:
+        return transposed_border(*window)
+    return output - sum(stop - start for start, stop, _ in border_runs(*window)), output
 
 
 # Readers of the arguments of functions, in the order in which torch.nn.functional has these.
@@ -331,14 +325,7 @@ class _Windows(NamedTuple):
 
 def _windows(n: int, kernel, stride, padding, dilation, scheme: str, reason: str) -> _Windows:
     axes = axes_of(per_axis("kernel_size", kernel, n, 1), stride, padding, dilation)
-    return _Windows(
-        [axis.kernel_size for axis in axes],
-        [axis.stride for axis in axes],
-        [(axis.before, axis.after) for axis in axes],
-        [axis.dilation for axis in axes],
-        scheme,
-        reason,
-    )
+    return _Windows(axes, scheme, reason)
 
 
 def _convolution(
@@ -374,7 +361,7 @@ def _average_pooling(
     stride = kernel_size if stride in (None, []) else stride
     windows = _windows(n, kernel_size, stride, padding, 1, "zeros", AVERAGE_POOLING)
     # What only `ceil_mode` lets hang over is never counted; a given divisor counts everything.
-    padded = count_include_pad and any(max(pads) for pads in windows.pads)
+    padded = count_include_pad and any(axis.before or axis.after for axis in windows.axes)
     if not padded and divisor_override is None:
         windows = windows._replace(scheme="partial")
     return windows
