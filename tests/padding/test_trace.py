@@ -68,50 +68,27 @@ class Functions(nn.Module):
         return self.call(x)
 
 
+# Padding, outputs that see it, and all outputs: one pixel at every side of 10 x 16, and a window
+# of 3 x 3 around each of these or around every other one.
+RING = ((1, 1),) * 2, 160 - 8 * 14, (10, 16)
+HALVED = ((1, 1),) * 2, 40 - 4 * 7, (5, 8)
+POOL = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_override=1)
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "scheme", "padding", "seeing", "outputs"),
     [
-        (nn.MaxPool2d(3, 2, 1), "max_pool2d", "-inf", ((1, 1),) * 2, 40 - 4 * 7, (5, 8)),
-        (
-            nn.MaxPool2d(3, 2, 1, return_indices=True),
-            "max_pool2d",
-            "-inf",
-            ((1, 1),) * 2,
-            40 - 4 * 7,
-            (5, 8),
-        ),
-        (nn.AvgPool2d(3, 1, 1), "avg_pool2d", "zeros", ((1, 1),) * 2, 160 - 8 * 14, (10, 16)),
-        (
-            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-            "avg_pool2d",
-            "partial",
-            ((1, 1),) * 2,
-            160 - 8 * 14,
-            (10, 16),
-        ),
+        (nn.MaxPool2d(3, 2, 1), "max_pool2d", "-inf", *HALVED),
+        (nn.MaxPool2d(3, 2, 1, return_indices=True), "max_pool2d", "-inf", *HALVED),
+        (nn.AvgPool2d(3, 1, 1), "avg_pool2d", "zeros", *RING),
+        (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "avg_pool2d", "partial", *RING),
+        # A given divisor counts everything.
         *(
-            (
-                Functions(partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, **options)),
-                "avg_pool2d",
-                "zeros",
-                ((1, 1),) * 2,
-                160 - 8 * 14,
-                (10, 16),
-            )
-            for options in (
-                dict(divisor_override=1),
-                dict(divisor_override=1, count_include_pad=False),
-            )
+            (Functions(partial(POOL, count_include_pad=counts)), "avg_pool2d", "zeros", *RING)
+            for counts in (True, False)
         ),
         # No padding, but the last windows hang over: 4 x 6 windows, 3 x 5 inside.
-        (
-            nn.AvgPool2d(3, ceil_mode=True),
-            "avg_pool2d",
-            "partial",
-            ((0, 0),) * 2,
-            24 - 3 * 5,
-            (4, 6),
-        ),
+        (nn.AvgPool2d(3, ceil_mode=True), "avg_pool2d", "partial", ((0, 0),) * 2, 24 - 15, (4, 6)),
         # 20 x 32 outputs, of which one at every side lacks a term.
         (
             nn.ConvTranspose2d(3, 1, 4, stride=2, padding=1),
@@ -121,7 +98,7 @@ class Functions(nn.Module):
             640 - 18 * 30,
             (20, 32),
         ),
-        (nn.Unfold(3, padding=1), "unfold", "zeros", ((1, 1),) * 2, 160 - 8 * 14, (10, 16)),
+        (nn.Unfold(3, padding=1), "unfold", "zeros", *RING),
         (nn.ZeroPad2d((1, 2, 0, 3)), "pad", "zeros", ((0, 3), (1, 2)), 13 * 19 - 160, (13, 19)),
         (nn.ReflectionPad2d(2), "pad", "reflect", ((2, 2),) * 2, 14 * 20 - 160, (14, 20)),
         (nn.ConstantPad2d(1, 0.5), "pad", "constant", ((1, 1),) * 2, 12 * 18 - 160, (12, 18)),
@@ -137,9 +114,7 @@ class Functions(nn.Module):
             Functions(lambda x: F.conv2d(x, torch.ones(1, 3, 3, 3, device=x.device), padding=1)),
             "conv2d",
             "zeros",
-            ((1, 1),) * 2,
-            160 - 8 * 14,
-            (10, 16),
+            *RING,
         ),
     ],
 )
