@@ -6,6 +6,7 @@ are uint8 in BGR order, as mmcv's ``LoadImageFromFile`` gives them.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import mmcv
@@ -79,14 +80,13 @@ class RandomScaleCrop(BaseTransform):
         return f"{type(self).__name__}(crop_size={self.crop_size}, scale={self.scale})"
 
 
-class _Window:
+class _Window(NamedTuple):
     """What a crop shows of one axis: ``size`` pixels from ``start`` on of ``scaled`` ones."""
 
-    def __init__(self, source: int, scaled: int, start: int, size: int) -> None:
-        self.source = source
-        self.scaled = scaled
-        self.start = start
-        self.size = size
+    source: int
+    scaled: int
+    start: int
+    size: int
 
     @classmethod
     def draw(cls, source: int, scaled: int, size: int, center: int | None) -> "_Window":

@@ -3,9 +3,9 @@
 import glob
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import mmcv
@@ -133,8 +133,7 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-@dataclass
-class _Source:
+class _Source(NamedTuple):
     """An image that is open.
 
     Attributes:
@@ -147,17 +146,16 @@ class _Source:
 
     size: tuple[int, int]
     read: Callable[[int, int, int, int], np.ndarray]
-    writer: Callable = field(repr=False)
+    writer: Callable[[Path], AbstractContextManager[Callable[[np.ndarray], None]]]
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[_Source]:
+def _open(path: Path) -> AbstractContextManager[_Source]:
     if _is_tiff(path):
-        with _open_tiff(path) as source:
-            yield source
-        return
+        return _open_tiff(path)
     pixels = read_pixels(path)
-    yield _Source(pixels.shape[:2], lambda y0, y1, x0, x1: pixels[y0:y1, x0:x1], _write_png)
+    return nullcontext(
+        _Source(pixels.shape[:2], lambda y0, y1, x0, x1: pixels[y0:y1, x0:x1], _write_png)
+    )
 
 
 @contextmanager

@@ -1,11 +1,9 @@
 """Padding as one line of a config, kept in checkpoints."""
 
-import logging
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -74,19 +72,15 @@ class PaddingHook(Hook):
             return
         present, trained = scheme_of(unwrapped(runner.model)), self._loaded.get("padding")
         if trained is None and present not in ("zeros", "none"):
-            print_log(
+            runner.logger.warning(
                 f"{doing} with {present} padding, but the checkpoint does not say which padding it "
-                "was trained with. If that was another (zeros, most often), expect worse scores.",
-                logger=runner.logger,
-                level=logging.WARNING,
+                "was trained with. If that was another (zeros, most often), expect worse scores."
             )
         elif trained not in (None, present):
-            print_log(
+            runner.logger.warning(
                 f"{doing} with {present} padding a checkpoint that was trained with {trained} "
                 f"padding: expect worse scores than with dict(type='pconv_seg.PaddingHook', "
-                f"scheme={trained!r}) in custom_hooks.",
-                logger=runner.logger,
-                level=logging.WARNING,
+                f"scheme={trained!r}) in custom_hooks."
             )
 
 

@@ -109,11 +109,6 @@ class _Frame(NamedTuple):
         return [_stat(path) for path in self[1:]]
 
 
-class _Checked(NamedTuple):
-    problems: list[tuple[Path, str]]
-    written: bool
-
-
 def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Preparation:
     """Check a Cityscapes download and write ``*_labelTrainIds.png`` beside its labels.
 
@@ -246,35 +241,33 @@ def _kinds(part: Part) -> dict[str, tuple[str, ...]]:
 def _list_frames(root: Path, part: Part) -> tuple[dict[str, _Frame], list[Problem]]:
     """All images and labels of a part by name, and what is missing among them."""
     problems = []
-    files: list[dict[tuple[str, str], Path]] = []  # per kind, by city and name
-    names: set[tuple[str, str]] = set()
-    places: list[tuple[str, str, str]] = []
+    # By kind, ending and archive, then by city and name.
+    files: dict[tuple[str, str, str], dict[tuple[str, str], Path]] = {}
     for archive, (kind, suffixes) in zip(part.archives, _kinds(part).items(), strict=False):
         folder = root / kind / part.name
         if not folder.is_dir():
             problems.append(Problem(f"{kind}/{part.name}", "no such folder", archive))
         for suffix in suffixes:
-            found = {
+            place = kind, suffix, archive
+            files[place] = {
                 (path.parent.name, path.name.removesuffix(suffix)): path
-                for path in sorted(folder.glob(f"*/*{suffix}"))
+                for path in folder.glob(f"*/*{suffix}")
                 # macOS puts hidden files beside others.
                 if not path.name.startswith((BLACK_FRAME, "."))
             }
-            files.append(found)
-            names.update(found)
-            places.append((kind, suffix, archive))
             if folder.is_dir():
-                problems.extend(_count(part, Counter(city for city, _ in found), *places[-1]))
-    for found, (kind, suffix, archive) in zip(files, places, strict=True):
+                problems.extend(_count(part, Counter(city for city, _ in files[place]), *place))
+    names = sorted(set().union(*files.values()))
+    for (kind, suffix, archive), found in files.items():
         cities = {city for city, _ in found}
         problems.extend(
             Problem(f"{kind}/{part.name}/{city}/{name}{suffix}", "missing", archive)
-            for city, name in sorted(names - found.keys())
-            if city in cities  # else the count has said so
+            for city, name in names
+            if (city, name) not in found and city in cities  # else the count has said so
         )
     frames = {}
-    for city, name in sorted(names):
-        paths = [found.get((city, name)) for found in files]
+    for city, name in names:
+        paths = [found.get((city, name)) for found in files.values()]
         train_ids = None
         if part.labels:
             folder = root / part.labels / part.name / city
@@ -312,8 +305,12 @@ def _remove_leftovers(root: Path) -> None:
                 remove_leftovers(city, "*_labelTrainIds.png")
 
 
-def _check(job: tuple[_Frame, bool]) -> _Checked:
-    """Read the files of a frame, and write its training ids unless they are there."""
+def _check(job: tuple[_Frame, bool]) -> tuple[list[tuple[Path, str]], bool]:
+    """Read the files of a frame, and write its training ids unless they are there.
+
+    Returns:
+        What is wrong with which files, and whether training ids were written.
+    """
     frame, outdated = job
     problems: list[tuple[Path, str]] = []
     sizes = {}
@@ -342,7 +339,7 @@ def _check(job: tuple[_Frame, bool]) -> _Checked:
             problems.append(
                 (path, f"{size[0]}x{size[1]}, but {first.name} {sizes[first][0]}x{sizes[first][1]}")
             )
-    return _Checked(problems, written)
+    return problems, written
 
 
 def _verified_size(path: Path) -> tuple[int, int]:
