@@ -99,6 +99,7 @@ class _Frame(NamedTuple):
     """One image with its labels; paths of files that do not exist are None."""
 
     key: str
+    archives: tuple[str, str | None]
     image: Path | None
     polygons: Path | None
     label_ids: Path | None
@@ -106,7 +107,7 @@ class _Frame(NamedTuple):
 
     def state(self) -> list:
         """Size and time of change of each file."""
-        return [_stat(path) for path in self[1:]]
+        return [_stat(path) for path in self[2:]]
 
 
 def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Preparation:
@@ -141,8 +142,7 @@ def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Prep
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder")
     result = Preparation()
-    frames: dict[str, _Frame] = {}
-    parts = {}
+    frames: list[_Frame] = []
     for part in PARTS:
         if not part.required and not any(
             (root / kind / part.name).is_dir() for kind in _kinds(part)
@@ -150,15 +150,14 @@ def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Prep
             result.absent.append(part)
             continue
         of_part, problems = _list_frames(root, part)
-        frames.update(of_part)
-        parts.update(dict.fromkeys(of_part, part))
+        frames += of_part
         result.problems.extend(problems)
-        found = sum(frame.image is not None for frame in of_part.values())
+        found = sum(frame.image is not None for frame in of_part)
         result.frames[part.name] = (found, part.total)
     _remove_leftovers(root)
 
     record = _Record(root / RECORD)
-    changed = [frame for frame in frames.values() if record.state(frame) != frame.state()]
+    changed = [frame for frame in frames if record.state(frame) != frame.state()]
     jobs = [(frame, record.is_outdated(frame)) for frame in changed]
     try:
         results = map_in_processes(_check, jobs, num_workers, "Checking", "image")
@@ -166,12 +165,8 @@ def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Prep
             result.checked += 1
             result.written += written
             for path, reason in problems:
-                of_labels = path != frame.image
-                result.problems.append(
-                    Problem(
-                        str(path.relative_to(root)), reason, parts[frame.key].archives[of_labels]
-                    )
-                )
+                archive = frame.archives[path != frame.image]
+                result.problems.append(Problem(str(path.relative_to(root)), reason, archive))
             if not problems:
                 record.add(frame)
             if result.checked % _SAVE_EVERY == 0:
@@ -238,8 +233,8 @@ def _kinds(part: Part) -> dict[str, tuple[str, ...]]:
     return kinds
 
 
-def _list_frames(root: Path, part: Part) -> tuple[dict[str, _Frame], list[Problem]]:
-    """All images and labels of a part by name, and what is missing among them."""
+def _list_frames(root: Path, part: Part) -> tuple[list[_Frame], list[Problem]]:
+    """All images and labels of a part, and what is missing among them."""
     problems = []
     # By kind, ending and archive, then by city and name.
     files: dict[tuple[str, str, str], dict[tuple[str, str], Path]] = {}
@@ -265,7 +260,7 @@ def _list_frames(root: Path, part: Part) -> tuple[dict[str, _Frame], list[Proble
             for city, name in names
             if (city, name) not in found and city in cities  # else the count has said so
         )
-    frames = {}
+    frames = []
     for city, name in names:
         paths = [found.get((city, name)) for found in files.values()]
         train_ids = None
@@ -273,8 +268,7 @@ def _list_frames(root: Path, part: Part) -> tuple[dict[str, _Frame], list[Proble
             folder = root / part.labels / part.name / city
             train_ids = folder / f"{name}_{part.labels}_labelTrainIds.png"
         paths += [None] * (3 - len(paths))
-        key = f"{part.name}/{city}/{name}"
-        frames[key] = _Frame(key, *paths, train_ids)
+        frames.append(_Frame(f"{part.name}/{city}/{name}", part.archives, *paths, train_ids))
     return frames, problems
 
 
