@@ -16,7 +16,6 @@ from two_processes import in_two_processes
 
 from pconv_seg.datasets.sampling import (
     ClassFrequency,
-    ClassUniformSampler,
     Draw,
     DrawnDataset,
     SampleError,
@@ -210,9 +209,13 @@ def test_coarse_images_add_rare_classes_until_the_last_part(data):
     dataset = drawn(data, coarse=coarse)
     assert len(dataset) == 17
     assert dataset.get_data_info(11)["img_path"] == str(data / "coarse/images/000.png")
-    sampler = uniform(dataset, coarse_classes=["truck"], fine_only_after=30)
+    always, sampler = (
+        uniform(dataset, coarse_classes=["truck"], fine_only_after=n) for n in (None, 30)
+    )
     plans = [sampler.plan(epoch) for epoch in range(60)]
     assert {len(plan) for plan in plans} == {11}
+    same = [np.array_equal(plans[epoch], always.plan(epoch)) for epoch in range(31)]
+    assert same == [True] * 30 + [False]
     early, late = np.concatenate(plans[:30]), np.concatenate(plans[30:])
     assert late[:, 0].max() < 11
     # Trucks are in the coarse images 0 and 5; nothing else of the coarse images comes up.
@@ -379,7 +382,6 @@ def test_what_loops_ask_of_a_data_set(data):
     assert len(dataset) == 11
     assert dataset.metainfo["classes"] == CLASSES
     assert dataset.ignore_index == 255
-    assert isinstance(uniform(dataset), ClassUniformSampler)
 
 
 def test_draws_of_classes_and_of_images_are_mixed_and_all_images_come_up(data):
@@ -389,16 +391,6 @@ def test_draws_of_classes_and_of_images_are_mixed_and_all_images_come_up(data):
     np.testing.assert_allclose((plans[..., 1] >= 0).mean(0), 5 / 11, atol=0.3)
     anywhere = plans[plans[..., 1] < 0][:, 0]
     assert np.bincount(anywhere, minlength=11).min() > 0.5 * len(anywhere) / 11
-
-
-def test_fine_only_after(data):
-    write(data / "coarse", 6, seed=1)
-    dataset = drawn(data, coarse={"data_root": str(data / "coarse")})
-    never, after = (
-        uniform(dataset, coarse_classes=["truck"], fine_only_after=n) for n in (None, 31)
-    )
-    same = [np.array_equal(never.plan(epoch), after.plan(epoch)) for epoch in (30, 31)]
-    assert same == [True, False]
 
 
 def test_table_of_frequencies():
