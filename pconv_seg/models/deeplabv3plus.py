@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule, build_conv_layer
 from mmengine.registry import MODELS
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 from mmseg.models.decode_heads.aspp_head import ASPPModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 
@@ -79,13 +79,7 @@ class DeepLabV3PlusHead(BaseDecodeHead):
         return self.cls_seg(self.decoder(fused))
 
     def _resize(self, x: Tensor, like: Tensor) -> Tensor:
-        return resize(
-            x,
-            size=like.shape[2:],
-            mode="bilinear",
-            align_corners=self.align_corners,
-            warning=False,
-        )
+        return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=self.align_corners)
 
 
 @MODELS.register_module()
