@@ -142,8 +142,8 @@ def _depth(size: int, intervals: Iterable, regions: BorderRegions) -> np.ndarray
     return depth
 
 
-# An image has two maps, of tiles with and without overlap. Images of one size follow each other, or
-# of two where some are upright, and a map takes 2 bytes per pixel.
+# Enough for images of two sizes, as where some are upright, with two maps each: tiles with and
+# without overlap. A map takes 2 bytes per pixel.
 @lru_cache(maxsize=4)
 def _region_map(regions: BorderRegions, size: tuple[int, int]) -> RegionMap:
     image = [[(0, side)] for side in size]

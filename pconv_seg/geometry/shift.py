@@ -159,8 +159,7 @@ class ShiftRegions:
         return _shift_map(self, tuple(size))[1]
 
 
-# Images of one size follow each other, or of two where some are upright, and what is kept takes 3
-# bytes per pixel.
+# Enough for images of two sizes, as where some are upright. A map takes 3 bytes per pixel.
 @lru_cache(maxsize=2)
 def _shift_map(regions: ShiftRegions, size: tuple[int, int]) -> tuple[RegionMap, np.ndarray]:
     distance, in_second = ShiftedGrids(size, regions.tile).compared()

@@ -41,9 +41,9 @@ class Axis:
             self.before, self.after = total // 2, total - total // 2
         else:
             self.before = self.after = 0 if padding == "valid" else padding
-        # True only if every window has a valid tap on a map of any length: one tap lies behind all
-        # of the padding before, even in the first window, and before all after in the last. While
-        # torch.jit.trace follows sizes, nothing is known of them.
+        # True only if every window has a valid tap on a map of any length: one and the same tap
+        # lies past the padding in front, even in the first window, and short of the padding behind,
+        # even in the last. While torch.jit.trace follows sizes, nothing is known of them.
         tap = -(-self.before // dilation)
         known = type(kernel_size) is type(self.before) is type(self.after) is int
         self.never_empty = known and self.after <= (kernel_size - 1 - tap) * dilation

@@ -1,6 +1,6 @@
 """How partial padding scales what a convolution put out, in operations on tensors.
 
-For whoever follows operations, which are compilers and function transforms, and for masks.
+For compilers and function transforms, which follow operations, and for masks.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def scale_by_formula(
 ) -> Tensor:
     """What :func:`.scaling.scale_` does, but to an output to which ``bias`` was not yet added.
 
-    ``size``, that of the input, may be symbols.
+    ``size`` is that of the input and may hold symbols.
     """
     compiling, never_empty = is_compiling() and not is_exporting(), True
     known = compiling

@@ -67,7 +67,7 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
                 f"{type(self).__name__} does not take padding_mode={padding_mode!r}: choose one of "
                 f"{', '.join(_MODES)}, or use PyTorch's convolution to pad with zeros"
             )
-        # PyTorch's knows not all of them.
+        # PyTorch's does not know all of them.
         super().__init__(*args, **kwargs)
         self.padding_mode = padding_mode
         self._reversed_padding_repeated_twice = flat_padding(axes_of_layer(self))

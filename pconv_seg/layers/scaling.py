@@ -32,11 +32,11 @@ _MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
 
 
 def _outside_inference_mode(make: Callable) -> Callable:
-    """Makes no inference tensors even where they are first needed: training may be next."""
+    """Make ordinary tensors in inference mode too: they are kept, and training may be next."""
 
     @wraps(make)
     def made(*args):
-        if not torch.is_inference_mode_enabled():  # Asking is faster than to leave it anyway.
+        if not torch.is_inference_mode_enabled():  # Asking is faster than leaving it.
             return make(*args)
         with torch.inference_mode(False):
             return make(*args)
@@ -140,7 +140,7 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
 
 def not_kept(output: Tensor) -> Tensor:
-    """A copy where who follows operations may keep what they put out (selective checkpoints)."""
+    """A copy where a mode may keep what operations put out (selective checkpoints do)."""
     if not is_compiling() and torch._C._len_torch_dispatch_stack():
         return output.clone()
     return output
@@ -159,7 +159,7 @@ def _map_if_fastest(
         )
     else:
         by_map = not plan.thin or output.numel() < _FEWEST_VALUES
-    # Tensors that belong to a trace must not outlive it, as a map would that is kept.
+    # Tensors that belong to a trace must not outlive it, as a kept map would.
     if not by_map or type(output) is not Tensor:
         return None
     around_bias = bias is not None and not adds_bias
@@ -288,7 +288,7 @@ def _border_kernel(
     device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool, side: int
 ) -> Callable | None:
     """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
-    # No program has sides alone where all values are scaled.
+    # With a bias to add, all values are scaled alike, and there are no sides.
     key = device, dtype, contiguous, adds_bias, 0 if adds_bias else side
     if key not in _border_kernels:
         if _capturing():
@@ -331,7 +331,7 @@ def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
         or torch._C._len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
         or not _is_dense_memory(values)
-        # It would be compiled anew for such places.
+        # It would be compiled anew for such addresses.
         or values.data_ptr() % 16
     ):
         return None
@@ -340,7 +340,7 @@ def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
 
 
 def _is_dense_memory(tensor: Tensor) -> bool:
-    """Whether it is no more than memory, in which every value has one place, side by side."""
+    """Whether it is a plain tensor whose values lie side by side in memory, each in one place."""
     return (
         type(tensor) is Tensor
         # What torch.vmap and its like hand on has the type of a tensor, too, but no memory.

@@ -31,7 +31,7 @@ FORMS = {
 }
 PLAIN = {form: plain for plain, forms in FORMS.items() for form in forms}
 
-# Layers that pad and are not convolutions, by how their class is called: scheme and why it stays.
+# Layers that pad and are not convolutions, by part of the class name: scheme and why it stays.
 # Average pooling comes in two kinds; see below.
 AVERAGE_POOLING = "average pooling; count_include_pad=False leaves padding out"
 TRANSPOSED = "transposed: there are no padded values to choose"
@@ -103,7 +103,7 @@ def padding_of(module: nn.Module) -> str | None:
     # A container repeats the padding of the layer in it (ConvModule does).
     if next(module.children(), None) is not None and not module._parameters:
         return None
-    # What these call padding they crop.
+    # What these call padding is cropped.
     if isinstance(module, (nn.Fold, _MaxUnpoolNd)) or not _pads(getattr(module, "padding", 0)):
         return None
     if getattr(module, "count_include_pad", True) is False:

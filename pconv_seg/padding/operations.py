@@ -16,7 +16,7 @@ from .sizes import PADDED_NUMBER, Number, for_sample, leaves, number
 
 
 class Area(NamedTuple):
-    """Where the real values of a tensor are; its attribute ``_real_area``."""
+    """Where the values of a tensor are real, which its attribute ``_real_area`` says."""
 
     extents: Extents
     dims: tuple[int, int] = (2, 3)  # of the tensor, that the extents are about

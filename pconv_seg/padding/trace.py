@@ -234,7 +234,7 @@ class _Tracer(TorchFunctionMode):
         kind = getattr(func, "__name__", "").split(".")[0].removesuffix("_with_indices")
         if kind == "pad":
             self._add_explicit(*args, **kwargs)
-        elif kind in _READERS and (kind != "unfold" or func is F.unfold):  # Tensor.unfold is none
+        elif kind in _READERS and (kind != "unfold" or func is F.unfold):  # not Tensor.unfold
             windows = _READERS[kind](*args, **kwargs)
             if kind == "partial_conv2d":
                 windows = windows._replace(scheme="partial")

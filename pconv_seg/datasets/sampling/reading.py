@@ -103,7 +103,7 @@ class SampleReader:
                 self._check(read[key])
             return read
 
-        # Decoders raise whatever they like, SyntaxError and AssertionError among it.
+        # Decoders raise whatever they like, SyntaxError and AssertionError among them.
         try:
             if self._cache is None:
                 return decode()

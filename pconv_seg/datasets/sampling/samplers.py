@@ -32,7 +32,7 @@ class ResumableSampler(Sampler):
             processes share. mmengine passes that of the run.
 
     Attributes:
-        seed: As above. A change before the iteration starts counts.
+        seed: As above; may be changed before the iteration starts.
 
     Raises:
         TypeError: The data set is no :class:`DrawnDataset`.
