@@ -28,18 +28,14 @@ class Real(Number, float):
     pass
 
 
-def number(value: Any, of_samples: Iterable[Any], error: Callable | None = None) -> Number:
+def number(value: int | float, of_samples: Iterable[Any], error: Callable | None = None) -> Number:
     """The number that is ``value`` for the padded batch, as it is for every sample alone.
 
     What it must not decide or become raises ``error(operation, reason)``.
     """
     found = (Real if isinstance(value, float) else Length)(value)
-    found.plain, found.of_samples, found.error = plain(value), tuple(of_samples), error
+    found.plain, found.of_samples, found.error = value, tuple(of_samples), error
     return found
-
-
-def plain(value: Any) -> Any:
-    return value.plain if isinstance(value, Number) else value
 
 
 def _for_all(own: Number, others: tuple, of_images: bool = False) -> list[tuple] | None:
@@ -63,7 +59,7 @@ def _followed(operator: Callable[[Any, Any], Any]) -> Callable[[Number, Any], An
         operands = _for_all(own, (other,))
         if operands is None:
             return NotImplemented
-        value = operator(own.plain, plain(other))
+        value = operator(own.plain, for_sample(other, None))
         return number(value, (operator(*pair) for pair in operands), own.error)
 
     return compute
@@ -86,7 +82,7 @@ def _refused(name: str) -> Callable[..., Any]:
     def refuse(own: Number, *others: Any) -> Any:
         if own.varies:
             raise own.error(name, PADDED_NUMBER)
-        return getattr(own.plain, name)(*map(plain, others))
+        return getattr(own.plain, name)(*for_sample(others, None))
 
     return refuse
 
