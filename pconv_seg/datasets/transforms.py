@@ -38,8 +38,8 @@ class RandomScaleCrop(BaseTransform):
     """Scale by a random factor, and crop; only the part that the crop shows is scaled.
 
     The image is interpolated bicubically by Pillow, which filters when it shrinks; labels take the
-    nearest pixel. The result is that of scaling all of the image and cropping then, to one grey
-    level (sums of weights round differently), and exactly that for labels.
+    nearest pixel. The result is that of scaling all of the image, its width first, and cropping
+    then, to two grey levels (sums of weights round differently), and exactly that for labels.
 
     The crop is uniform among all positions inside the scaled image; if the results hold a
     ``crop_center`` (row and column in the unscaled image), uniform among those that contain it,
@@ -119,9 +119,12 @@ class _Window(NamedTuple):
 def _resample(image: np.ndarray, rows: _Window, columns: _Window) -> np.ndarray:
     (top, bottom), (left, right) = rows.support(), columns.support()
     (y0, y1), (x0, x1) = rows.interval(), columns.interval()
-    # Rounding must not put the box outside.
-    box = (x0 - left, y0 - top, min(x1, columns.source) - left, min(y1, rows.source) - top)
     part = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    # One axis by one: which one Pillow 13 takes first depends on the size of the crop, and shows
+    # where overshoot is cut off. Rounding must not put a box outside.
+    box = (x0 - left, 0, min(x1, columns.source) - left, part.height)
+    part = part.resize((columns.size, part.height), Image.Resampling.BICUBIC, box=box)
+    box = (0, y0 - top, columns.size, min(y1, rows.source) - top)
     return np.array(part.resize((columns.size, rows.size), Image.Resampling.BICUBIC, box=box))
 
 

@@ -62,6 +62,25 @@ def test_equals_cropping_the_scaled_image(results, factor, center):
             )
 
 
+@pytest.mark.parametrize("crop_size", [(4, 45), (30, 5)])
+def test_overshoot_is_cut_off_alike_in_crops_of_all_shapes(crop_size):
+    """Between black and white, where it shows which axis is interpolated first."""
+    image = 255 * np.random.default_rng(0).integers(2, size=(20, 30, 3), dtype=np.uint8)
+    wide = Image.fromarray(image).resize((45, 20), Image.Resampling.BICUBIC)
+    whole = np.array(wide.resize((45, 30), Image.Resampling.BICUBIC)).astype(int)
+    transform = build("RandomScaleCrop", crop_size=crop_size, scale=(1.5, 1.5))
+    height, width = crop_size
+    for seed in range(10):
+        with seeded(seed):
+            out = transform({"img": image})["img"]
+        crops = (
+            whole[top : top + height, left : left + width]
+            for top in range(30 - height + 1)
+            for left in range(45 - width + 1)
+        )
+        assert min(np.abs(crop - out).max() for crop in crops) <= 2
+
+
 def test_reads_no_more_than_the_crop_needs(results, monkeypatch):
     read = []
     fromarray = Image.fromarray
