@@ -64,18 +64,14 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
         if finished is None and read_state(run)["status"] == "finished"
     ]
     checkpoints = {run: finished.checkpoint for run, finished in found.items() if finished}
-    waiting = [
-        _Task(study, run, checkpoint, name)
-        for name in _names(study)
-        for run, checkpoint in checkpoints.items()
-        if not _is_current(study, run, checkpoint, name)
-    ]
+    tasks = [_Task(study, *item, name) for name in names(study) for item in checkpoints.items()]
+    waiting = [task for task in tasks if not _is_current(task)]
     if waiting:
         check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
     for task in waiting:
         # Whatever stops its evaluation, the report must not take outdated counts for the run's.
         for suffix in (".npz", ".json", ".txt"):
-            _path(task.run, task.name).with_suffix(suffix).unlink(missing_ok=True)
+            _path(task.run, task.name, suffix).unlink(missing_ok=True)
     numbered = [(f"{n} of {len(waiting)}", task) for n, task in enumerate(waiting, 1)]
     _evaluate_in_jobs(numbered, jobs) if jobs > 1 else _evaluate_each(numbered)
     return damaged + unevaluated(study)
@@ -91,32 +87,29 @@ def unevaluated(study: Study) -> list[str]:
     return [f"{', '.join(where)}: {reason}" for reason, where in places.items()]
 
 
-def evaluations(study: Study) -> list[tuple[str, EvaluationPlan, Sequence[str | None]]]:
-    """Name, plan and tested paddings of each evaluation (None is the padding of the training).
+def evaluations(study: Study) -> dict[str, tuple[EvaluationPlan, Sequence[str | None]]]:
+    """Plan and tested paddings of each evaluation by name (None is the padding of the training).
 
     The last one tests under every padding, without ``'tile_overlap'``; it is left out where the
     first plan has no other mode.
     """
-    own = [(f"tile{plan.tile_text}", plan, (None,)) for plan in study.plans]
+    found = {f"tile{plan.tile_text}": (plan, (None,)) for plan in study.plans}
     modes = [mode for mode in study.plans[0].modes if mode != "tile_overlap"]
-    if not modes:
-        return own
-    cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
-    return [*own, (CROSS, cross, study.paddings)]
+    if modes:
+        cross = replace(study.plans[0], modes=tuple(modes), leave_outs=(0,), bands=())
+        found[CROSS] = cross, study.paddings
+    return found
+
+
+def names(study: Study) -> list[str]:
+    """Of the evaluations, and of the shift test if the study has one."""
+    return [*evaluations(study), *([] if study.shift is None else [SHIFT])]
 
 
 def read_reasons(study: Study, run: StudyRun) -> dict[str, str]:
     """Why :func:`evaluate_runs` could not evaluate a run, by the name of the evaluation."""
-    paths = {name: _reason_path(run, name) for name in _names(study)}
+    paths = {name: _path(run, name, ".txt") for name in names(study)}
     return {name: path.read_text() for name, path in paths.items() if path.is_file()}
-
-
-def _names(study: Study) -> list[str]:
-    return [name for name, _, _ in evaluations(study)] + [SHIFT] * (study.shift is not None)
-
-
-def _plan_of(study: Study, wanted: str) -> tuple[EvaluationPlan, Sequence[str | None]]:
-    return next((plan, paddings) for name, plan, paddings in evaluations(study) if name == wanted)
 
 
 def read_record(run: StudyRun, name: str) -> Record | None:
@@ -178,12 +171,8 @@ def load_shift(path: Path) -> tuple[ShiftRecord, dict]:
         return record, about["options"]
 
 
-def _path(run: StudyRun, name: str) -> Path:
-    return run.folder / "evaluation" / f"{name}.npz"
-
-
-def _reason_path(run: StudyRun, name: str) -> Path:
-    return _path(run, name).with_suffix(".txt")
+def _path(run: StudyRun, name: str, suffix: str = ".npz") -> Path:
+    return run.folder / "evaluation" / f"{name}{suffix}"
 
 
 class _Task(NamedTuple):
@@ -195,14 +184,15 @@ class _Task(NamedTuple):
     name: str
 
 
-def _is_current(study: Study, run: StudyRun, checkpoint: Path, name: str) -> bool:
+def _is_current(task: _Task) -> bool:
+    study, run, checkpoint, name = task
     path = _path(run, name)
     if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
         return False
     try:
         if name == SHIFT:
             return same_options(load_shift(path)[1], study.shift)
-        plan, paddings = _plan_of(study, name)
+        plan, paddings = evaluations(study)[name]
         return has_all(Record.load(path), plan, paddings)
     except ValueError as error:
         print(f"{error}: that follows")
@@ -252,30 +242,29 @@ def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) ->
 
 
 def _is_through(task: _Task) -> bool:
-    paths = _path(task.run, task.name), _reason_path(task.run, task.name)
-    return any(path.is_file() for path in paths)
+    return any(_path(task.run, task.name, suffix).is_file() for suffix in (".npz", ".txt"))
 
 
 def _keep_reason(task: _Task, reason: str) -> None:
     # In a file, since the report may be written by a later command.
-    with atomic_path(_reason_path(task.run, task.name)) as path:
+    with atomic_path(_path(task.run, task.name, ".txt")) as path:
         path.write_text(reason)
 
 
 def _evaluate(task: _Task, progress: bool) -> None:
     study, run, checkpoint, name = task
-    path = _path(run, name)
+    path, scores = _path(run, name), _path(run, name, ".json")
     config = build_test_config(str(study.file), str(checkpoint))
     if name == SHIFT:
         (record,) = shift_checkpoints(config, [str(checkpoint)], **study.shift, progress=progress)
-        write_json(record.as_dict(), path.with_suffix(".json"))
+        write_json(record.as_dict(), scores)
         save_shift(record, study.shift, path)
     else:
-        plan, paddings = _plan_of(study, name)
+        plan, paddings = evaluations(study)[name]
         record = evaluate_checkpoints(
             config, [str(checkpoint)], plan, progress=progress, paddings=paddings
         )
-        write_json(Report(record).as_dict(), path.with_suffix(".json"))
+        write_json(Report(record).as_dict(), scores)
         record.save(path)  # last: it says that both are there
 
 

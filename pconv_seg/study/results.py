@@ -13,7 +13,16 @@ from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import Region, ShiftRegions
 
-from .evaluation import CROSS, SHIFT, evaluations, has_all, read_record, read_shift, same_options
+from .evaluation import (
+    CROSS,
+    SHIFT,
+    evaluations,
+    has_all,
+    names,
+    read_record,
+    read_shift,
+    same_options,
+)
 from .plan import Study, StudyRun
 from .statistics import Contrast, miou_contrast
 
@@ -56,23 +65,30 @@ class Results:
     def __init__(self, study: Study) -> None:
         study.check_folder()
         self.study = study
-        self._areas: dict[tuple[str, str, int], tuple[Record, np.ndarray]] = {}
+        # By evaluation, padding and seed, then by tested padding and mode: [images, regions, 3, C].
+        self._areas: dict[tuple[str, str, int], dict[tuple[str, str], np.ndarray]] = {}
         self._cache: dict[tuple, Contrast] = {}
         self.records: dict[str, Record] = {}  # one of each evaluation
         self.shift: dict[tuple[str, int], ShiftRecord] = {}  # by padding and seed
         images = None
         for run in study.runs:
-            for name, plan, paddings in evaluations(study):
+            for name, (plan, paddings) in evaluations(study).items():
                 record = read_record(run, name)
-                if record is not None and not has_all(record, plan, paddings):
+                if record is None:
+                    continue
+                if not has_all(record, plan, paddings):
                     raise PreflightError(
                         f"{run.folder}: {name} was evaluated by another plan, or under fewer "
                         f"paddings, than {study.file} says; first --only evaluate"
                     )
-                if record is not None:
-                    self.records.setdefault(name, record)
-                    self._areas[name, run.padding, run.seed] = record, record.areas()
-                    images = _same_images(run, images, record.images)
+                self.records.setdefault(name, record)
+                areas = record.areas()
+                self._areas[name, run.padding, run.seed] = {
+                    (network.padding, mode): areas[:, n, m]
+                    for n, network in enumerate(record.tested)
+                    for m, mode in enumerate(record.plan.modes)
+                }
+                images = _same_images(run, images, record.images)
             found = read_shift(run) if study.shift is not None else None
             if found is not None:
                 shift, options = found
@@ -82,8 +98,12 @@ class Results:
                         f"has {study.shift}; first --only evaluate"
                     )
                 self.shift[run.padding, run.seed] = shift
+                self._areas[SHIFT, run.padding, run.seed] = {
+                    (run.padding, role): np.concatenate([bins.sum(1, keepdims=True), bins], axis=1)
+                    for role, bins in zip(SHIFT_ROLES, shift.areas, strict=True)
+                }
                 images = _same_images(run, images, shift.images)
-        if not self._areas:
+        if not self.records:
             raise PreflightError(
                 f"{study.folder}: no run is evaluated yet; first --only train, then --only evaluate"
             )
@@ -120,11 +140,7 @@ class Results:
 
     def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
         """Whether a run has one of the study's evaluations; with ``fully``, all."""
-        found = [
-            (name, run.padding, run.seed) in self._areas for name, _, _ in evaluations(self.study)
-        ]
-        if self.study.shift is not None:
-            found.append((run.padding, run.seed) in self.shift)
+        found = [(name, run.padding, run.seed) in self._areas for name in names(self.study)]
         return all(found) if fully else any(found)
 
     def region_names(self, evaluation: str) -> list[str]:
@@ -165,21 +181,9 @@ class Results:
         return miou_contrast(np.stack(columns, axis=1), list(weights.values()), seeds)
 
     def _cell_areas(self, cell: Cell, seed: int) -> np.ndarray | None:
-        if cell.evaluation == SHIFT:
-            return self._shift_areas(cell, seed)
-        found = self._areas.get((cell.evaluation, cell.padding, seed))
-        if found is None:
-            return None
-        record, areas = found
-        network = [tested.padding for tested in record.tested].index(cell.tested)
-        return areas[:, network, record.plan.modes.index(cell.mode), cell.region]
-
-    def _shift_areas(self, cell: Cell, seed: int) -> np.ndarray | None:
-        record = self.shift.get((cell.padding, seed))
-        if record is None:
-            return None
-        areas = record.areas[SHIFT_ROLES.index(cell.mode)]  # [images, bins, 3, C]
-        return areas[:, cell.region - 1] if cell.region else areas.sum(1)
+        of_run = self._areas.get((cell.evaluation, cell.padding, seed), {})
+        areas = of_run.get((cell.tested, cell.mode))
+        return None if areas is None else areas[:, cell.region]
 
 
 def region_options(plan: EvaluationPlan, kind: str) -> tuple:

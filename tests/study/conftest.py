@@ -48,7 +48,7 @@ def evaluate_at_random() -> Callable[..., None]:
 
     def evaluate(study: Study, skip: tuple[str, ...] = ()) -> None:
         rng = np.random.default_rng(0)
-        for name, plan, paddings in evaluations(study):
+        for name, (plan, paddings) in evaluations(study).items():
             regions = len(plan.regions("regular").regions)
             for run in study.runs:
                 if run.name in skip:
