@@ -17,8 +17,8 @@ from pconv_seg.evaluation.shift import TOLERANCES, tolerance_text
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
-from .findings import BASELINE, findings, gap, rounded, shift_cost, shift_gap, signed, where
-from .plan import StudyRun
+from .findings import findings, gap, rounded, shift_cost, shift_gap, signed, where
+from .plan import BASELINE, StudyRun
 from .results import Cell, Results
 from .start import read_start
 from .statistics import BOOTSTRAP_SEED, Contrast, sample_sd
@@ -30,6 +30,8 @@ _KINDS = {
 }
 
 Table = list[list[str]]
+Column = tuple[str, str, str, int]
+"""Title, evaluation, mode and region."""
 
 
 class Contents:
@@ -42,11 +44,6 @@ class Contents:
     def __init__(self, results: Results) -> None:
         self._results = results
         self._study = results.study
-        self._others = [
-            padding
-            for padding in self._study.paddings
-            if padding != BASELINE and BASELINE in self._study.paddings
-        ]
         self._states = {run: read_state(run) for run in self._study.runs}
         named = {run.folder for run in self._study.runs}
         found = sorted((self._study.folder / "runs").glob("*/run.json"))
@@ -80,8 +77,8 @@ class Contents:
             ],
             "unevaluated": unevaluated(self._study),
             "convergence": self._convergence(),
-            "scores": self._table(self._whole_columns(), self._study.paddings, False),
-            "differences": self._table(self._whole_columns(), self._others, True),
+            "scores": self._table(self._whole_columns()),
+            "differences": self._table(self._whole_columns(), differences=True),
             "leave_outs": self._blocks("leave_out"),
             "distances": self._blocks("border_distance") + self._blocks("seam_distance"),
             "cross": self._cross(),
@@ -126,6 +123,7 @@ class Contents:
 
     def _run_dict(self, run: StudyRun, state: dict) -> dict:
         losses, scores = training_curves(run.folder)
+        shift = self._results.shift.get((run.padding, run.seed))
         return {
             "name": run.name,
             **state,
@@ -135,12 +133,8 @@ class Contents:
             "training_loss": {step: json_number(loss) for step, loss in losses.items()},
             "validation_mIoU": scores,
             "not_evaluated": read_reasons(self._study, run),
-            "shift_test": self._shift_dict(run),
+            "shift_test": shift and shift.as_dict(),
         }
-
-    def _shift_dict(self, run: StudyRun) -> dict | None:
-        record = self._results.shift.get((run.padding, run.seed))
-        return None if record is None else record.as_dict()
 
     # --- What was done --------------------------------------------------------------------------
 
@@ -291,8 +285,8 @@ class Contents:
 
     # --- Scores ---------------------------------------------------------------------------------
 
-    def _whole_columns(self) -> list[tuple[str, str, str, int]]:
-        """Title, evaluation, mode and region of each column; whole images only once."""
+    def _whole_columns(self) -> list[Column]:
+        """All modes of all evaluations; whole images only once."""
         columns = {}
         for name in self._results.own_evaluations:
             for mode in self._results.records[name].plan.modes:
@@ -300,23 +294,18 @@ class Contents:
                 columns.setdefault(title, (title, name, mode, 0))
         return list(columns.values())
 
-    def _table(
-        self,
-        columns: Sequence[tuple[str, str, str, int]],
-        paddings: Sequence[str],
-        differences: bool,
-    ) -> Table:
+    def _table(self, columns: Sequence[Column], differences: bool = False) -> Table:
+        """One row per padding: its scores, or their differences from those of zero padding."""
+
+        def cell(padding: str, name: str, mode: str, region: int) -> str:
+            if differences:
+                return self._difference(gap(name, mode, region, padding))
+            return self._score({Cell(name, padding, padding, mode, region): 1.0})
+
         corner = f"padding minus {BASELINE}" if differences else "padding"
-        rows = [[corner, *(c[0] for c in columns)]]
-        for padding in paddings:
-            cells = []
-            for _, name, mode, region in columns:
-                if differences:
-                    cells.append(self._difference(gap(name, mode, region, padding)))
-                else:
-                    cells.append(self._score({Cell(name, padding, padding, mode, region): 1.0}))
-            rows.append([padding, *cells])
-        return rows
+        paddings = self._study.compared if differences else self._study.paddings
+        rows = ([p, *(cell(p, *column) for _, *column in columns)] for p in paddings)
+        return [[corner, *(title for title, *_ in columns)], *rows]
 
     def _score(self, weights: dict[Cell, float]) -> str:
         return self._spread(self._show("score", weights).values)
@@ -364,8 +353,8 @@ class Contents:
                 columns = [(str(regions[i]), name, mode, i) for i in numbers]
                 blocks[title] = {
                     "title": title if kind == "leave_out" else f"By {_KINDS[kind]}, {title}",
-                    "scores": self._table(columns, self._study.paddings, False),
-                    "differences": self._table(columns, self._others, True),
+                    "scores": self._table(columns),
+                    "differences": self._table(columns, differences=True),
                 }
         return list(blocks.values())
 
@@ -373,11 +362,11 @@ class Contents:
         if CROSS not in self._results.records:
             return []
         paddings = self._study.paddings
+        header = ["trained with", *(f"tested with {padding}" for padding in paddings)]
         blocks = []
         for mode in self._results.records[CROSS].plan.modes:
             place = where(self._results, CROSS, mode)
-            scores = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
-            changes = [["trained with", *(f"tested with {padding}" for padding in paddings)]]
+            scores, changes = [header], [header]
             for trained in paddings:
                 cells = [Cell(CROSS, trained, tested, mode) for tested in paddings]
                 own = Cell(CROSS, trained, trained, mode)
@@ -404,7 +393,7 @@ class Contents:
         for padding in paddings:
             costs.append([padding, *(self._score(shift_cost(padding, i)) for i in regions)])
         gaps = [[f"cost minus that with {BASELINE}", *names]]
-        for padding in self._others:
+        for padding in self._study.compared:
             gaps.append([padding, *(self._difference(shift_gap(padding, i)) for i in regions)])
         overlaps = [["padding", "predictions differ (%)", *map(tolerance_text, TOLERANCES)]]
         for padding in paddings:
@@ -420,12 +409,11 @@ class Contents:
         }
 
     def _pattern(self) -> Table:
-        rows = [["question", "paper", "here", "what is measured", "answer"]]
-        rows += [
+        rows = (
             [f.question, f.paper or "-", self._number(f.contrast), f.measured, f.verdict]
             for f in self._findings
-        ]
-        return rows
+        )
+        return [["question", "paper", "here", "what is measured", "answer"], *rows]
 
     def _fewest_seeds(self) -> int | None:
         """Of the findings that have a standard deviation over seeds; None if none has."""

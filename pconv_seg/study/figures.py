@@ -15,7 +15,7 @@ from pconv_seg.visualization.styles import line_style
 from . import paper
 from .curves import training_curves
 from .evaluation import CROSS
-from .findings import BASELINE, METHOD, gap, shift_cost, where
+from .findings import METHOD, gap, shift_cost, where
 from .results import Cell, Results, region_options
 
 _LEGEND = {"fontsize": "small", "title": "bars: ± SD over seeds", "title_fontsize": "small"}
@@ -24,9 +24,8 @@ _LEGEND = {"fontsize": "small", "title": "bars: ± SD over seeds", "title_fontsi
 def draw_figures(results: Results) -> dict[str, Figure]:
     """All figures by name; those without figures to show are left out."""
     figures = {"convergence": _convergence(results)}
-    others = [padding for padding in results.study.paddings if padding != BASELINE]
-    compared = BASELINE in results.study.paddings and others
-    if compared and results.own_evaluations:
+    others = results.study.compared
+    if others and results.own_evaluations:
         figures["leave_out"] = _leave_out(results, results.own_evaluations, others)
         if panels := _distance_panels(results, results.own_evaluations):
             figures["border_distance"] = _border_distance(results, panels, others)
@@ -117,9 +116,8 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
 def has_paper_line(results: Results, name: str) -> bool:
     """Whether an evaluation has tiles side by side and our reading of the paper's leave-outs."""
     plan = results.records[name].plan
-    compared = {BASELINE, METHOD} <= set(results.study.paddings)
-    ours = region_options(EvaluationPlan(), "leave_out")
-    return compared and "tile" in plan.modes and region_options(plan, "leave_out") == ours
+    ours = region_options(plan, "leave_out") == region_options(EvaluationPlan(), "leave_out")
+    return METHOD in results.study.compared and "tile" in plan.modes and ours
 
 
 def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, str, str]]:

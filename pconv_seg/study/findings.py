@@ -8,10 +8,11 @@ from pconv_seg.evaluation.bootstrap import Difference
 
 from . import paper
 from .evaluation import CROSS, SHIFT
+from .plan import BASELINE
 from .results import SHIFT_ROLES, Cell, Results
 from .statistics import MAX_SEEDS, Contrast, seeds_needed
 
-BASELINE, METHOD = "zeros", "partial"
+METHOD = "partial"
 MODE_NAMES = {
     "regular": "on whole images",
     "tile": "on tiles side by side",
@@ -41,9 +42,7 @@ class Finding(NamedTuple):
 
 def findings(results: Results) -> list[Finding]:
     """The paper's pattern, question by question; empty unless zeros and partial are compared."""
-    if {BASELINE, METHOD} <= set(results.study.paddings):
-        return list(_findings(results))
-    return []
+    return list(_findings(results)) if METHOD in results.study.compared else []
 
 
 def gap(evaluation: str, mode: str, region: int, padding: str = METHOD) -> dict[Cell, float]:

@@ -13,6 +13,7 @@ from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.shift import shift_regions
 from pconv_seg.padding import SCHEMES
 
+BASELINE = "zeros"
 _KEYS = {"paddings", "seeds", "evaluation"}
 _SHIFT_KEYS = {"tile", "bin_width"}
 
@@ -117,6 +118,12 @@ class Study:
             StudyRun(padding, seed, self.folder / "runs" / f"{padding}_seed{seed}")
             for seed, padding in product(self.seeds, self.paddings)
         ]
+
+    @property
+    def compared(self) -> list[str]:
+        """The paddings to compare with zero padding; none if the study is without that."""
+        others = [padding for padding in self.paddings if padding != BASELINE]
+        return others if BASELINE in self.paddings else []
 
     @property
     def max_iters(self) -> int:
