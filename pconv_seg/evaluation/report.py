@@ -84,45 +84,35 @@ class Report:
             "config": self.record.config,
             "versions": versions(),
             "images": len(self.record.images),
-            "results": [cell for cell, band in cells if not band],
-            "bands": [cell for cell, band in cells if band],
+            "results": [cell for cell in cells if "band" not in cell],
+            "bands": [cell for cell in cells if "band" in cell],
             "differences": list(self._difference_rows()),
         }
 
-    def _cells(self) -> Iterator[tuple[dict, bool]]:
+    def _cells(self) -> Iterator[dict]:
         plan = self.record.plan
         accuracy, pixel = class_accuracy(self._totals), pixel_accuracy(self._totals)
         for n, network in enumerate(self.record.tested):
             for m, mode in enumerate(plan.modes):
                 for r, region in enumerate(self.regions):
                     cell = (n, m, r)
-                    yield (
-                        {
-                            **network._asdict(),
-                            **self._mode(mode),
-                            **self._region(region),
-                            "mIoU": json_number(self.miou[cell]),
-                            "aAcc": json_number(100 * pixel[cell]),
-                            "mAcc": json_number(100 * mean_present(accuracy[cell])),
-                            "IoU": {
-                                name: json_number(value)
-                                for name, value in zip(
-                                    self.record.classes, self.iou[cell], strict=True
-                                )
-                            },
-                            "pixels": int(self._totals[cell][1].sum()),
-                        },
-                        region.kind != "leave_out",
-                    )
+                    iou = zip(self.record.classes, self.iou[cell], strict=True)
+                    yield {
+                        **network._asdict(),
+                        **self._mode(mode),
+                        **self._region(region),
+                        "mIoU": json_number(self.miou[cell]),
+                        "aAcc": json_number(100 * pixel[cell]),
+                        "mAcc": json_number(100 * mean_present(accuracy[cell])),
+                        "IoU": {name: json_number(value) for name, value in iou},
+                        "pixels": int(self._totals[cell][1].sum()),
+                    }
 
     def _mode(self, mode: str) -> dict:
         plan = self.record.plan
-        overlap = plan.mode_overlap(mode)
-        return {
-            "mode": mode,
-            "tile": None if mode == "regular" else plan.tile,
-            "overlap": None if mode == "regular" else _overlap(overlap),
-        }
+        if mode == "regular":
+            return {"mode": mode, "tile": None, "overlap": None}
+        return {"mode": mode, "tile": plan.tile, "overlap": _overlap(plan.mode_overlap(mode))}
 
     def _region(self, region: Region) -> dict:
         if region.kind != "leave_out":
@@ -187,8 +177,8 @@ class Report:
     def mode_name(self, mode: str) -> str:
         """A mode with the size and overlap of its tiles."""
         plan = self.record.plan
-        names = {"regular": "regular", "tile": f"tile {plan.tile_text}"}
-        return names.get(mode, f"tile {plan.tile_text}, overlap {plan.overlap}")
+        overlap = f", overlap {plan.overlap}" if mode == "tile_overlap" else ""
+        return mode if mode == "regular" else f"tile {plan.tile_text}{overlap}"
 
     def _table(self, title: str, columns: list[tuple[str, int, int]]) -> str:
         table = PrettyTable(["checkpoint", "padding", *(name for name, _, _ in columns)])
