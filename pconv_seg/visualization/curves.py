@@ -2,6 +2,7 @@
 
 from itertools import groupby
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from pconv_seg.files import short_names
@@ -28,7 +29,7 @@ def plot_leave_out(results: list[dict]) -> Figure:
         style = {**line_style(networks.index(checkpoint)), "linestyle": _MODE_STYLES[mode]}
         axes.plot(
             [result["leave_out"] for result in line],
-            [_or_nan(result["mIoU"]) for result in line],  # all classes may be absent
+            np.array([result["mIoU"] for result in line], float),  # None where all are absent
             label=f"{names[checkpoint]} ({padding}), {mode}",
             **style,
         )
@@ -61,11 +62,11 @@ def plot_shift(results: list[dict]) -> Figure:
         }
         bins = result["bins"]
         centres = [(row["from_pixel"] + row["to_pixel"] - 1) / 2 for row in bins]
-        changed = [100 - _or_nan(row["agreement"]) for row in bins]
+        changed = 100 - np.array([row["agreement"] for row in bins], float)  # of None: NaN, a gap
         panels[0].plot(centres, changed, **style)
         for axes, score in zip(panels[1:], scores, strict=True):
-            axes.plot(centres, [_or_nan(row[score]["cost"]) for row in bins], **style)
-            bounds = [[_or_nan(row[score]["interval"][i]) for row in bins] for i in (0, 1)]
+            axes.plot(centres, np.array([row[score]["cost"] for row in bins], float), **style)
+            bounds = np.array([row[score]["interval"] for row in bins], float).T
             axes.fill_between(centres, *bounds, color=f"C{number}", alpha=0.15, lw=0)
     panels[0].set_ylabel("predictions differ (% of pixels)")
     panels[0].set_ylim(bottom=0)
@@ -77,8 +78,3 @@ def plot_shift(results: list[dict]) -> Figure:
         axes.grid(alpha=0.3)
     panels[0].legend(fontsize="small", handlelength=4)
     return figure
-
-
-def _or_nan(value: float | None) -> float:
-    # Leaves a gap in the line.
-    return float("nan") if value is None else value
