@@ -1,18 +1,16 @@
 """How often training sees each class."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from pconv_seg.datasets.sampling import ClassFrequency
+
 from .styles import bar_style
 
-if TYPE_CHECKING:
-    from pconv_seg.datasets.sampling import ClassFrequency
 
-
-def plot_class_frequency(classes: Sequence[str], found: "Mapping[str, ClassFrequency]") -> Figure:
+def plot_class_frequency(classes: Sequence[str], found: Mapping[str, ClassFrequency]) -> Figure:
     """Bars of the share of pixels and of samples that show each class.
 
     Args:
