@@ -19,7 +19,7 @@ NO_INTERVAL = (
 
 
 class Difference(NamedTuple):
-    """A difference of scores and its confidence interval, in the scores' unit (a share of 1)."""
+    """A difference of scores and its confidence interval, in the scores' unit."""
 
     value: float
     low: float

@@ -51,13 +51,11 @@ def sample_sd(values: Sequence[float]) -> float:
 
 
 def seed_interval(values: Sequence[float]) -> Difference:
-    """Mean of one value per seed, with Student's 95 % t interval.
+    """Mean of one value per seed, with Student's 95 % t interval; NaN for a single seed.
 
     It takes the values for a sample from a normal distribution. Values that are differences of
     runs with the same seed make it the interval of a paired t test.
     """
-    if not values:
-        return Difference(np.nan, np.nan, np.nan)
     mean, count = float(np.mean(values)), len(values)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sample_sd(values) / np.sqrt(count)
     return Difference(mean, float(mean - half), float(mean + half))

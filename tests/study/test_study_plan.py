@@ -43,7 +43,7 @@ def test_runs_go_seed_by_seed(make_study):
         *(
             (
                 f"study = dict(paddings={paddings}, seeds={seeds}, evaluation=())",
-                rf"study\.{key} must list different values of type {kind}, got [[(]",
+                rf"study\.{key} must list different values of type {kind}, got [(\[]",
             )
             for paddings, seeds, key, kind in (
                 ("('zeros',)", "([0],)", "seeds", "int"),
