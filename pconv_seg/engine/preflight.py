@@ -48,7 +48,7 @@ _DATA_SOURCES = {
 _WEIGHT_SOURCES = {
     "wider_resnet38.pth.tar": (
         "WideResNet38's ImageNet weights: wider_resnet38.pth.tar, linked in the README of "
-        "https://github.com/NVIDIA/semantic-segmentation/tree/sdcnet"
+        "https://github.com/NVIDIA/semantic-segmentation/tree/sdcnet",
     ),
 }
 
@@ -118,13 +118,12 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
         *_data_problems(cfg, loaders),
     ]
     for location in [cfg.load_from] if checkpoints is None else checkpoints:
-        reason, _ = _unavailable(location)
-        if reason:
+        if unavailable := _unavailable(location):
             remedy = (
                 "Training writes checkpoints into its work dir (here "
                 f"{osp.abspath(cfg.work_dir)}); the file last_checkpoint there names the newest."
             )
-            problems.append(_Problem(f"checkpoint: {reason}", (remedy,)))
+            problems.append(_Problem(f"checkpoint: {unavailable[0]}", (remedy,)))
     _report(problems)
 
 
@@ -183,7 +182,6 @@ def _report(problems: list[_Problem]) -> None:
 
 def _device_problems(cfg: Config) -> Iterator[_Problem]:
     device = get_device()
-    accelerated = device not in ("cpu", "mps")
     launcher = cfg.get("launcher", "none")
     if launcher == "slurm" and device == "cpu":
         yield _Problem(
@@ -203,7 +201,7 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
             (_LAUNCHER_COMMANDS[launcher],),
         )
     wrapper = cfg.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper" and not accelerated:
+    if wrapper.get("type") == "AmpOptimWrapper" and device in ("cpu", "mps"):
         yield _Problem(
             "--amp (AmpOptimWrapper): mixed precision training needs a GPU, and torch sees none "
             f"here (device {device})",
@@ -323,16 +321,11 @@ def _train_id_remedies(label: str, root: str | None) -> tuple[str, ...]:
 
 def _weight_problems(tree: dict) -> Iterator[_Problem]:
     for key, location in _pretrained(tree):
-        reason, url_and_cache = _unavailable(location)
-        if reason:
-            remedies = [f"Train without these weights: --cfg-options {key}=None"]
-            if url_and_cache:
-                url, cached = url_and_cache
-                remedies.append(f"Or download {url} where there is a network; put it at {cached}")
-            source = _WEIGHT_SOURCES.get(osp.basename(location))
-            if source:
-                remedies.append(source)
-            yield _Problem(f"{key}: {reason}", tuple(remedies))
+        if unavailable := _unavailable(location):
+            reason, *remedies = unavailable
+            source = _WEIGHT_SOURCES.get(osp.basename(location), ())
+            without = f"Train without these weights: --cfg-options {key}=None"
+            yield _Problem(f"{key}: {reason}", (without, *remedies, *source))
 
 
 def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -350,33 +343,34 @@ def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _pretrained(value, path)
 
 
-def _unavailable(location: str) -> tuple[str | None, tuple[str, Path] | None]:
-    """Why weights cannot be had (None if they can), and for a URL also where its copy belongs."""
+def _unavailable(location: str) -> tuple[str, ...]:
+    """Why weights cannot be had, and for a URL what to do about it; empty if they can be had."""
     scheme, separator, name = location.partition("://")
     if not separator:
         path = osp.abspath(osp.expanduser(location))
-        return (None if osp.isfile(path) else f"no file {path}"), None
+        return () if osp.isfile(path) else (f"no file {path}",)
     url = location
     if scheme in ("torchvision", "modelzoo", "open-mmlab", "openmmlab", "mmcls"):
         try:
             url = _named_urls(scheme)[name]
         except ImportError:
-            return (
-                f"{location} needs torchvision, which is not installed (pip install torchvision)",
-                None,
-            )
+            needs = "needs torchvision, which is not installed (pip install torchvision)"
+            return (f"{location} {needs}",)
         except KeyError:
-            return f"{location} is not a name that mmengine knows", None
+            return (f"{location} is not a name that mmengine knows",)
     if not url.startswith(("http://", "https://")):
-        return None, None  # a remote backend with an access check of its own
+        return ()  # a remote backend with an access check of its own
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
     if cached.is_file():
-        return None, None
+        return ()
     try:
         urlopen(url, timeout=_CONNECT_TIMEOUT).close()
     except (OSError, HTTPException) as error:
-        return f"{url} cannot be reached ({error}), and there is no {cached}", (url, cached)
-    return None, None
+        return (
+            f"{url} cannot be reached ({error}), and there is no {cached}",
+            f"Or download {url} where there is a network; put it at {cached}",
+        )
+    return ()
 
 
 def _named_urls(scheme: str) -> dict[str, str]:
