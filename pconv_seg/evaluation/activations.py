@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -142,11 +143,10 @@ def border_profiles(
     Raises:
         ValueError: If no padded 2-d convolution of that name runs.
     """
-    sums: dict[str, list[np.ndarray]] = {}
+    sums: dict[str, list[tuple[np.ndarray, ...]]] = {}
 
     def observe(name: str, _: nn.Module, __: tuple, output: Tensor) -> None:
-        new = _profile_sums(_magnitude(output))
-        sums[name] = [_add(*pair) for pair in zip(sums.get(name, [0, 0, 0]), new, strict=True)]
+        sums.setdefault(name, []).append(_profile_sums(_magnitude(output)))
 
     chosen = {
         name: module
@@ -160,10 +160,15 @@ def border_profiles(
             _run(model, pixels)
     if not sums:
         raise ValueError(f"no padded convolution of the network is called {' or '.join(layers)}")
-    return [
-        Profile(name, total / count, float(interior[0] / interior[1]))
-        for name, (total, count, interior) in sums.items()
-    ]
+    profiles = []
+    for name, of_images in sums.items():
+        # One image may reach farther from the border than another.
+        total, count, interior = (
+            np.sum(list(zip_longest(*parts, fillvalue=0)), axis=1)
+            for parts in zip(*of_images, strict=True)
+        )
+        profiles.append(Profile(name, total / count, float(interior[0] / interior[1])))
+    return profiles
 
 
 @torch.no_grad()
@@ -260,10 +265,3 @@ def _profile_sums(response: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _centre(size: int) -> slice:
     return slice(size // 4, size - size // 4)
-
-
-def _add(first: np.ndarray | int, second: np.ndarray) -> np.ndarray:
-    """Sum of two profiles, of which one may reach farther from the border."""
-    length = max(np.size(first), len(second))
-    padded = (np.pad(np.atleast_1d(p), (0, length - np.size(p))) for p in (first, second))
-    return sum(padded)
