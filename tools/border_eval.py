@@ -147,13 +147,7 @@ def _check(args: argparse.Namespace, error: Callable[[str], None]) -> None:
     if args.config and not args.checkpoints and not args.from_confusion:
         error(f"{args.config}: also name its checkpoints")
     if args.from_confusion:
-        fixed = (
-            "config",
-            "cfg_options",
-            "padding",
-            "show_dir",
-            "save_confusion",
-        )
+        fixed = ("config", "cfg_options", "padding", "show_dir", "save_confusion")
         for name in (*fixed, *plan_options(args)):
             if getattr(args, name) is not None:
                 error(f"--from-confusion: the file has settled {_option(name)} already")

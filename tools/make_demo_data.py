@@ -5,14 +5,11 @@ what is missing and keeps the rest.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from pconv_seg.arguments import image_size, positive, seed
 from pconv_seg.datasets import write_street_scenes
-
-
-def size(text: str) -> tuple[int, int]:
-    return image_size(text, least=16)
 
 
 def main() -> None:
@@ -20,7 +17,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--size",
-        type=size,
+        type=partial(image_size, least=16),
         default="256x512",
         metavar="HEIGHTxWIDTH",
         help="of the images (%(default)s)",
