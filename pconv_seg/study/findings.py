@@ -63,8 +63,12 @@ def shift_cost(padding: str, region: int = 0) -> dict[Cell, float]:
 
 def shift_gap(padding: str, region: int = 0) -> dict[Cell, float]:
     """Weights of the cost with a padding minus that with zero padding."""
-    baseline = shift_cost(BASELINE, region)
-    return shift_cost(padding, region) | {cell: -weight for cell, weight in baseline.items()}
+    return _minus(shift_cost(padding, region), shift_cost(BASELINE, region))
+
+
+def _minus(first: dict[Cell, float], second: dict[Cell, float]) -> dict[Cell, float]:
+    """Weights of a difference; no cell is in both."""
+    return first | {cell: -weight for cell, weight in second.items()}
 
 
 def _findings(results: Results) -> Iterator[Finding]:
@@ -87,8 +91,9 @@ def _findings(results: Results) -> Iterator[Finding]:
     if CROSS in results.records:
         yield _across(results)
     if results.shift:
-        contrast = results.contrast({k: -v for k, v in shift_gap(METHOD).items()})
-        costs = [results.contrast(shift_cost(p), contrast.seeds).mean for p in (BASELINE, METHOD)]
+        parts = [shift_cost(padding) for padding in (BASELINE, METHOD)]
+        contrast = results.contrast(_minus(*parts))
+        costs = [results.contrast(part, contrast.seeds).mean for part in parts]
         yield _finding(
             "Does a seam cost the same pixels more with zero than with partial padding?",
             f"mIoU as interior minus as border in the shift test, with zero ({signed(costs[0])}) "
@@ -124,7 +129,7 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
         return
     last = leave_outs[-1]
     first_gap, last_gap = (gap(name, "tile", region) for region in (0, last))
-    contrast = results.contrast(last_gap | {cell: -weight for cell, weight in first_gap.items()})
+    contrast = results.contrast(_minus(last_gap, first_gap))
     start, end = (results.contrast(part, contrast.seeds).mean for part in (first_gap, last_gap))
     place = where(results, name, "tile")
     whole = "each side" if results.records[name].plan.proportion == "side" else "the area"
@@ -139,19 +144,12 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
 
 
 def _tiling(results: Results, name: str) -> Finding:
-    # Cost of tiling = regular - tile; zero's minus partial's = gap in tiles - gap on whole images.
-    tile, whole = (gap(name, mode, 0) for mode in ("tile", "regular"))
-    contrast = results.contrast(tile | {cell: -weight for cell, weight in whole.items()})
-    costs = [
-        results.contrast(
-            {
-                Cell(name, padding, padding, "regular"): 1.0,
-                Cell(name, padding, padding, "tile"): -1.0,
-            },
-            contrast.seeds,
-        ).mean
+    parts = [
+        {Cell(name, padding, padding, "regular"): 1.0, Cell(name, padding, padding, "tile"): -1.0}
         for padding in (BASELINE, METHOD)
     ]
+    contrast = results.contrast(_minus(*parts))
+    costs = [results.contrast(part, contrast.seeds).mean for part in parts]
     zero, partial, whole_gap = paper.BY_MODE["regular"]
     zero_tile, partial_tile, tile_gap = paper.BY_MODE["tile"]
     return _finding(
@@ -169,7 +167,7 @@ def _across(results: Results) -> Finding:
     kept = {p: Cell(CROSS, p, p, mode) for p in (BASELINE, METHOD)}
     moved = {a: Cell(CROSS, a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
     parts = [{kept[p]: 1.0, moved[p]: -1.0} for p in (BASELINE, METHOD)]
-    contrast = results.contrast(parts[0] | {cell: -weight for cell, weight in parts[1].items()})
+    contrast = results.contrast(_minus(*parts))
     losses = [results.contrast(part, contrast.seeds).mean for part in parts]
     return _finding(
         "Is it worse to test a network trained with zero padding under partial padding than the "
