@@ -4,6 +4,7 @@
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,30 +19,16 @@ _SIZE, _TILE, _OVERLAP = (256, 512), 256, "1/3"
 
 def draw_regions() -> Figure:
     """Draw leave-outs of the image and of tiles, and bands by distance to border and seams."""
-    leave_outs, bands = ("0", "1/2", "3/4"), (16, 48)
+    image, bands = BorderRegions(("0", "1/2", "3/4")), BorderRegions(bands=(16, 48), tile=_TILE)
+    area, tiles = replace(image, proportion="area"), replace(image, region="tile", tile=_TILE)
+    overlapping = replace(tiles, overlap=_OVERLAP)
     panels = [
-        ("counted at a leave-out of the image's side", BorderRegions(leave_outs), "leave_out"),
-        ("... of the image's area", BorderRegions(leave_outs, "area"), "leave_out"),
-        (
-            "... of each tile's side",
-            BorderRegions(leave_outs, "side", "tile", (), _TILE),
-            "leave_out",
-        ),
-        (
-            "... of the side of tiles that overlap by 1/3",
-            BorderRegions(leave_outs, "side", "tile", (), _TILE, _OVERLAP),
-            "leave_out",
-        ),
-        (
-            "distance to the image border (pixels)",
-            BorderRegions(bands=bands, tile=_TILE),
-            "border_distance",
-        ),
-        (
-            "distance to the nearest tile seam (pixels)",
-            BorderRegions(bands=bands, tile=_TILE),
-            "seam_distance",
-        ),
+        ("counted at a leave-out of the image's side", image, "leave_out"),
+        ("... of the image's area", area, "leave_out"),
+        ("... of each tile's side", tiles, "leave_out"),
+        (f"... of the side of tiles that overlap by {_OVERLAP}", overlapping, "leave_out"),
+        ("distance to the image border (pixels)", bands, "border_distance"),
+        ("distance to the nearest tile seam (pixels)", bands, "seam_distance"),
     ]
     figure = Figure(figsize=(9, 7.5), layout="constrained")
     for axes, (title, regions, kind) in zip(figure.subplots(3, 2).flat, panels, strict=True):
