@@ -34,11 +34,10 @@ def join_processes(cfg: Config) -> None:
     launcher = cfg.get("launcher", "none")
     if launcher == "none" or get_device() != "cpu":
         return
-    wrapper = {"find_unused_parameters": cfg.get("find_unused_parameters", False)}
     cfg.model_wrapper_cfg = {
         "type": "MMDistributedDataParallel",
         "broadcast_buffers": False,
-        **wrapper,
+        "find_unused_parameters": cfg.get("find_unused_parameters", False),
         **(cfg.get("model_wrapper_cfg") or {}),
         "device_ids": None,
     }
