@@ -191,7 +191,7 @@ def _is_current(task: _Task) -> bool:
         return False
     try:
         if name == SHIFT:
-            return same_options(load_shift(path)[1], study.shift)
+            return load_shift(path)[1] == study.shift
         plan, paddings = evaluations(study)[name]
         return has_all(Record.load(path), plan, paddings)
     except ValueError as error:
@@ -272,11 +272,6 @@ def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]
     """Whether a record counts what the plan does, under all these paddings; others may be there."""
     tested = {network.padding for network in record.tested}
     return _identity(record.plan) == _identity(plan) and set(paddings) - {None} <= tested
-
-
-def same_options(found: dict, wanted: dict) -> bool:
-    """Whether a shift test was made with the wanted options."""
-    return found == json.loads(json.dumps(wanted))  # files hold lists in place of tuples
 
 
 def _identity(plan: EvaluationPlan) -> str:

@@ -1,6 +1,7 @@
 """What a study consists of: its file, its runs, and where each leaves what."""
 
 import difflib
+import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -177,7 +178,7 @@ def _shift(file: str | Path, options: Any) -> dict[str, Any] | None:
             shift_regions(**options)
     except (TypeError, ValueError) as error:
         raise PreflightError(f"{file}: study.shift: {error}") from error
-    return dict(options)
+    return json.loads(json.dumps(options))  # as files hold it, with lists in place of tuples
 
 
 def _several(file: str | Path, options: dict, key: str, kind: type) -> tuple[Any, ...]:

@@ -13,16 +13,7 @@ from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.shift import ShiftRecord
 from pconv_seg.geometry import Region, ShiftRegions
 
-from .evaluation import (
-    CROSS,
-    SHIFT,
-    evaluations,
-    has_all,
-    names,
-    read_record,
-    read_shift,
-    same_options,
-)
+from .evaluation import CROSS, SHIFT, evaluations, has_all, names, read_record, read_shift
 from .plan import Study, StudyRun
 from .statistics import Contrast, miou_contrast
 
@@ -92,7 +83,7 @@ class Results:
             found = read_shift(run) if study.shift is not None else None
             if found is not None:
                 shift, options = found
-                if not same_options(options, study.shift):
+                if options != study.shift:
                     raise PreflightError(
                         f"{run.folder}: the shift test was made with {options}, but {study.file} "
                         f"has {study.shift}; first --only evaluate"
