@@ -1,9 +1,8 @@
 """Which panels the figures of a report have, and what is drawn in them."""
 
-import json
-
 import numpy as np
 import pytest
+from noise_study import write_log
 
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
@@ -72,10 +71,7 @@ def test_the_mean_curve_goes_on_without_runs_that_ended(make_study, evaluate_at_
     study = make_study(("zeros",), (0, 1))
     evaluate_at_random(study)
     for run, scores in zip(study.runs, ((10, 20, 40), (30, 50)), strict=True):
-        log = run.folder / "now" / "vis_data" / "scalars.json"
-        log.parent.mkdir(parents=True)
-        lines = (json.dumps({"mIoU": score, "step": i}) for i, score in enumerate(scores, 1))
-        log.write_text("".join(f"{line}\n" for line in lines))
+        write_log(run, [{"mIoU": score, "step": i} for i, score in enumerate(scores, 1)])
     axes = draw_figures(Results(study))["convergence"].axes[1]
     (mean,) = [line for line in axes.get_lines() if line.get_label() == "zeros"]
     assert mean.get_xydata().tolist() == [[1, 20], [2, 35], [3, 40]]

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from noise_study import CONFIG, STUDY
+from noise_study import CONFIG, STUDY, write_log
 from scipy import stats
 
 from pconv_seg.engine import PreflightError
@@ -193,10 +193,7 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study)
     for run, scores in zip(study.runs, ((1, 10, 12), (1, 20, 19.5), (1, 30), ()), strict=True):
-        log = run.folder / "now" / "vis_data" / "scalars.json"
-        log.parent.mkdir(parents=True)
-        lines = (json.dumps({"mIoU": score, "step": i}) for i, score in enumerate(scores, 1))
-        log.write_text("".join(f"{line}\n" for line in lines))
+        write_log(run, [{"mIoU": score, "step": i} for i, score in enumerate(scores, 1)])
     convergence = Contents(Results(study)).context["convergence"]
     assert convergence["text"].startswith(
         "From iteration 2 to 3 the validation mIoU changed by +0.75 percent points in the mean "
@@ -425,10 +422,8 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
 def test_report_holds_every_cell(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
     evaluate_at_random(study)
-    log = study.runs[0].folder / "now" / "vis_data" / "scalars.json"
-    log.parent.mkdir(parents=True)
-    lines = ({"loss": 0.5, "time": 0.25, "step": 1}, {"loss": float("inf"), "time": 2, "step": 2})
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, last = {"loss": 0.5, "time": 0.25}, {"loss": float("inf"), "time": 2}
+    write_log(study.runs[0], [{**first, "step": 1}, {**last, "step": 2}])
 
     path = write_report(study)
 
