@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pconv_seg.files import short_names
-from pconv_seg.geometry import ShiftedGrids, ShiftRegions
+from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
 from pconv_seg.inference import (
     image_preprocessor,
     predicted_labels,
@@ -339,9 +339,9 @@ def shift_regions(tile: int | Sequence[int], bin_width: int | None = None) -> Sh
     """Tiles and bins of :func:`shift_test`, with its arguments.
 
     Raises:
-        ValueError: If a bin has no pixel, or a tile fewer than 4 on a side.
+        ValueError: If a bin has no pixel, a side fewer than 4, or a tile more than two sides.
     """
-    tile = (tile, tile) if isinstance(tile, int) else tuple(tile)
+    tile = pair(tile, "tile")
     return ShiftRegions(tile, max(1, min(tile) // 64) if bin_width is None else bin_width)
 
 

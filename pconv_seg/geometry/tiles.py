@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class TileGrid:
         _ = self.rows, self.cols  # refuses bad values where they are given
 
     def _intervals(self, axis: int) -> list[tuple[int, int]]:
-        tile, overlap = _pair(self.tile, "tile")[axis], _pair(self.overlap, "overlap")[axis]
+        tile, overlap = pair(self.tile, "tile")[axis], pair(self.overlap, "overlap")[axis]
         size = self.size[axis]
         return [(start, min(start + tile, size)) for start in tile_starts(size, tile, overlap)]
 
@@ -159,8 +160,17 @@ def edge_distance(size: int, edges: Iterable[int]) -> np.ndarray:
     return nearest
 
 
-def _pair(value, name: str) -> tuple:
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
+def pair(value: Any, name: str) -> tuple[Any, Any]:
+    """(vertical, horizontal) of one value for both axes, or of one for each.
+
+    Args:
+        value: A tuple or list has one for each.
+        name: What it is called, for the error message.
+
+    Raises:
+        ValueError: If there are more or fewer than two.
+    """
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2:
         raise ValueError(f"{name} must be one value or (height, width), got {value!r}")
-    return pair
+    return values

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from pconv_seg.engine import PreflightError, check_training
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json, write_json
+from pconv_seg.geometry import pair
 from pconv_seg.inference import tile_predictor
 from pconv_seg.padding import scheme_of, set_padding
 from pconv_seg.padding.describe import is_padded_convolution
@@ -175,13 +176,12 @@ def _check_network(study: Study) -> None:
                 ) from error
 
 
-def _tiles(study: Study) -> Iterator[tuple[str, tuple[int, int]]]:
+def _tiles(study: Study) -> list[tuple[str, tuple[int, int]]]:
     """(height, width) of all tiles that are given, each with the key that gives it."""
     tiles = [("evaluation", p.tile) for p in study.plans if set(p.modes) - {"regular"}]
     if study.shift is not None and study.shift["tile"] is not None:
         tiles.append(("shift", study.shift["tile"]))
-    for key, tile in tiles:
-        yield key, (tile, tile) if isinstance(tile, int) else tuple(tile)
+    return [(key, pair(tile, "tile")) for key, tile in tiles]
 
 
 class _Process:

@@ -73,6 +73,7 @@ def test_runs_go_seed_by_seed(make_study):
                 ("192", r"study\.shift is dict.*192"),
                 ("dict(tile=2)", r"study\.shift: .*at least 4"),
                 ("dict(tile=(16, 'a'))", r"study\.shift: "),
+                ("dict(tile=[8, 8, 8])", r"study\.shift: tile must be .*, got [(\[]8, 8, 8"),
                 ("dict(tile=16, bin_width=0)", r"study\.shift: bins must be at least 1"),
             )
         ),
