@@ -47,10 +47,6 @@ class Format:
         return next((why for pattern, why in self.dropped if re.fullmatch(pattern, key)), None)
 
 
-def _wide_resnet38(_: State) -> dict:
-    return dict(type="WideResNet38")
-
-
 def _deepwv3plus(state: State) -> dict:
     fine, classes = state["bot_fine.weight"], state["final.6.weight"]
     return dict(
@@ -117,7 +113,7 @@ FORMATS = (
         marks=(r"mod1\.conv1\.weight", r"mod7\.block1\.convs\.conv1\.weight"),
         names=((r"mod\d\..+", r"backbone.\g<0>"),),
         dropped=((r"(bn_out|classifier)\..+", _CLASSIFIER),),
-        network=_wide_resnet38,
+        network=lambda _: dict(type="WideResNet38"),
     ),
     Format(
         "mmseg",

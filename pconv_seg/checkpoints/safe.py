@@ -275,13 +275,9 @@ class _Unpickler(pickle._Unpickler):
 
 def _pickle_module(record_sizes: dict[str, int] | None) -> SimpleNamespace:
     """What ``torch.load`` takes for the module ``pickle``."""
-
-    class Unpickler(_Unpickler):
-        pass
-
-    Unpickler.record_sizes = record_sizes
+    unpickler = type("Unpickler", (_Unpickler,), {"record_sizes": record_sizes})
 
     def load(file: BinaryIO, **options: Any) -> Any:
-        return Unpickler(file, **options).load()
+        return unpickler(file, **options).load()
 
-    return SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=load)
+    return SimpleNamespace(__name__=__name__, Unpickler=unpickler, load=load)
