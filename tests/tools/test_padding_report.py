@@ -1,5 +1,5 @@
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,7 @@ model = dict(
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("padding_report", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return runpy.run_path(str(SCRIPT))["main"]
 
 
 def test_prints_and_writes_the_report_of_a_config(main, tmp_path, capsys):

@@ -1,4 +1,4 @@
-import importlib.util
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,8 @@ model = dict(
 
 
 @pytest.fixture(scope="module")
-def predict():
-    spec = importlib.util.spec_from_file_location("predict", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def main():
+    return runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,7 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("overlap", "window"), [("1/3", "constant"), ("10", "hann")], ids=["proportion", "pixels"]
 )
-def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap, window):
+def test_label_maps_are_the_models(main, trained, tmp_path, capsys, overlap, window):
     images = []
     for seed, size in enumerate([(50, 70, 3), (90, 33, 3)]):
         pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
@@ -62,7 +59,7 @@ def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap, 
     options = ["--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"]
     out = tmp_path / "out"
     options += ["--tile", "32", "--overlap", overlap, "--window", window]
-    predict.main([*images, *options, "--out", str(out)])
+    main([*images, *options, "--out", str(out)])
     model = init_model(*trained, device="cpu")
     for name in images:
         rgb = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1).float()
@@ -82,7 +79,7 @@ def test_label_maps_are_the_models(predict, trained, tmp_path, capsys, overlap, 
     assert "6/6" in printed.err  # 2 x 3 tiles of the first image
 
 
-def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path, capsys):
+def test_padding_is_what_the_network_was_trained_with(main, trained, tmp_path, capsys):
     content = torch.load(trained[1], weights_only=True)
     content["meta"]["padding"] = "reflect"
     checkpoint, image = tmp_path / "reflect.pth", tmp_path / "image.png"
@@ -93,7 +90,7 @@ def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path
     def labels(name, *options):
         out = tmp_path / name
         arguments = [str(image), "--config", trained[0], "--checkpoint", str(checkpoint)]
-        predict.main([*arguments, "--device", "cpu", "--out", str(out), *options])
+        main([*arguments, "--device", "cpu", "--out", str(out), *options])
         return np.asarray(Image.open(out / "image_labels.png"))
 
     reflect = labels("reflect")
@@ -101,7 +98,7 @@ def test_padding_is_what_the_network_was_trained_with(predict, trained, tmp_path
     assert (reflect != labels("zeros", "--padding", "zeros")).any()
 
 
-def test_colours_are_also_those_of_checkpoints_before_mmseg_1(predict, trained, tmp_path):
+def test_colours_are_also_those_of_checkpoints_before_mmseg_1(main, trained, tmp_path):
     content = torch.load(trained[1], weights_only=True)
     new = content["meta"].pop("dataset_meta")
     content["meta"].update(CLASSES=new["classes"], PALETTE=new["palette"])
@@ -109,13 +106,13 @@ def test_colours_are_also_those_of_checkpoints_before_mmseg_1(predict, trained, 
     torch.save(content, checkpoint)
     Image.new("RGB", (32, 32)).save(image)
     options = ["--config", trained[0], "--checkpoint", str(checkpoint), "--device", "cpu"]
-    predict.main([str(image), *options, "--out", str(tmp_path)])
+    main([str(image), *options, "--out", str(tmp_path)])
     labels = np.asarray(Image.open(tmp_path / "image_labels.png"))
     overlay = np.asarray(Image.open(tmp_path / "image_overlay.png"))
     assert (overlay == np.array(PALETTE, np.uint8)[labels] // 2).all()
 
 
-def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_path):
+def test_weights_alone_are_enough_and_others_are_refused(main, trained, tmp_path):
     weights = torch.load(trained[1], weights_only=True)["state_dict"]
     image = tmp_path / "image.png"
     Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(image)
@@ -123,7 +120,7 @@ def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_p
     def run(**changes):
         torch.save({**weights, **changes}, tmp_path / "weights.pth")
         options = ["--config", trained[0], "--checkpoint", str(tmp_path / "weights.pth")]
-        predict.main([str(image), *options, "--device", "cpu", "--out", str(tmp_path / "out")])
+        main([str(image), *options, "--device", "cpu", "--out", str(tmp_path / "out")])
 
     run()
     assert np.asarray(Image.open(tmp_path / "out/image_labels.png")).shape == (32, 32)
@@ -138,12 +135,12 @@ def test_weights_alone_are_enough_and_others_are_refused(predict, trained, tmp_p
         ("model = dict(type='Nobody')", r"config .*config\.py: Nobody is not in the"),
     ],
 )
-def test_configs_without_a_network_are_named(predict, trained, tmp_path, text, message):
+def test_configs_without_a_network_are_named(main, trained, tmp_path, text, message):
     config, image = tmp_path / "config.py", tmp_path / "image.png"
     config.write_text(text)
     image.touch()
     with pytest.raises(SystemExit, match=rf"^predict\.py: (?s:.*){message}"):
-        predict.main([str(image), "--config", str(config), "--checkpoint", trained[1]])
+        main([str(image), "--config", str(config), "--checkpoint", trained[1]])
 
 
 @pytest.mark.parametrize(
@@ -161,11 +158,11 @@ def test_configs_without_a_network_are_named(predict, trained, tmp_path, text, m
         (["a.png", "--device", "cpux"], "--device cpux: Expected one of cpu"),
     ],
 )
-def test_bad_arguments_end_with_one_line(predict, arguments, message, tmp_path, monkeypatch):
+def test_bad_arguments_end_with_one_line(main, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "a.jpg", "config.py", "weights.pth"):
         Path(name).touch()
     with pytest.raises(SystemExit) as stopped:
-        predict.main(["--config", "config.py", "--checkpoint", "weights.pth", *arguments])
+        main(["--config", "config.py", "--checkpoint", "weights.pth", *arguments])
     assert message in stopped.value.code
     assert "\n" not in stopped.value.code
