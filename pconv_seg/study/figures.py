@@ -63,16 +63,15 @@ def _convergence(results: Results) -> Figure:
     for padding in results.study.paddings:
         runs = [run for run in results.study.runs if run.padding == padding]
         curves = [training_curves(run.folder) for run in runs]
-        style = _style(results, padding)
-        for axes, each, marked in zip(
-            panels, zip(*curves, strict=True), (False, True), strict=True
-        ):
+        marked = _style(results, padding)
+        styles = {**marked, "marker": ""}, marked
+        for axes, each, style in zip(panels, zip(*curves, strict=True), styles, strict=True):
             for curve in each:
                 axes.plot(list(curve), list(curve.values()), color=style["color"], alpha=0.25)
             # Of the runs that have come so far.
             steps = sorted(set().union(*each))
             means = [np.mean([curve[step] for curve in each if step in curve]) for step in steps]
-            axes.plot(steps, means, **style if marked else {**style, "marker": ""}, label=padding)
+            axes.plot(steps, means, label=padding, **style)
     for axes, title in zip(panels, ("training loss", "mIoU (%) in validation"), strict=True):
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("iteration")
@@ -93,10 +92,10 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
         regions = results.regions(name)
         numbers = results.region_numbers(name, "leave_out")
         places = [float(regions[i].start) for i in numbers]
-        panels = dict(zip(modes, row, strict=True))
-        for mode in set(modes) - set(results.records[name].plan.modes):
-            panels.pop(mode).set_visible(False)
-        for mode, axes in panels.items():
+        for mode, axes in zip(modes, row, strict=True):
+            if mode not in results.records[name].plan.modes:
+                axes.set_visible(False)
+                continue
             _gaps(results, axes, places, numbers, name, mode, paddings)
             if mode == "tile" and has_paper_line(results, name):
                 axes.plot(
@@ -105,7 +104,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
             axes.set_title(where(results, name, mode), fontsize="medium")
             axes.set_xlabel("leave-out")
             drawn.append(axes)
-        leftmost = next(iter(panels.values()))
+        leftmost = next(axes for axes in row if axes.get_visible())
         leftmost.set_ylabel("mIoU minus that of zero padding")
         leftmost.tick_params(labelleft=True)
     # The axes with the most lines: where the paper's is, if it is anywhere.
