@@ -60,7 +60,7 @@ def finished_run(work_dir: str | Path) -> Run | None:
     Raises:
         PreflightError: If its config cannot be read.
     """
-    runs = (run for run in _runs(Path(work_dir)) if run.checkpoint.parent == Path(work_dir))
+    runs = (run for run in _runs(Path(work_dir)) if run.config.parent == Path(work_dir))
     finished = next((run for run in runs if _is_finished(run)), None)
     return None if finished is None or damage(finished.checkpoint) else finished
 

@@ -37,6 +37,15 @@ def test_the_newest_finished_run_is_found(tmp_path):
         latest_run(tmp_path / "nowhere")
 
 
+def test_checkpoints_may_lie_in_another_folder(tmp_path):
+    checkpoint = write_run(tmp_path / "work/a")
+    (tmp_path / "out").mkdir()
+    moved = checkpoint.rename(tmp_path / "out/iter_4.pth")
+    (tmp_path / "work/a/last_checkpoint").write_text(str(moved))
+    run = (tmp_path / "work/a/net.py", moved)
+    assert finished_run(tmp_path / "work/a") == latest_run(tmp_path / "work") == run
+
+
 def test_a_pointer_that_was_cut_off_does_not_hide_the_run(tmp_path):
     checkpoint = write_run(tmp_path / "a")
     (tmp_path / "a/last_checkpoint").write_text("")
