@@ -133,7 +133,8 @@ class ShiftRecord:
             }
             for number, (start, stop) in enumerate(pairwise(edges))
         ]
-        overlaps = [(tolerance, self.overlap(tolerance)) for tolerance in dict.fromkeys(tolerances)]
+        changed_with = {row["overlap"]: row["changed"] for row in bins}
+        overlaps = {tolerance: self.overlap(tolerance) for tolerance in tolerances}
         return {
             **self.tested._asdict(),
             "tile": self.regions.tile,
@@ -142,12 +143,8 @@ class ShiftRecord:
             "total": self._scores(np.s_[:], seed),
             "bins": bins,
             "recommended": [
-                {
-                    "tolerance": tolerance,
-                    "overlap": overlap,
-                    "changed": next((b["changed"] for b in bins if b["overlap"] == overlap), None),
-                }
-                for tolerance, overlap in overlaps
+                {"tolerance": tolerance, "overlap": least, "changed": changed_with.get(least)}
+                for tolerance, least in overlaps.items()
             ],
             "confidence": CONFIDENCE,
             "resamples": RESAMPLES,
