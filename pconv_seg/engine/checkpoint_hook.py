@@ -165,10 +165,10 @@ class ResumableCheckpointHook(CheckpointHook):
         """Keep the state of training."""
         self._before_validation = random_state()
 
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Note that this iteration has been validated, and save the best checkpoint."""
         runner.message_hub.update_info("last_validation", runner.iter)
-        super().after_val_epoch(runner, metrics or {})
+        super().after_val_epoch(runner, metrics)
 
     def after_val(self, runner: Runner) -> None:
         """Go back to the state of training."""

@@ -71,21 +71,19 @@ class PaddingEvalHook(Hook):
                 "; leave out --tta if given, or take the hook out of custom_hooks"
             )
 
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the validation set if it is time, and add the scores to ``metrics``."""
         due = self._validations % self.interval == 0
         if due or runner.iter >= runner.max_iters:
             self._evaluate(runner, runner.val_loop.dataloader)
         self._validations += 1
-        if metrics is not None:
-            metrics.update(self._scores)
+        metrics.update(self._scores)
 
-    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the test set, and add the scores to ``metrics``."""
         self._scores = dict.fromkeys(self._names())
         self._evaluate(runner, runner.test_loop.dataloader)
-        if metrics is not None:
-            metrics.update(self._scores)
+        metrics.update(self._scores)
 
     def _evaluate(self, runner: Runner, dataloader: DataLoader) -> None:
         model, error, counts = _unwrap(runner.model), None, []
