@@ -80,9 +80,9 @@ def check_training(cfg: Config) -> None:
     """Check everything that training needs before any worker or network download starts.
 
     Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
-    weights that the model, its `init_cfg`s and `load_from` name, and `auto_scale_lr`. What to
-    resume from is looked for later, by one of the processes. Data sets that are not
-    `BaseSegDataset` or that read through a remote backend are left to themselves.
+    weights that the model, its `init_cfg`s and `load_from` name, its test mode, and
+    `auto_scale_lr`. What to resume from is looked for later, by one of the processes. Data sets
+    that are not `BaseSegDataset` or that read through a remote backend are left to themselves.
 
     Raises:
         PreflightError: Something is missing.
@@ -90,6 +90,7 @@ def check_training(cfg: Config) -> None:
     _report(
         [
             *_missing_parts(cfg, ("model", "train_dataloader")),
+            *_mode_problems(cfg),
             *_device_problems(cfg),
             *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
             *_weight_problems({"model": cfg.get("model"), "load_from": cfg.get("load_from")}),
@@ -99,7 +100,7 @@ def check_training(cfg: Config) -> None:
 
 
 def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: bool = True) -> None:
-    """Check everything that a test needs: device, data of `test_dataloader`, checkpoints.
+    """Check everything that a test needs: device, test mode, data, checkpoints.
 
     Weights named by `init_cfg` are not checked: a test never loads them.
 
@@ -114,6 +115,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
     loaders = ("test_dataloader",) if data else ()
     problems = [
         *_missing_parts(cfg, loaders),
+        *_mode_problems(cfg),
         *_device_problems(cfg),
         *_data_problems(cfg, loaders),
     ]
@@ -215,6 +217,17 @@ def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
             yield _Problem(
                 f"{key}: config {cfg.filename} has none", (f"Give a config that has {key}.",)
             )
+
+
+def _mode_problems(cfg: Config) -> Iterator[_Problem]:
+    model = cfg.get("model") or {}
+    mode = (model.get("test_cfg") or {}).get("mode")
+    # mmseg's would fail at the first image, in training after everything up to its validation.
+    if mode == "tile" and model.get("type") in ("EncoderDecoder", "mmseg.EncoderDecoder"):
+        yield _Problem(
+            f"model.test_cfg.mode=tile: a model of type {model['type']} does not predict in tiles",
+            ("Give --cfg-options model.type=TiledEncoderDecoder, too.",),
+        )
 
 
 def _scaling_problems(cfg: Config) -> Iterator[_Problem]:

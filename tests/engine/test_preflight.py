@@ -356,6 +356,16 @@ def test_scaling_of_the_learning_rate_needs_its_number_of_images(root: Path) -> 
         check_training(_config(root, auto_scale_lr=scaling))
 
 
+@pytest.mark.parametrize("name", ["EncoderDecoder", "mmseg.EncoderDecoder"])
+def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str) -> None:
+    tiled = {"model.type": name, "model.test_cfg": dict(mode="tile", tile=64)}
+    message = _message(_config(root, **tiled))
+    assert f"model.test_cfg.mode=tile: a model of type {name} does not predict in tiles" in message
+    assert "--cfg-options model.type=TiledEncoderDecoder" in message
+    check_training(_config(root, **tiled | {"model.type": "TiledEncoderDecoder"}))
+    check_training(_config(root, **tiled | {"model.test_cfg": dict(mode="slide")}))
+
+
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_mixed_precision_needs_a_gpu(
     root: Path, monkeypatch: pytest.MonkeyPatch, device: str
