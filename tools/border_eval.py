@@ -72,8 +72,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--images",
         type=Path,
         metavar="DIR",
-        help="take the images of this folder in place of the config's test data; without labels "
-        "only the agreement of the two predictions is measured",
+        help="take the images of this folder, at their own size, in place of the config's test "
+        "data; without labels only the agreement of the two predictions is measured",
     )
     shift.add_argument(
         "--bin-width",

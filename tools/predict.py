@@ -1,4 +1,4 @@
-"""Predict images of any size in tiles: write label maps and colour overlays.
+"""Predict images in tiles, each at its own size: write label maps and colour overlays.
 
 OUT/NAME_labels.png holds class indices, OUT/NAME_overlay.png shows them over the image. For a TIFF
 image both are tiled TIFFs, and reading, predicting and writing stream row by row, so

@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         required=True,
         type=Path,
         metavar="IMG",
-        help="image files; profiles are over all of them, maps are of the first",
+        help="image files, at their own size; profiles are over all, maps are of the first",
     )
     parser.add_argument(
         "--out",
