@@ -88,7 +88,8 @@ def main() -> None:
             save_figure(module.plot(section["records"]), options.out / section["figure"])
             write(report, options.out)
     if not report["benchmarks"]:
-        parser.error(f"no case has {options.only!r} in its name")
+        few = " among the few of --quick" if options.quick else ""
+        parser.error(f"no case{few} has {options.only!r} in its name")
     print((options.out / "results.md").read_text())
 
 
