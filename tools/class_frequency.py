@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
     try:
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "train_dataloader")
-        init_default_scope(cfg.get("default_scope", "mmseg"))
+        init_default_scope(cfg.get("default_scope") or "mmseg")
         classes, found = compare_sampling(cfg, args.samples, args.seed, args.num_workers)
     except PreflightError as error:
         sys.exit(f"class_frequency.py: {error}")

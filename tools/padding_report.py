@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
     try:
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
-        init_default_scope(cfg.get("default_scope", "mmseg"))
+        init_default_scope(cfg.get("default_scope") or "mmseg")
         model = build_network(cfg.model, f"config {args.config}")
         if args.padding:
             set_padding(model, args.padding)

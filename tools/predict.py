@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         content = load_checkpoint(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
+        cfg.default_scope = cfg.get("default_scope") or "mmseg"
         add_padding(cfg, args.padding or trained_padding(content))
         try:
             model = init_model(cfg, device=args.device)

@@ -1,11 +1,13 @@
 """What mmengine stores in checkpoints beside weights, read without running it."""
 
 import ast
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS
+from mmengine.utils import get_object_from_string
 
 from .safe import CheckpointError, UnsafeCheckpointError
 
@@ -15,7 +17,8 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
 
     mmengine dumps configs as lines ``key = value`` of literals and ``dict(...)``. Nothing else is
     accepted: ``Config.fromstring`` would run it. A ``type`` in the model may only be a registered
-    name, because mmengine imports and calls any other dotted name.
+    name, or the dotted one of a registered class, which Python-style configs have, because mmengine
+    imports and calls any other dotted name.
 
     Args:
         meta: Of the checkpoint.
@@ -109,6 +112,12 @@ def _is_registered(name: Any) -> bool:
     scope, dot, key = name.partition(".")
     if not dot:
         return True  # found in a registry, or nowhere
-    nodes = [MODELS, *MODELS.children.values()]
-    scopes = {node.scope for node in nodes}
-    return scope in scopes and any(key in node.module_dict for node in nodes)
+    roots = (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS)
+    nodes = [node for root in roots for node in (root, *root.children.values())]
+    registered = [item for node in nodes for item in node.module_dict.items()]
+    if scope in {node.scope for node in nodes} and key in dict(registered):
+        return True
+    if name.rpartition(".")[0] not in sys.modules:
+        return False  # finding it would import, which runs code
+    found = get_object_from_string(name)
+    return any(found is cls for _, cls in registered)

@@ -109,7 +109,7 @@ def activations_of_checkpoints(
     Raises:
         ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``.
     """
-    init_default_scope(config.get("default_scope", "mmseg"))
+    init_default_scope(config.get("default_scope") or "mmseg")
     models, tested = load_tested(config, checkpoints, None, [padding])
     short = short_names(checkpoints)
     names = [f"{short[network.checkpoint]} ({network.padding})" for network in tested]

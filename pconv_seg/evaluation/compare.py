@@ -80,7 +80,7 @@ def evaluate_checkpoints(
     Raises:
         ValueError: If networks, data and plan do not fit together, naming the file.
     """
-    init_default_scope(config.get("default_scope", "mmseg"))
+    init_default_scope(config.get("default_scope") or "mmseg")
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])

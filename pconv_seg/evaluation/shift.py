@@ -202,7 +202,7 @@ def shift_checkpoints(
     Raises:
         ValueError: If networks, data and tiles do not fit together, naming the file.
     """
-    init_default_scope(config.get("default_scope", "mmseg"))
+    init_default_scope(config.get("default_scope") or "mmseg")
     if images is None:
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset

@@ -147,7 +147,7 @@ def read_state(run: StudyRun) -> dict:
 def _check_network(study: Study) -> None:
     # A network with two paddings at once would be trained, and then found under no padding's name.
     config = study.config
-    init_default_scope(config.get("default_scope", "mmseg"))
+    init_default_scope(config.get("default_scope") or "mmseg")
     model = MODELS.build(copy.deepcopy(config.model)).eval()
     for padding in study.paddings:
         kept = set_padding(model, padding).kept

@@ -55,11 +55,12 @@ def test_text_that_is_no_config_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name", ["os.mkdir", "os.ResNet", "mmengine.dump", "mmseg.models.backbones.ResNet", 3]
+    "name", ["os.mkdir", "os.ResNet", "mmengine.dump", "mmseg.models.backbones.math.log", 3]
 )
 def test_types_that_mmengine_would_import_are_refused(name):
     text = f"model = dict(decode_head=[dict(conv_cfg=dict(type={name!r}))])"
     with pytest.raises(ValueError, match=rf"x\.pth: its stored config builds {name}, which is not"):
         stored_config({"cfg": text}, "x.pth")
-    for registered in ("ResNet", "mmseg.ResNet", "pconv_seg.PConv"):
+    python_style = ("mmseg.models.backbones.ResNet", "mmengine.model.PretrainedInit")
+    for registered in ("ResNet", "mmseg.ResNet", "pconv_seg.PConv", *python_style):
         stored_config({"cfg": f"model = dict(type={registered!r})"}, "x.pth")

@@ -106,6 +106,15 @@ def test_results_of_two_checkpoints(main, trained, tmp_path, capsys):
     ]
 
 
+def test_python_style_configs_have_classes_for_names(main, trained, make_config, make_checkpoint):
+    expected = main([*trained[:2], *OPTIONS])["results"]
+    config = make_config(images=4, ignore_index=IGNORED)
+    config.merge_from_dict({"default_scope": None, "model.type": "mmseg.models.EncoderDecoder"})
+    config.dump(trained[0])
+    make_checkpoint(config, 2, Path(trained[1]))
+    assert main([*trained[:2], *OPTIONS])["results"] == expected
+
+
 def test_counts_give_the_same_results_without_network_and_data(main, trained, tmp_path, capsys):
     counts, printing = str(tmp_path / "counts.npz"), ["--per-class", "--seed", "5"]
     first = main([*trained, *OPTIONS, "--bands", "2", "8", *printing, "--save-confusion", counts])

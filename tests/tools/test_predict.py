@@ -59,7 +59,8 @@ def test_label_maps_are_the_models(main, trained, tmp_path, capsys, overlap, win
     options = ["--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"]
     out = tmp_path / "out"
     options += ["--tile", "32", "--overlap", overlap, "--window", window]
-    main([*images, *options, "--out", str(out)])
+    # As in Python-style configs.
+    main([*images, *options, "--out", str(out), "--cfg-options", "default_scope=None"])
     model = init_model(*trained, device="cpu")
     for name in images:
         rgb = torch.from_numpy(np.array(Image.open(name))).permute(2, 0, 1).float()
