@@ -13,7 +13,7 @@ from mmseg.registry import DATASETS
 from pconv_seg.checkpoints import use_safe_loading
 from pconv_seg.padding import SCHEMES, add_padding
 
-from .preflight import PreflightError, leaf_datasets
+from .preflight import PreflightError, leaf_datasets, type_name
 
 # Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
 _STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
@@ -154,13 +154,13 @@ def build_training_config(
         cfg.randomness = {**cfg.get("randomness", {}), "seed": seed}
     if amp:
         _require(cfg, "optim_wrapper", "--amp")
-        wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
-        if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+        wrapper = type_name(cfg.optim_wrapper)
+        if wrapper not in ("", "OptimWrapper", "AmpOptimWrapper"):
             raise PreflightError(
                 "--amp: replaces optim_wrapper.type='OptimWrapper' only, but the config has "
                 f"{wrapper!r}; set mixed precision in that wrapper instead"
             )
-        if wrapper == "OptimWrapper":
+        if wrapper != "AmpOptimWrapper":
             cfg.optim_wrapper.update(type="AmpOptimWrapper", loss_scale="dynamic")
     return cfg
 
@@ -225,7 +225,7 @@ def build_test_config(
         evaluators = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             evaluator.output_dir = str(out)
-            if evaluator.type == "CityscapesMetric":
+            if type_name(evaluator) == "CityscapesMetric":
                 evaluator.keep_results = True  # it deletes its files otherwise
     return cfg
 
@@ -270,7 +270,7 @@ def _format_only(cfg: Config, out: str | Path | None) -> None:
         if cls is None or not issubclass(cls, CityscapesDataset):
             raise PreflightError(
                 f"--format-only: writes files for the Cityscapes server, but {key} is "
-                f"{dataset.type}; use --out alone for the label maps of other data sets"
+                f"{type_name(dataset)}; use --out alone for the label maps of other data sets"
             )
         # The labels of the test split are not public.
         dataset.get("data_prefix", {}).pop("seg_map_path", None)
@@ -286,7 +286,7 @@ def _without_labels(pipeline: list) -> list:
             alternatives = _without_labels(step)
             if alternatives:
                 kept.append(alternatives)
-        elif step["type"] != "LoadAnnotations":
+        elif type_name(step) != "LoadAnnotations":
             nested = step.get("transforms")
             kept.append(dict(step, transforms=_without_labels(nested)) if nested else step)
     return kept

@@ -174,6 +174,12 @@ def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
         yield key, cfg
 
 
+def type_name(config: dict) -> str:
+    """The name of what a config builds, without scope; its ``type`` is a name or a class."""
+    kind = config.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
 def _report(problems: list[_Problem]) -> None:
     if problems:
         # Train and validation data usually miss the same folder: say it, and its remedy, once.
@@ -203,7 +209,7 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
             (_LAUNCHER_COMMANDS[launcher],),
         )
     wrapper = cfg.get("optim_wrapper") or {}
-    if wrapper.get("type") == "AmpOptimWrapper" and device in ("cpu", "mps"):
+    if type_name(wrapper) == "AmpOptimWrapper" and device in ("cpu", "mps"):
         yield _Problem(
             "--amp (AmpOptimWrapper): mixed precision training needs a GPU, and torch sees none "
             f"here (device {device})",
@@ -223,7 +229,7 @@ def _mode_problems(cfg: Config) -> Iterator[_Problem]:
     model = cfg.get("model") or {}
     mode = (model.get("test_cfg") or {}).get("mode")
     # mmseg's would fail at the first image, in training after everything up to its validation.
-    if mode == "tile" and model.get("type") in ("EncoderDecoder", "mmseg.EncoderDecoder"):
+    if mode == "tile" and type_name(model) == "EncoderDecoder":
         yield _Problem(
             f"model.test_cfg.mode=tile: a model of type {model['type']} does not predict in tiles",
             ("Give --cfg-options model.type=TiledEncoderDecoder, too.",),
@@ -245,7 +251,7 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
-            scope = cfg.get("default_scope", "mmseg")
+            scope = cfg.get("default_scope") or "mmseg"
             for key, dataset_cfg in leaf_datasets(dataset, f"{loader}.dataset"):
                 yield from _dataset_problems(key, dataset_cfg, skip, scope)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import DictAction
+from mmseg.datasets.transforms import PackSegInputs
 
 from pconv_seg.engine import (
     PreflightError,
@@ -66,6 +67,27 @@ def test_amp_knows_what_the_runner_takes_without_a_type(tmp_path: Path) -> None:
     config.write_text("")
     with pytest.raises(PreflightError, match="--amp: the config has no optim_wrapper"):
         build_training_config(str(config), amp=True)
+
+
+def test_types_are_also_classes_and_names_with_a_scope(tmp_path: Path) -> None:
+    config = tmp_path / "python_style.py"
+    config.write_text(
+        "from mmengine.optim import OptimWrapper\n"
+        "from mmseg.datasets import CityscapesDataset\n"
+        "from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs\n"
+        "from mmseg.evaluation import CityscapesMetric\n"
+        "optim_wrapper = dict(type=OptimWrapper)\n"
+        "test_dataloader = dict(dataset=dict(type=CityscapesDataset, pipeline=[\n"
+        "    dict(type=LoadAnnotations), dict(type='mmseg.LoadAnnotations'),\n"
+        "    dict(type=PackSegInputs)]))\n"
+        "test_evaluator = [dict(type=CityscapesMetric), dict(type='mmseg.CityscapesMetric')]\n"
+    )
+    config = str(config)
+    assert build_training_config(config, amp=True).optim_wrapper.type == "AmpOptimWrapper"
+    evaluators = build_test_config(config, "x.pth", out="maps").test_evaluator
+    assert [evaluator.keep_results for evaluator in evaluators] == [True, True]
+    cfg = build_test_config(config, "x.pth", out="maps", format_only=True)
+    assert [step.type for step in cfg.test_dataloader.dataset.pipeline] == [PackSegInputs]
 
 
 def test_out_reaches_every_evaluator(config: str) -> None:
