@@ -26,6 +26,7 @@ from .confusion import class_areas
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .runs import load_segmentor
+from .samples import ignored_label
 
 
 def load_tested(
@@ -84,7 +85,7 @@ def evaluate_checkpoints(
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])
-    plan = replace(plan, ignore_index=getattr(dataset, "ignore_index", plan.ignore_index))
+    plan = replace(plan, ignore_index=ignored_label(dataset))
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

@@ -26,6 +26,7 @@ from pconv_seg.padding.batch import added_padding
 from .samples import (
     count_sample,
     ground_truth,
+    ignored_label,
     naming_files,
     read_batches,
     read_sample,
@@ -52,7 +53,7 @@ class EvaluationPlan:
         region: What has a centre. Where regions follow tiles, those of ``'regular'`` are the ones
             of ``'tile'``.
         bands: Distances that separate bands, in pixels.
-        ignore_index: Label of the pixels that are not counted.
+        ignore_index: Label of the pixels that are not counted. ``None``: the data set's.
         batch_size: Tiles per forward.
 
     Raises:
@@ -66,7 +67,7 @@ class EvaluationPlan:
     proportion: str = "side"
     region: str = "image"
     bands: Sequence[int] = ()
-    ignore_index: int = 255
+    ignore_index: int | None = None
     batch_size: int = 1
 
     def __post_init__(self):
@@ -154,7 +155,7 @@ class Evaluation(NamedTuple):
     """What :func:`evaluate` returns.
 
     Attributes:
-        plan: With its tile size settled.
+        plan: With its tile size and ``ignore_index`` settled.
         images: One name (path) per image.
         counts: One array ``[models, modes, regions, ...]`` per image.
     """
@@ -193,6 +194,8 @@ def evaluate(
             follow tiles and the image that these are cut from is resized or padded.
     """
     num_classes = len(dataloader.dataset.metainfo["classes"])
+    if plan.ignore_index is None:
+        plan = replace(plan, ignore_index=ignored_label(dataloader.dataset))
     images, counts = [], []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))

@@ -32,7 +32,7 @@ class Record:
         config: Config file that the data came from.
         classes: Names of the C classes.
         tested: The networks.
-        plan: What was evaluated, with the tile size settled.
+        plan: What was evaluated, with tile size and ``ignore_index`` settled.
         images: One path per image.
         counts: ``int32[images, networks, modes, regions, C, C]``, in the order of ``tested``,
             ``plan.modes`` and ``plan.regions(mode).regions``; rows are labels. Where ``reduced``,

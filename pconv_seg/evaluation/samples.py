@@ -54,6 +54,21 @@ def read_sample(dataset: Dataset, index: int) -> Any:
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
+def ignored_label(dataset: Dataset) -> int:
+    """``ignore_index`` of an mmseg data set, also of those inside wrappers like ConcatDataset.
+
+    Raises:
+        ValueError: If those inside have several.
+    """
+    if hasattr(dataset, "ignore_index"):
+        return dataset.ignore_index
+    parts = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    labels = {ignored_label(part) for part in parts if part is not None} or {255}
+    if len(labels) > 1:
+        raise ValueError(f"parts of a data set must have one ignore_index, got {sorted(labels)}")
+    return labels.pop()
+
+
 def ground_truth(sample: SegDataSample) -> torch.Tensor:
     """The label of a sample, ``Tensor[1, H, W]``.
 

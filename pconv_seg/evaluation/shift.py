@@ -41,7 +41,14 @@ from .compare import load_tested
 from .confusion import class_areas, divided, mean_iou, pixel_accuracy
 from .record import Tested
 from .report import json_number
-from .samples import count_sample, ground_truth, naming_files, read_batches, refuse_resizing
+from .samples import (
+    count_sample,
+    ground_truth,
+    ignored_label,
+    naming_files,
+    read_batches,
+    refuse_resizing,
+)
 
 TOLERANCES = (0.005, 0.001)
 _SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
@@ -207,7 +214,7 @@ def shift_checkpoints(
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
         classes = tuple(dataset.metainfo["classes"])
-        ignore_index = getattr(dataset, "ignore_index", 255)
+        ignore_index = ignored_label(dataset)
         source, total = dataset_images(dataloader), len(dataset)
     else:
         paths = image_files(images)

@@ -52,6 +52,25 @@ def test_counts_of_every_mode_are_those_of_the_known_answer(
             assert np.array_equal(matrices, expected), mode
 
 
+def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor, make_loader):
+    config = make_config(ignore_index=1)  # within the classes: counting it would raise no error
+    model, dataset = make_segmentor(config), config.test_dataloader.dataset
+    expected = evaluate(
+        [model], make_loader(config), replace(PLAN, ignore_index=1), progress=False
+    ).counts
+    repeated = {"type": "RepeatDataset", "times": 1, "dataset": dataset}
+    other = {**dataset, "ignore_index": 7}
+    for parts in ([dataset], [repeated], [repeated, other]):
+        config.test_dataloader.dataset = {"type": "ConcatDataset", "datasets": parts}
+        if other in parts:
+            with pytest.raises(ValueError, match=r"must have one ignore_index, got \[1, 7\]"):
+                evaluate([model], make_loader(config), PLAN, progress=False)
+        else:
+            result = evaluate([model], make_loader(config), PLAN, progress=False)
+            assert result.plan.ignore_index == 1
+            assert np.array_equal(result.counts, expected)
+
+
 @pytest.mark.parametrize("order", [[0, 1], [1]])  # of all processes, and of the second of two
 def test_tile_defaults_to_the_short_side_of_the_data_sets_first_image(
     make_config, make_segmentor, make_loader, order
