@@ -52,7 +52,8 @@ class BorderIoUMetric(IoUMetric):
     images a sampler repeats to fill up the last batch are dropped and not counted.
 
     With ``output_dir``, label maps are written as ``<image name>.png``. Where the classes are
-    those of Cityscapes these are submission files (labelIds), else class indices.
+    those of Cityscapes these are submission files (labelIds), else class indices (uint8; uint16 for
+    more than 255 classes).
 
     Args:
         leave_outs: Proportions in [0, 1); 0 is always included.
@@ -134,7 +135,8 @@ class BorderIoUMetric(IoUMetric):
                 "test their folders one by one"
             )
         with atomic_path(target) as path:
-            Image.fromarray(values.astype(np.uint8)).save(path)
+            dtype = np.uint8 if len(classes) <= 255 else np.uint16
+            Image.fromarray(values.astype(dtype)).save(path)
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
         """Scores in percent from the areas ``int64[regions, 3, C]`` of all images."""
