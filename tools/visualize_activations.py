@@ -14,7 +14,7 @@ from pconv_seg.arguments import seed
 from pconv_seg.engine import PreflightError, add_config_options, build_test_config, check_testing
 from pconv_seg.evaluation.activations import Activations, activations_of_checkpoints
 from pconv_seg.files import write_json
-from pconv_seg.inference import read_pixels
+from pconv_seg.inference import read_input
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import figure_path, save_figure
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> list[Activations]:
     try:
         cfg = build_test_config(args.config, args.checkpoints[0], cfg_options=args.cfg_options)
         check_testing(cfg, args.checkpoints, data=False)
-        images = [read_pixels(path) for path in args.image]
+        images = [read_input(path) for path in args.image]
         networks = activations_of_checkpoints(
             cfg,
             args.checkpoints,

@@ -32,7 +32,7 @@ from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
 from pconv_seg.inference import (
     image_preprocessor,
     predicted_labels,
-    read_pixels,
+    read_input,
     tile_predictor,
 )
 
@@ -264,7 +264,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def _read(path: Path) -> ShiftImage:
-    return ShiftImage(str(path), torch.from_numpy(read_pixels(path)).permute(2, 0, 1))
+    return ShiftImage(str(path), torch.from_numpy(read_input(path)).permute(2, 0, 1))
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Prediction of images of any size."""
 
-from .images import output_paths, predict_file, read_pixels
+from .images import output_paths, predict_file, read_input, read_pixels
 from .segmentor import (
     TiledEncoderDecoder,
     image_preprocessor,
@@ -15,6 +15,7 @@ __all__ = [
     "output_paths",
     "predict_file",
     "predicted_labels",
+    "read_input",
     "read_pixels",
     "stream_tiles",
     "tile_predictor",

@@ -47,12 +47,13 @@ def predict_file(
 ) -> tuple[Path, Path]:
     """Write the label map of an image and a coloured overlay.
 
-    A TIFF of 8-bit grey or RGB pixels, with or without alpha, is read in windows and written in
-    slabs of rows as soon as they are final, with its georeference (transform, control points or
-    RPCs): memory depends on its width, not on its height (if its blocks or strips are small against
-    the image, as usual). Other formats are read and written whole. The image is predicted at its
-    own size: no resizing from the config's pipeline is applied, and no padding from its data
-    preprocessor. What a killed process left of the same results is removed.
+    Images have 8 bits per channel. A TIFF of grey or RGB pixels, with or without alpha, is read in
+    windows and written in slabs of rows as soon as they are final, with its georeference
+    (transform, control points or RPCs): memory depends on its width, not on its height (if its
+    blocks or strips are small against the image, as usual). Other formats are read and written
+    whole. The image is predicted at its own size: no resizing from the config's pipeline is
+    applied, and no padding from its data preprocessor. What a killed process left of the same
+    results is removed.
 
     Args:
         model: An mmseg ``EncoderDecoder`` with its data preprocessor, such as ``init_model`` gives.
@@ -106,19 +107,39 @@ def predict_file(
     return paths
 
 
-def read_pixels(path: str | Path) -> np.ndarray:
+def read_pixels(path: str | Path, flag: str | int = "color") -> np.ndarray:
     """Pixels of an image, ``uint8[H, W, 3]`` in the order BGR, as mmseg's pipelines load them.
+
+    Args:
+        path: Image file.
+        flag: See ``mmcv.imread``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image.
     """
     try:
-        pixels = mmcv.imread(path)
+        pixels = mmcv.imread(path, flag)
     except cv2.error:  # of a file without a byte
         pixels = None
     if pixels is None:
         raise ValueError(f"{path}: not an image that OpenCV can read")
+    return pixels
+
+
+def read_input(path: str | Path) -> np.ndarray:
+    """Pixels to predict, as :func:`read_pixels`, which would drop all but 8 bits of an image.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image, or one of more than 8 bits per channel.
+    """
+    pixels = read_pixels(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"{path}: expected 8 bits per channel, got {pixels.dtype}; convert it, or let "
+            "tools/test.py --out DIR predict it, which loads images as the config says"
+        )
     return pixels
 
 
@@ -152,7 +173,7 @@ class _Source(NamedTuple):
 def _open(path: Path) -> AbstractContextManager[_Source]:
     if _is_tiff(path):
         return _open_tiff(path)
-    pixels = read_pixels(path)
+    pixels = read_input(path)
     return nullcontext(
         _Source(pixels.shape[:2], lambda y0, y1, x0, x1: pixels[y0:y1, x0:x1], _write_png)
     )

@@ -71,6 +71,14 @@ def test_png(tmp_path, tile, overlap):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [p.name for p in paths]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_more_than_8_bits_are_refused(tmp_path, channels):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9, channels), 700, np.uint16))
+    with pytest.raises(ValueError, match=r"a\.png: expected 8 bits per channel, got uint16"):
+        predict_file(BrightestChannel(), tmp_path / "a.png", tmp_path / "out", 16)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_tiff(tmp_path, alpha):
     rgb = rgb_image(700, 90)
