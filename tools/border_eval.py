@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     try:
         result = _shift_test(args) if args.shift_test else _border_eval(args)
-    except (PreflightError, ValueError, FileNotFoundError) as error:
+    except (PreflightError, ValueError, OSError) as error:
         sys.exit(f"border_eval.py: {error}")
     for path in args.out:
         _WRITERS[path.suffix](result, path)

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict:
         record = evaluate_checkpoints(
             cfg, args.checkpoints, plan, paddings=args.paddings, matrices=False
         )
-    except (PreflightError, ValueError, FileNotFoundError) as error:
+    except (PreflightError, ValueError, OSError) as error:
         # What layers say of maps that are too small for a padding.
         way_out = ", or leave it out of --paddings" if "set_padding" in str(error) else ""
         sys.exit(f"cross_test.py: {error}{way_out}")

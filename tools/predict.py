@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
                 progress=True,
             )
             print(f"{image}: {', '.join(map(str, written))}")
-    except (FileNotFoundError, ModuleNotFoundError, PreflightError, ValueError) as error:
+    except (OSError, ModuleNotFoundError, PreflightError, ValueError) as error:
         sys.exit(f"predict.py: {error}")
 
 

@@ -6,6 +6,7 @@ of torch alike: ``weights_only`` of torch 2.1 cannot be extended by mmengine's o
 every version before 2.6 could be made to run code (CVE-2025-32434).
 """
 
+import os
 import pickle
 import tarfile
 import zipfile
@@ -48,11 +49,13 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
     Raises:
         FileNotFoundError: No such file.
         UnsafeCheckpointError: The file names a function or class that is not on the list.
-        CheckpointError: The file is damaged, or is none of these formats.
+        CheckpointError: The file is damaged, is none of these formats, or may not be read.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path} cannot be read: permission denied")
     map_location = map_location or "cpu"
     if path.suffix == ".safetensors":
         try:

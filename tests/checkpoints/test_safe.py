@@ -15,7 +15,12 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from safetensors.torch import save_file
 from torch import nn
 
-from pconv_seg.checkpoints import UnsafeCheckpointError, load_file, use_safe_loading
+from pconv_seg.checkpoints import (
+    CheckpointError,
+    UnsafeCheckpointError,
+    load_file,
+    use_safe_loading,
+)
 
 
 class Touch:
@@ -189,6 +194,14 @@ def test_other_files_are_refused_by_what_they_are(file, tmp_path):
         load_file(file)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*none\.pth"):
         load_file(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
+def test_files_without_permission_are_named(tmp_path, monkeypatch, name):
+    (tmp_path / name).touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # as root may all
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: permission denied"):
+        load_file(tmp_path / name)
 
 
 def test_safetensors(tmp_path):

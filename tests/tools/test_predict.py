@@ -129,6 +129,18 @@ def test_weights_alone_are_enough_and_others_are_refused(main, trained, tmp_path
         run(**{"decode_head.conv_seg.weight": torch.zeros(4, 8, 1, 1)})
 
 
+def test_images_without_permission_end_with_one_line(main, trained, tmp_path, monkeypatch):
+    image = tmp_path / "image.png"
+    image.touch()
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(image))
+
+    monkeypatch.setattr("mmcv.imread", refuse)  # root may read everything
+    with pytest.raises(SystemExit, match=r"^predict\.py: .*Permission denied: '.*image\.png'$"):
+        main([str(image), "--config", trained[0], "--checkpoint", trained[1], "--device", "cpu"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
