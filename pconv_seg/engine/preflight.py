@@ -266,8 +266,9 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
     try:
         # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
         dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
-    except (TypeError, ValueError) as error:
-        yield _Problem(f"{key}: {error}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
+    except (AssertionError, TypeError, ValueError) as error:
+        reason = str(error) or f"{cls.__name__} refuses an option"
+        yield _Problem(f"{key}: {reason}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
         return
     remedies = _data_remedies(key, dataset)
     absent = _absent_places(dataset)

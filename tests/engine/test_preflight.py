@@ -157,6 +157,15 @@ def test_option_that_a_data_set_has_not(root: Path) -> None:
     assert "got an unexpected keyword argument 'splitt'\n" in message
 
 
+def test_options_that_a_data_set_only_asserts(root: Path) -> None:
+    # As --cfg-options reads a folder with a comma in its name.
+    message = _message(_config(root, **{"train_dataloader.dataset.data_root": ["a", "b"]}))
+    assert "train_dataloader.dataset: CityscapesDataset refuses an option\n" in message
+    plain = dict(type="BaseSegDataset", test_mode=True)
+    message = _message(_config(root, **{"train_dataloader.dataset": plain}))
+    assert "train_dataloader.dataset: dataset metainfo `classes` should be specified" in message
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
