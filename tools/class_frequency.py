@@ -10,7 +10,13 @@ from pconv_seg.datasets.sampling import (
     compare_sampling,
     frequency_table,
 )
-from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
+from pconv_seg.engine import (
+    PreflightError,
+    add_config_options,
+    check_parts,
+    read_config,
+    scope_of,
+)
 from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
 
 from mmengine.registry import init_default_scope
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
     try:
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "train_dataloader")
-        init_default_scope(cfg.get("default_scope") or "mmseg")
+        init_default_scope(scope_of(cfg))
         classes, found = compare_sampling(cfg, args.samples, args.seed, args.num_workers)
     except PreflightError as error:
         sys.exit(f"class_frequency.py: {error}")

@@ -5,7 +5,13 @@ import sys
 
 from pconv_seg.arguments import image_size
 from pconv_seg.checkpoints import build_network
-from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
+from pconv_seg.engine import (
+    PreflightError,
+    add_config_options,
+    check_parts,
+    read_config,
+    scope_of,
+)
 from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
     try:
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
-        init_default_scope(cfg.get("default_scope") or "mmseg")
+        init_default_scope(scope_of(cfg))
         model = build_network(cfg.model, f"config {args.config}")
         if args.padding:
             set_padding(model, args.padding)

@@ -14,7 +14,13 @@ import torch
 
 from pconv_seg.arguments import TileAction, overlap, positive
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
-from pconv_seg.engine import PreflightError, add_config_options, check_parts, read_config
+from pconv_seg.engine import (
+    PreflightError,
+    add_config_options,
+    check_parts,
+    read_config,
+    scope_of,
+)
 from pconv_seg.geometry import WINDOWS, TileGrid, parse_fraction
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
@@ -110,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         content = load_checkpoint(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options)
         check_parts(cfg, "model")
-        cfg.default_scope = cfg.get("default_scope") or "mmseg"
+        cfg.default_scope = scope_of(cfg)
         add_padding(cfg, args.padding or trained_padding(content))
         try:
             model = init_model(cfg, device=args.device)

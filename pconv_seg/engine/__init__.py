@@ -14,6 +14,7 @@ from .preflight import (
     check_testing,
     check_training,
     check_work_dir,
+    scope_of,
 )
 from .processes import join_processes
 from .runner import build_runner
@@ -38,4 +39,5 @@ __all__ = [
     "check_work_dir",
     "join_processes",
     "read_config",
+    "scope_of",
 ]

@@ -174,6 +174,11 @@ def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
         yield key, cfg
 
 
+def scope_of(cfg: Config) -> str:
+    """The registry scope of a config; Python-style ones have None, as they need none."""
+    return cfg.get("default_scope") or "mmseg"
+
+
 def type_name(config: dict) -> str:
     """The name of what a config builds, without scope; its ``type`` is a name or a class."""
     kind = config.get("type", "")
@@ -251,7 +256,7 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
-            scope = cfg.get("default_scope") or "mmseg"
+            scope = scope_of(cfg)
             for key, dataset_cfg in leaf_datasets(dataset, f"{loader}.dataset"):
                 yield from _dataset_problems(key, dataset_cfg, skip, scope)
 

@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
+from pconv_seg.engine import scope_of
 from pconv_seg.files import short_names
 from pconv_seg.geometry import edge_distance
 from pconv_seg.inference import image_preprocessor, tile_predictor
@@ -109,7 +110,7 @@ def activations_of_checkpoints(
     Raises:
         ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``.
     """
-    init_default_scope(config.get("default_scope") or "mmseg")
+    init_default_scope(scope_of(config))
     models, tested = load_tested(config, checkpoints, None, [padding])
     short = short_names(checkpoints)
     names = [f"{short[network.checkpoint]} ({network.padding})" for network in tested]

@@ -15,6 +15,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from pconv_seg.engine import scope_of
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.inference import read_pixels
@@ -81,7 +82,7 @@ def evaluate_checkpoints(
     Raises:
         ValueError: If networks, data and plan do not fit together, naming the file.
     """
-    init_default_scope(config.get("default_scope") or "mmseg")
+    init_default_scope(scope_of(config))
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])

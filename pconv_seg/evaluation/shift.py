@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pconv_seg.engine import scope_of
 from pconv_seg.files import short_names
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
 from pconv_seg.inference import (
@@ -209,7 +210,7 @@ def shift_checkpoints(
     Raises:
         ValueError: If networks, data and tiles do not fit together, naming the file.
     """
-    init_default_scope(config.get("default_scope") or "mmseg")
+    init_default_scope(scope_of(config))
     if images is None:
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset

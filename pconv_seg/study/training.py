@@ -17,7 +17,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from tqdm import tqdm
 
-from pconv_seg.engine import PreflightError, check_training
+from pconv_seg.engine import PreflightError, check_training, scope_of
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json, write_json
 from pconv_seg.geometry import pair
@@ -147,7 +147,7 @@ def read_state(run: StudyRun) -> dict:
 def _check_network(study: Study) -> None:
     # A network with two paddings at once would be trained, and then found under no padding's name.
     config = study.config
-    init_default_scope(config.get("default_scope") or "mmseg")
+    init_default_scope(scope_of(config))
     model = MODELS.build(copy.deepcopy(config.model)).eval()
     for padding in study.paddings:
         kept = set_padding(model, padding).kept
