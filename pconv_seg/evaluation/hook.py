@@ -56,7 +56,6 @@ class PaddingEvalHook(Hook):
         if self.plan.bands:
             raise ValueError("PaddingEvalHook logs leave-outs only, not bands; use border_eval.py")
         refuse_one_name(self._leave_outs)
-        self._validations = 0
         self._scores: dict[str, float | None] = dict.fromkeys(self._names())
 
     def before_run(self, runner: Runner) -> None:
@@ -73,10 +72,12 @@ class PaddingEvalHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the validation set if it is time, and add the scores to ``metrics``."""
-        due = self._validations % self.interval == 0
-        if due or runner.iter >= runner.max_iters:
+        # In checkpoints: a run that goes on keeps the interval and the last scores.
+        info, key = runner.message_hub.runtime_info, f"padding_evaluation {self.plan}"
+        validations, self._scores = info.get(key, (0, self._scores))
+        if validations % self.interval == 0 or runner.iter >= runner.max_iters:
             self._evaluate(runner, runner.val_loop.dataloader)
-        self._validations += 1
+        runner.message_hub.update_info(key, [validations + 1, self._scores])
         metrics.update(self._scores)
 
     def after_test_epoch(self, runner: Runner, metrics: dict) -> None:

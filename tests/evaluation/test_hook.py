@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -119,6 +120,31 @@ def test_interval_counts_validations(make_runner):
     assert [event.step for event in curves(runner)["tile/mIoU"]] == [1, 3, 4]  # and the last
 
 
+def test_a_resumed_run_keeps_the_interval_and_the_last_scores(make_runner, monkeypatch):
+    hook = {**HOOK, "modes": ["tile"], "interval": 3}
+    sparse = {**HOOK, "modes": ["regular"], "interval": 4}
+    first = make_runner(hook, sparse, interval=1)
+    first.train()
+    rest = make_runner(hook, sparse, save_best="tile/mIoU")
+    rest.resume(f"{first.work_dir}/iter_2.pth")
+    evaluated, original = [], PaddingEvalHook._evaluate
+    monkeypatch.setattr(
+        PaddingEvalHook,
+        "_evaluate",
+        lambda self, runner, *others: (
+            evaluated.append((self.interval, runner.iter)) or original(self, runner, *others)
+        ),
+    )
+    seen = []
+    monkeypatch.setattr(
+        rest.hooks[-1], "after_val_epoch", lambda runner, metrics: seen.append(metrics["tile/mIoU"])
+    )
+    rest.train()
+    # Of the validations 3 and 4; the first three of that run are those of iterations 1, 2 and 3.
+    assert evaluated == [(3, 4), (4, 4)]
+    assert seen == [expected_scores(rest)["tile/mIoU"]] * 2
+
+
 def test_scores_after_testing(make_runner):
     runner = make_runner()
     metrics = runner.test()
@@ -161,9 +187,11 @@ def _validate_share(rank, folder, config):
         visualizer=SimpleNamespace(add_scalars=lambda scores, step: None),
     )
     metrics = [{}, {}]
+    runner.message_hub = MessageHub("whole")
     PaddingEvalHook(**PLAN).after_val_epoch(runner, metrics[0])
     if rank == 1:  # the only one that reads this file
         Path(config.val_dataloader.dataset.data_root, "labels/1.png").unlink()
+    runner.message_hub = MessageHub("failing")
     PaddingEvalHook(**PLAN).after_val_epoch(runner, metrics[1])
     (folder / f"{rank}.json").write_text(json.dumps(metrics))
 
