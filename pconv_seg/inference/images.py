@@ -214,7 +214,10 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                     "-b 1 or -b 1 -b 2 -b 3 for more bands"
                 )
 
-            bgr = (1, 1, 1) if len(colours) == 1 else (3, 2, 1)
+            if set(colours) == {"red", "green", "blue"}:  # in any order
+                bgr = tuple(1 + colours.index(colour) for colour in ("blue", "green", "red"))
+            else:
+                bgr = (1, 1, 1) if len(colours) == 1 else (3, 2, 1)
 
             def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
                 try:

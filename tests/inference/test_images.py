@@ -174,6 +174,18 @@ class CountingReader:
         return self.file.read(bands, window=window)
 
 
+def test_bands_are_the_colours_that_they_say(tmp_path):
+    rgb = rgb_image(30, 40)
+    image = write_tiff(tmp_path / "a.tif", rgb.transpose(2, 0, 1)[::-1])
+    with rasterio.open(image, "r+") as file:
+        colours = rasterio.enums.ColorInterp
+        file.colorinterp = (colours.blue, colours.green, colours.red)
+    paths = predict_file(BrightestChannel(), image, tmp_path, 16)
+    for path, expected in zip(paths, (rgb.argmax(2), overlay_of(rgb, rgb.argmax(2))), strict=True):
+        with rasterio.open(path) as file:
+            assert (file.read() == np.atleast_3d(expected).transpose(2, 0, 1)).all()
+
+
 @pytest.mark.parametrize("alpha", [False, True])
 def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path, alpha):
     bands = rgb_image(30, 40).transpose(2, 0, 1)[: 1 + alpha]
