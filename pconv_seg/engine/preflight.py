@@ -13,9 +13,10 @@ from urllib.request import urlopen
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import checkpoint
+from mmengine.registry import Registry
+from mmengine.runner import EpochBasedTrainLoop, checkpoint
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATASETS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS
 
 from pconv_seg.outputs import output_folder
 
@@ -80,7 +81,7 @@ def check_training(cfg: Config) -> None:
     """Check everything that training needs before any worker or network download starts.
 
     Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
-    weights that the model, its `init_cfg`s and `load_from` name, its test mode, and
+    weights that the model, its `init_cfg`s and `load_from` name, its test mode, the train loop, and
     `auto_scale_lr`. What to resume from is looked for later, by one of the processes. Data sets
     that are not `BaseSegDataset` or that read through a remote backend are left to themselves.
 
@@ -92,6 +93,7 @@ def check_training(cfg: Config) -> None:
             *_missing_parts(cfg, ("model", "train_dataloader")),
             *_mode_problems(cfg),
             *_device_problems(cfg),
+            *_loop_problems(cfg),
             *_data_problems(cfg, ("train_dataloader", "val_dataloader")),
             *_weight_problems({"model": cfg.get("model"), "load_from": cfg.get("load_from")}),
             *_scaling_problems(cfg),
@@ -251,6 +253,22 @@ def _scaling_problems(cfg: Config) -> Iterator[_Problem]:
         )
 
 
+def _loop_problems(cfg: Config) -> Iterator[_Problem]:
+    loop, scope = cfg.get("train_cfg") or {}, cfg.get("default_scope", "mmseg")
+    loop_class = _registered(LOOPS, loop, scope)
+    by_epoch = isinstance(loop_class, type) and issubclass(loop_class, EpochBasedTrainLoop)
+    sampler = (cfg.get("train_dataloader") or {}).get("sampler") or {}
+    # Those that can jump to a sample have no end.
+    if (by_epoch or loop.get("by_epoch")) and hasattr(
+        _registered(DATA_SAMPLERS, sampler, scope), "start_at"
+    ):
+        yield _Problem(
+            f"train_cfg: it counts epochs, and {sampler['type']} has no end, so that the first "
+            "epoch would never end",
+            ("Train by iterations: train_cfg=dict(type='ResumableTrainLoop', max_iters=N, ...)",),
+        )
+
+
 def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
     for loader in loaders:
         if cfg.get(loader):
@@ -262,7 +280,7 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
 
 
 def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> Iterator[_Problem]:
-    cls = _dataset_class(cfg, scope)
+    cls = _registered(DATASETS, cfg, scope)
     if cls is None:
         remedy = "Correct its name, or import the package that registers it in custom_imports."
         yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
@@ -283,11 +301,11 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
         yield from _sample_problems(key, dataset, skip_missing, remedies)
 
 
-def _dataset_class(cfg: dict, scope: str) -> Any:
+def _registered(registry: Registry, cfg: dict, scope: str) -> Any:
     cls = cfg.get("type") or None
     if isinstance(cls, str):
-        with DATASETS.switch_scope_and_registry(cfg.get("_scope_", scope)) as registry:
-            return registry.get(cls)
+        with registry.switch_scope_and_registry(cfg.get("_scope_", scope)) as scoped:
+            return scoped.get(cls)
     return cls
 
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from .checkpoint_hook import accumulated_iterations, checkpoint_hook
 from .preflight import PreflightError
@@ -47,13 +47,16 @@ class StopOnSignalHook(Hook):
         """Listen.
 
         Raises:
-            PreflightError: If the config has no ``ResumableCheckpointHook`` that counts iterations.
+            PreflightError: If the config has no ``ResumableCheckpointHook`` that counts iterations,
+                or its train loop counts epochs.
         """
         hook = checkpoint_hook(runner)
-        if hook is None or hook.by_epoch:
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if hook is None or hook.by_epoch or by_epoch:
             raise PreflightError(
                 "StopOnSignalHook needs default_hooks.checkpoint=dict("
-                "type='ResumableCheckpointHook', by_epoch=False), since it stops between epochs"
+                "type='ResumableCheckpointHook', by_epoch=False) and a train_cfg with max_iters, "
+                "since it stops within epochs, and a run by epochs would begin that one again"
             )
         loops = [runner.train_loop, *([runner.val_loop] if runner.val_loop else [])]
         for loader in (loop.dataloader for loop in loops):

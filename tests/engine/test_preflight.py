@@ -365,6 +365,17 @@ def test_scaling_of_the_learning_rate_needs_its_number_of_images(root: Path) -> 
         check_training(_config(root, auto_scale_lr=scaling))
 
 
+@pytest.mark.parametrize("loop", [dict(type="EpochBasedTrainLoop"), dict(by_epoch=True)])
+@pytest.mark.parametrize("sampler", ["ResumableSampler", "pconv_seg.ClassUniformSampler"])
+def test_epochs_that_would_never_end(root: Path, loop: dict, sampler: str) -> None:
+    endless = {"train_cfg": loop | {"max_epochs": 2}, "train_dataloader.sampler.type": sampler}
+    message = _message(_config(root, **endless))
+    assert f"train_cfg: it counts epochs, and {sampler} has no end" in message
+    assert "train_cfg=dict(type='ResumableTrainLoop', max_iters=N, ...)" in message
+    check_training(_config(root, **endless | {"train_dataloader.sampler.type": "DefaultSampler"}))
+    check_training(_config(root, **endless | {"train_cfg": dict(max_iters=2, by_epoch=False)}))
+
+
 @pytest.mark.parametrize("name", ["EncoderDecoder", "mmseg.EncoderDecoder"])
 def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str) -> None:
     tiled = {"model.type": name, "model.test_cfg": dict(mode="tile", tile=64)}

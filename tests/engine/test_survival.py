@@ -242,6 +242,20 @@ def test_options_that_are_refused_at_the_start(
     assert train.log.read_text().splitlines()[-1].startswith(f"train.py: {message}")
 
 
+def test_signals_are_not_for_runs_by_epochs(tiny_config: str, tmp_path: Path) -> None:
+    config = tmp_path / "epochs.py"
+    config.write_text(
+        Path(tiny_config).read_text()
+        + "train_cfg = dict(by_epoch=True, max_epochs=2)\n"
+        + "train_dataloader['sampler'] = dict(type='DefaultSampler')\n"
+    )
+    train = tiny_run.Train(str(config), tmp_path)
+    assert train.run() == [1]
+    last = train.log.read_text().splitlines()[-1]
+    assert last.startswith("train.py: StopOnSignalHook needs ")
+    assert "max_iters" in last
+
+
 def test_hooks_of_the_config_can_be_left_out(tiny_config: str, tmp_path: Path) -> None:
     options = [f"default_hooks.{name}=None" for name in ("stop", "finite_loss", "timer")]
     train = tiny_run.Train(tiny_config, tmp_path, *options)
