@@ -2,6 +2,7 @@
 
 import glob
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from .tiled import stream_tiles
 _GDAL_CACHE_BYTES = 64 << 20
 # Side length of the blocks of written TIFFs.
 _BLOCK = 256
+_UNWRITTEN = "{} could not be written as a whole: is the disk full?"
 
 
 def output_paths(image: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -72,6 +74,7 @@ def predict_file(
     Raises:
         ValueError: If the file is no image or one of another kind, or the grid is impossible.
         ModuleNotFoundError: If a TIFF is to be read without rasterio.
+        OSError: If a result cannot be written as a whole; what was there before stays.
     """
     with ExitStack() as stack:
         source = stack.enter_context(_open(Path(image)))
@@ -246,12 +249,13 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
 def _write_tiff(path: Path, height: int, width: int, profile: dict):
     import rasterio
 
+    dataset, pending, top, checksum = None, None, 0, 0
     with ExitStack() as stack:
-        dataset, pending, top = None, None, 0
 
         def append(rows: np.ndarray) -> None:
-            nonlocal dataset, pending, top
+            nonlocal dataset, pending, top, checksum
             rows = np.atleast_3d(rows)
+            checksum = zlib.crc32(np.ascontiguousarray(rows), checksum)
             if dataset is None:
                 dataset = stack.enter_context(
                     rasterio.open(
@@ -278,7 +282,28 @@ def _write_tiff(path: Path, height: int, width: int, profile: dict):
                 ready -= ready % _BLOCK
             if ready:
                 window = ((top, top + ready), (0, width))
-                dataset.write(pending[:ready].transpose(2, 0, 1), window=window)
+                try:
+                    dataset.write(pending[:ready].transpose(2, 0, 1), window=window)
+                except rasterio.errors.RasterioIOError as error:
+                    raise OSError(_UNWRITTEN.format(path.name)) from error
                 pending, top = pending[ready:].copy(), top + ready
 
         yield append
+    # GDAL writes much of a file when it closes it, and rasterio does not tell if that failed.
+    if _checksum(path) != checksum:
+        raise OSError(_UNWRITTEN.format(path.name))
+
+
+def _checksum(path: Path) -> int | None:
+    """CRC-32 of the pixels of a TIFF, row by row; None if it cannot be read."""
+    import rasterio
+
+    checksum = 0
+    try:
+        with rasterio.open(path) as file:
+            for top in range(0, file.height, _BLOCK):
+                rows = file.read(window=((top, min(top + _BLOCK, file.height)), (0, file.width)))
+                checksum = zlib.crc32(np.ascontiguousarray(rows.transpose(1, 2, 0)), checksum)
+    except rasterio.errors.RasterioIOError:
+        return None
+    return checksum

@@ -146,7 +146,7 @@ def test_tiff_is_never_held_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "rasterio.open",
         lambda *args, **kwargs: (
-            opened(*args, **kwargs) if "w" in args else CountingReader(opened(*args), heights)
+            CountingReader(opened(image), heights) if args == (image,) else opened(*args, **kwargs)
         ),
     )
     predict_file(BrightestChannel(), image, tmp_path, 32, 0.5)
@@ -286,6 +286,20 @@ def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ModuleNotFoundError, match="pconv-seg\\[large-images\\]"):
         predict_file(BrightestChannel(), tmp_path / "a.tif", tmp_path, 8)
+
+
+@pytest.mark.parametrize("height", [60, 1500])  # found when the file is closed, and before
+def test_a_tiff_without_room_is_an_error_and_is_not_there(tmp_path, height):
+    resource = pytest.importorskip("resource")
+    image = write_tiff(tmp_path / "a.tif", rgb_image(height, 600).transpose(2, 0, 1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"^a_overlay\.tif could not be written as a whole: is "):
+            predict_file(BrightestChannel(), image, tmp_path / "out", 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_failure_leaves_nothing_behind(tmp_path):
