@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"wrote {write_report(study)}")
     except (PreflightError, ModuleNotFoundError, ValueError) as error:
         problems.append(str(error))
+    except OSError as error:  # a full disk, for example
+        problems.append(f"{error}; when the cause is gone, the same command goes on from here")
     except KeyboardInterrupt as error:
         print("study.py: stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + getattr(error, "signal", signal.SIGINT))

@@ -123,6 +123,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
             finally:
                 for process in running:
                     process.stop()
+                for process in running:  # which a full disk may end
                     process.record(interrupted=True)
     return failed
 

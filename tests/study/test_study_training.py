@@ -1,6 +1,8 @@
 """Processes of a study: what is started, skipped, resumed, recorded and stopped."""
 
+import errno
 import fcntl
+import itertools
 import json
 import os
 import runpy
@@ -16,6 +18,7 @@ from noise_study import CONFIG, STUDY
 from torch import nn
 
 from pconv_seg.engine import PreflightError
+from pconv_seg.files import write_json
 from pconv_seg.parallel import cores
 from pconv_seg.study import training
 from pconv_seg.study.training import Interrupted, read_state, train_runs
@@ -177,6 +180,27 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
     assert statuses(study)["replicate_seed0"] == "finished"
     assert [a["from_iteration"] for a in read_state(study.runs[1])["attempts"]] == [0, 1]
     assert len(calls(study.runs[0])) == 1
+
+
+def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(make_study, monkeypatch):
+    study = make_study(("zeros", "replicate"), (0, 1))
+    writes = itertools.count(1)
+
+    def write(*arguments):
+        if next(writes) > len(study.runs):  # those of the starts
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_json(*arguments)
+
+    main = runpy.run_path(str(STUB.parents[2] / "tools" / "study.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "train_runs", lambda s, _, n: train_runs(s, STUB, n))
+    with monkeypatch.context() as full:
+        full.setattr(training, "write_json", write)
+        message = r"^study\.py: \[Errno 28\] No space left on device; when the cause is gone, the "
+        with pytest.raises(SystemExit, match=message):
+            main([str(study.file), "--work-dir", str(study.folder), "--jobs", "4"])
+    # A process that is still there would have the lock.
+    assert train_runs(study, STUB) == []
+    assert set(statuses(study).values()) == {"finished"}
 
 
 def test_a_damaged_checkpoint_does_not_count(make_study):
