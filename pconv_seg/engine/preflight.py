@@ -254,7 +254,7 @@ def _scaling_problems(cfg: Config) -> Iterator[_Problem]:
 
 
 def _loop_problems(cfg: Config) -> Iterator[_Problem]:
-    loop, scope = cfg.get("train_cfg") or {}, cfg.get("default_scope", "mmseg")
+    loop, scope = cfg.get("train_cfg") or {}, scope_of(cfg)
     loop_class = _registered(LOOPS, loop, scope)
     by_epoch = isinstance(loop_class, type) and issubclass(loop_class, EpochBasedTrainLoop)
     sampler = (cfg.get("train_dataloader") or {}).get("sampler") or {}
