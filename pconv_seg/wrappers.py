@@ -1,4 +1,4 @@
-"""Models inside the wrappers of mmengine."""
+"""What all parts of the package ask of any model."""
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
@@ -9,3 +9,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def takes_grey(model: nn.Module) -> bool:
+    """Whether images for ``model`` have one channel: that of its first convolution."""
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return next((convolution.in_channels == 1 for convolution in convolutions), False)

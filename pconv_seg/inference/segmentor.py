@@ -3,10 +3,13 @@
 import copy
 from collections.abc import Callable
 
+import mmcv
 import torch
 from mmengine.registry import MODELS
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
+
+from pconv_seg.wrappers import takes_grey
 
 from .tiled import argmax_labels, tiled_inference
 
@@ -40,11 +43,21 @@ def image_preprocessor(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """A segmentor's data preprocessor for one image, without the padding that it adds in tests.
 
     Returns:
-        Maps BGR pixels ``Tensor[3, H, W]`` to what the network takes, ``Tensor[3, H, W]``.
+        Maps BGR pixels ``uint8 Tensor[3, H, W]`` to what the network takes, ``Tensor[3, H, W]``.
+        If its first convolution has one channel, these or grey pixels ``Tensor[1, H, W]`` become
+        ``Tensor[1, H, W]``.
     """
     preprocess = copy.copy(model.data_preprocessor)
     preprocess.test_cfg = None  # it would pad every tile
-    return lambda pixels: preprocess({"inputs": [pixels]})["inputs"][0]
+    grey = takes_grey(model)
+
+    def prepare(pixels: Tensor) -> Tensor:
+        if grey and len(pixels) == 3:
+            bgr = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
+            pixels = torch.from_numpy(mmcv.bgr2gray(bgr))[None]
+        return preprocess({"inputs": [pixels]})["inputs"][0]
+
+    return prepare
 
 
 def predicted_labels(logits: Tensor, model: nn.Module) -> Tensor:

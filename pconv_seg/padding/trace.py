@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from pconv_seg.geometry import border_runs, transposed_border
 from pconv_seg.layers.axes import Axis, axes_of, per_axis
+from pconv_seg.wrappers import takes_grey
 
 from .describe import (
     AVERAGE_POOLING,
@@ -135,7 +136,8 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
     Args:
         model: Called with one ``Tensor[N, C, *size]``; for a segmentor of mmseg that is backbone,
             neck and decode head.
-        input_size: (height, width) of one image with 3 channels, or the whole shape (N, C, *size).
+        input_size: (height, width) of one image with 3 channels (1 if the first convolution has
+            one), or the whole shape (N, C, *size).
 
     Returns:
         The operations in the order they ran, as often as they ran.
@@ -150,7 +152,8 @@ def padding_report(model: nn.Module, input_size: Sequence[int]) -> PaddingTrace:
                 f"{name or 'the model'} is a TorchScript module, in which no operations can be "
                 "seen: report on the model that it was made from"
             )
-    shape = (1, 3, *input_size) if len(input_size) == 2 else tuple(input_size)
+    channels = 1 if takes_grey(model) else 3
+    shape = (1, channels, *input_size) if len(input_size) == 2 else tuple(input_size)
     # What torch.compile made does not run under a mode; it holds the module.
     model = getattr(model, "_orig_mod", model)
     # A copy because layers may keep tensors of the forward.

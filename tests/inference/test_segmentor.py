@@ -1,5 +1,6 @@
 import copy
 
+import cv2
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -127,6 +128,22 @@ def test_an_image_is_prepared_without_padding_and_the_model_keeps_its_own():
     expected = (image.float()[[2, 1, 0]] - mean.view(3, 1, 1)) / std.view(3, 1, 1)
     torch.testing.assert_close(prepared, expected)
     assert model.data_preprocessor.test_cfg is padding
+
+
+@pytest.mark.parametrize("bgr_to_rgb", [False, True])
+def test_colours_become_grey_for_a_network_of_one_channel(bgr_to_rgb):
+    model = build({"mode": "whole"}, "EncoderDecoder")
+    preprocessor = dict(type="SegDataPreProcessor", mean=[120.0], std=[60.0], bgr_to_rgb=bgr_to_rgb)
+    model.data_preprocessor = MODELS.build(preprocessor)
+    model.backbone.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3)
+    colours = images(1, 50, 70)[0].to(torch.uint8)
+    grey = torch.from_numpy(cv2.cvtColor(colours.permute(1, 2, 0).numpy(), cv2.COLOR_BGR2GRAY))
+    expected = (grey[None].float() - 120) / 60
+    prepare = image_preprocessor(model)
+    assert torch.equal(prepare(colours), expected)
+    assert torch.equal(prepare(grey[None]), expected)
+    assert torch.equal(prepare(grey.expand(3, -1, -1)), expected)
+    assert tile_predictor(model)(prepare(colours)[None]).shape == (1, 5, 50, 70)
 
 
 def test_whole_mode_is_mmsegs():

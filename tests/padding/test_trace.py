@@ -200,6 +200,8 @@ def test_a_network_in_running_order():
     assert not model[0]._forward_hooks
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert padding_report(model, (2, 3, 16, 16)).operations == trace.operations
+    model[0] = nn.Conv2d(1, 8, 3, stride=2, padding=1)  # for grey images
+    assert padding_report(model, (16, 16)).operations == trace.operations
 
     text = str(trace)
     assert "74.5% of all these outputs see padding" in text
