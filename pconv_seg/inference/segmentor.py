@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pconv_seg.wrappers import takes_grey
 
-from .tiled import argmax_labels, tiled_inference
+from .tiled import argmax_labels, refuse_training, tiled_inference
 
 # Of test_cfg: what each mode needs, and what all tiled modes may have.
 _NEEDED = {"slide": ("crop_size", "stride"), "tile": ("tile",)}
@@ -22,15 +22,20 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
     """What :func:`tiled_inference` wants to call: a segmentor's logits at the size of its input.
 
     Args:
-        model: An mmseg ``EncoderDecoder`` or whatever has its ``encode_decode``.
+        model: An mmseg ``EncoderDecoder``, or another module with its ``encode_decode``, in
+            evaluation mode.
         img_meta: Meta information of the image, which heads may look at. Its sizes are
             replaced by those of the tile.
 
     Returns:
         Maps preprocessed tiles ``Tensor[N, 3, h, w]`` to logits ``Tensor[N, C, h, w]``.
+
+    Raises:
+        ValueError: When called, if the model is in training mode.
     """
 
     def predict(tiles: Tensor) -> Tensor:
+        refuse_training(model)
         # A torch.Size, by which mmseg's heads know that they see a part of an image.
         size = tiles.shape[2:]
         meta = {**(img_meta or {}), "img_shape": size, "pad_shape": size}

@@ -36,8 +36,8 @@ def tiled_inference(
     inside the image. Images smaller than the tile are predicted whole. No gradients are recorded.
 
     Args:
-        predict: Maps ``Tensor[n, c, h, w]`` to logits ``Tensor[n, C, h, w]``. It must not write to
-            its input, which may be a view of ``images``.
+        predict: Maps ``Tensor[n, c, h, w]`` to logits ``Tensor[n, C, h, w]``; a module in
+            evaluation mode. It must not write to its input, which may be a view of ``images``.
         images: ``Tensor[N, c, H, W]``.
         tile: Side length, or (height, width), in pixels.
         overlap: Of neighbouring tiles: a proportion of the tile in [0, 1) such as ``0.5``, ``1/3``
@@ -59,7 +59,8 @@ def tiled_inference(
         wins ties.
 
     Raises:
-        ValueError: If an argument is out of range, or ``predict`` returns another size.
+        ValueError: If an argument is out of range, ``predict`` returns another size, or is a module
+            in training mode.
     """
     if reduce not in ("logits", "argmax"):
         raise ValueError(f"reduce must be 'logits' or 'argmax', got {reduce!r}")
@@ -140,10 +141,12 @@ def stream_tiles(
         Without ``emit``: the averaged logits ``Tensor[num_images, C, H, W]``.
 
     Raises:
-        ValueError: If an argument is out of range, or ``predict`` returns another size.
+        ValueError: If an argument is out of range, ``predict`` returns another size, or is a module
+            in training mode.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    refuse_training(predict)
     average = _Average(grid, window, emit)
     tiles = [
         (row, col, image)
@@ -234,6 +237,13 @@ class _Average:
             for y0, y1 in self.pieces(top, bottom):
                 self.emit(y0, self.rows(y0, y1))
                 self.rows(y0, y1).zero_()
+
+
+def refuse_training(predict: Callable) -> None:
+    """Raise a ValueError for a module in training mode."""
+    # Each tile would be normalised by its own statistics, and change those that are kept.
+    if getattr(predict, "training", False):
+        raise ValueError(f"{type(predict).__name__} is in training mode: call its eval() before")
 
 
 def _check(logits: Tensor, inputs: Tensor) -> None:

@@ -32,6 +32,7 @@ class BrightestChannel(torch.nn.Module):
         super().__init__()
         self.data_preprocessor = Preprocessor()
         self.dataset_meta = {"palette": palette}
+        self.eval()
 
     def encode_decode(self, tiles, metas):
         assert tiles.max() <= 1
@@ -77,6 +78,13 @@ def test_more_than_8_bits_are_refused(tmp_path, channels):
     with pytest.raises(ValueError, match=r"a\.png: expected 8 bits per channel, got uint16"):
         predict_file(BrightestChannel(), tmp_path / "a.png", tmp_path / "out", 16)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_in_training_mode_is_refused(tmp_path):
+    Image.fromarray(rgb_image(9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"^BrightestChannel is in training mode: call"):
+        predict_file(BrightestChannel().train(), tmp_path / "a.png", tmp_path / "out", 16)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("alpha", [False, True])

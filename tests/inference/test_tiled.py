@@ -254,6 +254,7 @@ def test_out_of_memory_with_one_tile_is_an_error():
             {"predict": lambda x: x[:, :, ::2, ::2]},
             r"Tensor\[1, 3, 4, 4\] to Tensor\[1, C, 4, 4\], but returned \[1, 3, 2, 2\]",
         ),
+        ({"predict": torch.nn.BatchNorm2d(3)}, "BatchNorm2d is in training mode"),
         ({"predict": lambda x: x[0]}, r"but returned \[3, 4, 4\]"),
         ({"predict": lambda x: x.repeat(2, 1, 1, 1)}, r"but returned \[2, 3, 4, 4\]"),
     ],
