@@ -42,7 +42,7 @@ def use_safe_loading() -> None:
     Config.fromstring = staticmethod(_config_of_text)
 
 
-def load_checkpoint(location: str, map_location: Any = "cpu") -> Mapping[str, Any]:
+def load_checkpoint(location: str | os.PathLike, map_location: Any = "cpu") -> Mapping[str, Any]:
     """Read a file, a URL or one of mmengine's named weights; no code from it runs.
 
     Calls `use_safe_loading`. See `load_file` for what is raised.
@@ -55,8 +55,8 @@ def load_checkpoint(location: str, map_location: Any = "cpu") -> Mapping[str, An
         CheckpointError: It is something else.
     """
     use_safe_loading()
-    content = CheckpointLoader.load_checkpoint(location, map_location, logger="silent")
-    return checked(content, location)
+    content = CheckpointLoader.load_checkpoint(str(location), map_location, logger="silent")
+    return checked(content, str(location))
 
 
 def checked(content: Any, source: str) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from torch import nn
 from pconv_seg.checkpoints import (
     CheckpointError,
     UnsafeCheckpointError,
+    load_checkpoint,
     load_file,
     use_safe_loading,
 )
@@ -230,6 +231,7 @@ class TestThroughMmengine:
         save({"state_dict": {"a": torch.ones(1)}}, file)
         loaded = CheckpointLoader.load_checkpoint(str(file), "cpu", "silent")
         assert torch.equal(loaded["state_dict"]["a"], torch.ones(1))
+        assert load_checkpoint(file).keys() == {"state_dict"}  # a Path
 
     @pytest.mark.parametrize("address", ["https://x.org/a/net.pth?v=1", "open-mmlab://some_net"])
     def test_downloads(self, file, tmp_path, monkeypatch, address):
