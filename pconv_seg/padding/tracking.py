@@ -49,6 +49,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
@@ -74,6 +75,8 @@ def extents_of(tensor: Tensor) -> Extents | None:
 class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch names its own)
     """Context in which ``model`` takes what lies outside the extent of each image as missing.
 
+    No other thread may run the same model meanwhile.
+
     ```python
     with track_extents(model, images, [(480, 640), (512, 600)]):
         logits = model(images)
@@ -96,16 +99,16 @@ class track_extents(TorchFunctionMode):  # noqa: N801 (a context, named as torch
         super().__init__()
         if (
             images.dim() != 4
-            or len(extents) != len(images)
+            or np.shape(extents) != (len(images), 2)
             or any(
-                not 0 < n <= size
+                not 0 < n <= size or n != int(n)
                 for e in extents
                 for n, size in zip(e, images.shape[2:], strict=True)
             )
         ):
             raise ValueError(
-                f"extents {list(extents)} do not fit images of shape {tuple(images.shape)}: one "
-                "(height, width) for every image is needed, positive and within the batch's"
+                f"extents {extents} do not fit images of shape {tuple(images.shape)}: one "
+                "(height, width) for every image is needed, in whole pixels and within the batch's"
             )
         area = Area(tuple((int(height), int(width)) for height, width in extents))
         self._forward = Forward(model, images, area)

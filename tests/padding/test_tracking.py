@@ -633,7 +633,15 @@ def test_nothing_remains() -> None:
 
 
 @pytest.mark.parametrize(
-    "extents", [EXTENTS[:3], ((41, 48), *EXTENTS[1:]), ((0, 48), *EXTENTS[1:])]
+    "extents",
+    [
+        EXTENTS[:3],
+        ((41, 48), *EXTENTS[1:]),
+        ((0, 48), *EXTENTS[1:]),
+        ((39.5, 48), *EXTENTS[1:]),
+        [(*extent, 3) for extent in EXTENTS],
+        (40, 29, 33, 21),
+    ],
 )
 def test_wrong_extents(extents: tuple) -> None:
     with pytest.raises(ValueError, match="do not fit images of shape"):
