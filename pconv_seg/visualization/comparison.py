@@ -24,14 +24,15 @@ def draw_comparison(
     another number it marks where the last prediction is wrong.
 
     Args:
-        image: ``uint8[H, W, 3]``, RGB.
+        image: ``uint8[H, W, 3]``, or floats in [0, 1], RGB.
         label: ``int[H, W]``.
         predictions: Name and ``int[H, W]`` of each network.
-        palette: ``uint8[C, 3]``, RGB of the classes.
+        palette: ``uint8[C, 3]``, RGB of the classes, or a list as in mmseg's ``metainfo``.
         ignore_index: Label of pixels that have no class; they are black and never wrong.
         grid: Tiles whose seams are drawn, as far as they lie in the image; it may be that of an
             image padded on the right and at the bottom.
     """
+    palette = np.asarray(palette, np.uint8)
     ignored = label == ignore_index
     maps = [np.where(ignored[..., None], 0, palette[np.where(ignored, 0, label)])]
     maps += [palette[prediction] for prediction in predictions.values()]
@@ -41,7 +42,7 @@ def draw_comparison(
     figure = Figure(figsize=(4 * columns, 4 * height / width + 0.6), layout="constrained")
     panels = figure.subplots(1, columns)
     for axes, title, shown in zip(panels, titles, [image, *maps], strict=False):
-        axes.imshow(shown.astype(np.uint8), interpolation="nearest")
+        axes.imshow(shown, interpolation="nearest")
         axes.set_title(title)
     _mark_differences(panels[-1], label, ignored, list(predictions.items()))
     panels[-1].set_title(titles[-1])

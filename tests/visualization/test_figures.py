@@ -45,6 +45,13 @@ def test_one_prediction_and_where_it_is_wrong():
     assert panels[-1].images[0].get_array().tolist() == [[0, 1, 0, 0], [0, 1, 1, 1]]
 
 
+def test_float_images_and_palettes_as_lists():
+    image = np.linspace(0, 1, 24).reshape(2, 4, 3)
+    panels = draw_comparison(image, LABEL, {"partial": SECOND}, PALETTE.tolist()).axes
+    assert np.array_equal(panels[0].images[0].get_array(), image)
+    assert np.array_equal(panels[2].images[0].get_array(), PALETTE[SECOND])
+
+
 def outlines(axes):
     """(left, top, right, bottom) of what is outlined."""
     return [tuple(patch.get_bbox().extents) for patch in axes.patches]
