@@ -16,6 +16,8 @@ from mmengine.registry import TRANSFORMS
 from mmseg.datasets.transforms import Resize
 from PIL import Image
 
+from pconv_seg.geometry import pair
+
 
 @TRANSFORMS.register_module()
 class ResizeOriginal(Resize):
@@ -47,17 +49,20 @@ class RandomScaleCrop(BaseTransform):
     ``data_preprocessor.size`` pads them with the mean colour, and labels with ``seg_pad_val``.
 
     Args:
-        crop_size: Height and width.
+        crop_size: Height and width, or one value for both.
         scale: Lowest and highest factor.
 
     Raises:
-        ValueError: ``scale`` is not two factors above 0 in this order.
+        ValueError: ``scale`` is not two factors above 0 in this order, or ``crop_size`` has other
+            than two sides.
     """
 
-    def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)) -> None:
+    def __init__(
+        self, crop_size: int | tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)
+    ) -> None:
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale is a lowest and a highest factor above 0, not {scale}")
-        self.crop_size = crop_size
+        self.crop_size = pair(crop_size, "crop_size")
         self.scale = scale
 
     def transform(self, results: dict) -> dict:

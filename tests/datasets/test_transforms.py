@@ -85,7 +85,7 @@ def test_reads_no_more_than_the_crop_needs(results, monkeypatch):
     read = []
     fromarray = Image.fromarray
     monkeypatch.setattr(Image, "fromarray", lambda a: read.append(a.shape) or fromarray(a))
-    build("RandomScaleCrop", crop_size=(20, 20), scale=(2, 2))(results)
+    build("RandomScaleCrop", crop_size=20, scale=(2, 2))(results)
     assert max(read[0][:2]) <= 10 + 2 * 4 + 1
 
 
@@ -183,6 +183,7 @@ def test_blur_is_that_of_scipy(results, sigma):
     ("config", "message"),
     [
         (dict(type="RandomScaleCrop", crop_size=(4, 4), scale=(2, 1)), "scale"),
+        (dict(type="RandomScaleCrop", crop_size=(4, 4, 3)), "crop_size"),
         (dict(type="ColorJitter", hue=0.6), "hue"),
         (dict(type="GaussianBlur", sigma=(0, 1)), "sigma"),
     ],
