@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ class BorderIoUMetric(IoUMetric):
             ``prefix``.
 
     Raises:
-        ValueError: If an option is out of range, or (naming the file) a label is neither a class
-            nor ``ignore_index`` or has another size than its image, or ``region='tile'`` and the
-            image is resized, or two label maps would be written to one file.
+        ValueError: If an option is unknown or out of range, or (naming the file) a label is neither
+            a class nor ``ignore_index`` or has another size than its image, or ``region='tile'``
+            and the image is resized, or two label maps would be written to one file.
     """
 
     def __init__(
@@ -80,6 +81,10 @@ class BorderIoUMetric(IoUMetric):
         overlap: Overlap = 0,
         **kwargs: Any,
     ):
+        # mmseg's class would take any without a word.
+        unknown = kwargs.keys() - signature(IoUMetric).parameters.keys()
+        if unknown:
+            raise ValueError(f"BorderIoUMetric has no option {', '.join(sorted(unknown))}")
         super().__init__(**kwargs)
         self.regions = BorderRegions(
             (0, *leave_outs), proportion=proportion, region=region, tile=tile, overlap=overlap

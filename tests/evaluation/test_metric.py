@@ -162,6 +162,11 @@ def test_leave_outs_of_one_name_are_refused():
     BorderIoUMetric(leave_outs=["0.3333", "0.3334", 0.3333])  # the same twice is one
 
 
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match=r"BorderIoUMetric has no option leave_out, tiles$"):
+        BorderIoUMetric(tiles=8, leave_out=["1/3"], ignore_index=11)
+
+
 def test_format_only_needs_a_place():
     with pytest.raises(ValueError, match="needs output_dir"):
         BorderIoUMetric(format_only=True)
