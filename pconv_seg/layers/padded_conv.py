@@ -26,7 +26,8 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     edges and 2x2 in corners.
 
     Args:
-        input: ``Tensor[N, C, *size]`` or ``Tensor[C, *size]`` with 1 to 3 spatial dimensions.
+        input: ``Tensor[N, C, *size]`` or ``Tensor[C, *size]`` with 1 to 3 spatial dimensions, of
+            any floating dtype.
         padding: Pixels before and after the last axis, before and after the last but one, and so
             on, as in ``F.pad``; for all spatial dimensions, of any size.
 
