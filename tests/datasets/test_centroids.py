@@ -189,6 +189,11 @@ def test_unreadable_labels(data, computed):
     assert rows(index) == [row for row in good if row[0] not in (1, 3)]
 
 
+def test_tiles_without_a_pixel_are_refused(data):
+    with pytest.raises(ValueError, match="tile must be a positive number of pixels, got -16"):
+        centroid_index(build(data), -16)
+
+
 def test_a_data_set_without_labels(data):
     with pytest.raises(ValueError, match="has none"):
         centroid_index(build(data, data_prefix={"img_path": "images"}), 16)

@@ -17,6 +17,7 @@ from mmseg.datasets import BaseSegDataset
 from scipy import ndimage
 
 from pconv_seg.files import atomic_path
+from pconv_seg.geometry import tile_stride
 from pconv_seg.outputs import output_folder
 from pconv_seg.parallel import map_in_processes
 
@@ -88,8 +89,9 @@ def centroid_index(
     Raises:
         SampleError: Labels cannot be read.
         PermissionError: The folder cannot be written, and holds no up-to-date file.
-        ValueError: The data set has no labels.
+        ValueError: The data set has no labels, or ``tile`` is no number of pixels above 0.
     """
+    tile_stride(tile, 0)  # refuses what is no number of pixels: less than 0 would find nothing
     main = is_main_process()
     if main:
         index = _read_or_compute(dataset, tile, cache, on_error)
