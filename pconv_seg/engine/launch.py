@@ -13,7 +13,7 @@ from mmseg.registry import DATASETS
 from pconv_seg.checkpoints import use_safe_loading
 from pconv_seg.padding import SCHEMES, add_padding
 
-from .preflight import PreflightError, leaf_datasets, type_name
+from .preflight import PreflightError, leaf_datasets, registered, scope_of, type_name
 
 # Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
 _STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
@@ -266,7 +266,7 @@ def _format_only(cfg: Config, out: str | Path | None) -> None:
     if not out:
         raise PreflightError("--format-only: also give --out DIR, where the files go")
     for key, dataset in leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"):
-        cls = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+        cls = registered(DATASETS, dataset, scope_of(cfg))
         if cls is None or not issubclass(cls, CityscapesDataset):
             raise PreflightError(
                 f"--format-only: writes files for the Cityscapes server, but {key} is "

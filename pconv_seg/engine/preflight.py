@@ -187,6 +187,15 @@ def type_name(config: dict) -> str:
     return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
 
 
+def registered(registry: Registry, cfg: dict, scope: str) -> Any:
+    """What a config builds, by its ``type``, a name or a class; None if no such name is known."""
+    cls = cfg.get("type") or None
+    if isinstance(cls, str):
+        with registry.switch_scope_and_registry(cfg.get("_scope_", scope)) as scoped:
+            return scoped.get(cls)
+    return cls
+
+
 def _report(problems: list[_Problem]) -> None:
     if problems:
         # Train and validation data usually miss the same folder: say it, and its remedy, once.
@@ -255,12 +264,12 @@ def _scaling_problems(cfg: Config) -> Iterator[_Problem]:
 
 def _loop_problems(cfg: Config) -> Iterator[_Problem]:
     loop, scope = cfg.get("train_cfg") or {}, scope_of(cfg)
-    loop_class = _registered(LOOPS, loop, scope)
+    loop_class = registered(LOOPS, loop, scope)
     by_epoch = isinstance(loop_class, type) and issubclass(loop_class, EpochBasedTrainLoop)
     sampler = (cfg.get("train_dataloader") or {}).get("sampler") or {}
     # Those that can jump to a sample have no end.
     if (by_epoch or loop.get("by_epoch")) and hasattr(
-        _registered(DATA_SAMPLERS, sampler, scope), "start_at"
+        registered(DATA_SAMPLERS, sampler, scope), "start_at"
     ):
         yield _Problem(
             f"train_cfg: it counts epochs, and {sampler['type']} has no end, so that the first "
@@ -280,7 +289,7 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
 
 
 def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> Iterator[_Problem]:
-    cls = _registered(DATASETS, cfg, scope)
+    cls = registered(DATASETS, cfg, scope)
     if cls is None:
         remedy = "Correct its name, or import the package that registers it in custom_imports."
         yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
@@ -299,14 +308,6 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
         yield _Problem(f"{key}: no {place}", remedies)
     if not absent:
         yield from _sample_problems(key, dataset, skip_missing, remedies)
-
-
-def _registered(registry: Registry, cfg: dict, scope: str) -> Any:
-    cls = cfg.get("type") or None
-    if isinstance(cls, str):
-        with registry.switch_scope_and_registry(cfg.get("_scope_", scope)) as scoped:
-            return scoped.get(cls)
-    return cls
 
 
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:

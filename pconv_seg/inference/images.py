@@ -110,24 +110,14 @@ def predict_file(
     return paths
 
 
-def read_pixels(path: str | Path, flag: str | int = "color") -> np.ndarray:
+def read_pixels(path: str | Path) -> np.ndarray:
     """Pixels of an image, ``uint8[H, W, 3]`` in the order BGR, as mmseg's pipelines load them.
-
-    Args:
-        path: Image file.
-        flag: See ``mmcv.imread``.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image.
     """
-    try:
-        pixels = mmcv.imread(path, flag)
-    except cv2.error:  # of a file without a byte
-        pixels = None
-    if pixels is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
-    return pixels
+    return _read(path, "color")
 
 
 def read_input(path: str | Path) -> np.ndarray:
@@ -137,12 +127,22 @@ def read_input(path: str | Path) -> np.ndarray:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no image, or one of more than 8 bits per channel.
     """
-    pixels = read_pixels(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    pixels = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if pixels.dtype != np.uint8:
         raise ValueError(
             f"{path}: expected 8 bits per channel, got {pixels.dtype}; convert it, or let "
             "tools/test.py --out DIR predict it, which loads images as the config says"
         )
+    return pixels
+
+
+def _read(path: str | Path, flag: str | int) -> np.ndarray:
+    try:
+        pixels = mmcv.imread(path, flag)
+    except cv2.error:  # of a file without a byte
+        pixels = None
+    if pixels is None:
+        raise ValueError(f"{path}: not an image that OpenCV can read")
     return pixels
 
 
