@@ -1,7 +1,7 @@
 """Figures of a study's report."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -82,18 +82,19 @@ def _convergence(results: Results) -> Figure:
 
 
 def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
-    """One row per evaluation, one column per mode of any of them."""
-    used = {mode for name in names for mode in results.records[name].plan.modes}
-    modes = [mode for mode in MODES if mode in used]
-    figure = Figure(figsize=(4 * len(modes), 3.4 * len(names)), layout="constrained")
-    grid = figure.subplots(len(names), len(modes), squeeze=False, sharey=True)
-    drawn = []
-    for name, row in zip(names, grid, strict=True):
+    """One row per evaluation, one column per mode of any of them; whole images once."""
+    cells = product(names, MODES)
+    shown = [(name, mode) for name, mode in cells if results.new_regions(name, mode, "leave_out")]
+    rows = [name for name in names if any(name == other for other, _ in shown)]
+    modes = [mode for mode in MODES if any(mode == other for _, other in shown)]
+    figure = Figure(figsize=(4 * len(modes), 3.4 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(modes), squeeze=False, sharey=True)
+    for name, row in zip(rows, grid, strict=True):
         regions = results.regions(name)
         numbers = results.region_numbers(name, "leave_out")
         places = [float(regions[i].start) for i in numbers]
         for mode, axes in zip(modes, row, strict=True):
-            if mode not in results.records[name].plan.modes:
+            if (name, mode) not in shown:
                 axes.set_visible(False)
                 continue
             _gaps(results, axes, places, numbers, name, mode, paddings)
@@ -103,12 +104,15 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
                 )
             axes.set_title(where(results, name, mode), fontsize="medium")
             axes.set_xlabel("leave-out")
-            drawn.append(axes)
         leftmost = next(axes for axes in row if axes.get_visible())
         leftmost.set_ylabel("mIoU minus that of zero padding")
         leftmost.tick_params(labelleft=True)
-    # The axes with the most lines: where the paper's is, if it is anywhere.
-    max(drawn, key=lambda axes: len(axes.get_legend_handles_labels()[1])).legend(**_LEGEND)
+    # Below: bars leave no room, and not every panel has the paper's line.
+    labelled = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in grid.flat]
+    lines = {label: line for panel in labelled for line, label in panel}
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), **_LEGEND
+    )
     return figure
 
 
@@ -123,11 +127,7 @@ def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, 
     """Evaluation, mode and kind of region of each panel; whole images once for the same bands."""
     panels = []
     for mode, kind in (("regular", "border_distance"), ("tile", "seam_distance")):
-        panels += [
-            (name, mode, kind)
-            for name in names
-            if mode in results.records[name].plan.modes and results.new_regions(name, mode, kind)
-        ]
+        panels += [(name, mode, kind) for name in names if results.new_regions(name, mode, kind)]
     return panels
 
 

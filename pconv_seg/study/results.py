@@ -118,7 +118,9 @@ class Results:
         return [i for i, r in enumerate(self.regions(evaluation)) if r.kind == kind]
 
     def new_regions(self, evaluation: str, mode: str, kind: str) -> list[int]:
-        """The same in a mode; none if an earlier evaluation has the same ones of whole images."""
+        """The same in a mode of its plan; none if an earlier one has the same of whole images."""
+        if mode not in self.records[evaluation].plan.modes:
+            return []
         if mode != "regular":
             return self.region_numbers(evaluation, kind)
         if kind == "seam_distance":  # Whole images have no seams.

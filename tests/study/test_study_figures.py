@@ -86,13 +86,20 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
     only_tiles = ["on tiles side by side (24 px)"]
     rows = [everywhere, only_tiles] if first_has_all else [only_tiles, everywhere]
     assert titles(figures["leave_out"]) == [*rows[0], *rows[1]]
-    legends = [axes.get_legend() for axes in figures["leave_out"].axes]
-    (legend,) = filter(None, legends)
-    assert [text.get_text() for text in legend.get_texts()] == ["partial, paper", "partial"]
+    (legend,) = figures["leave_out"].legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == ["partial", "partial, paper"]
     assert legend.get_title().get_text() == "bars: ± SD over seeds"
     labelled = [axes for axes in figures["leave_out"].axes if axes.get_ylabel()]
     assert len(labelled) == 2
     assert all(axes.get_visible() for axes in labelled)
+
+
+def test_whole_images_are_drawn_once_by_leave_out(draw):
+    whole = "modes=('regular',)"
+    figures = draw(f"(dict(tile=16, {whole}), dict(tile=24, {whole}), dict(tile=32))")
+    tiles = ["on tiles side by side (32 px)", "on overlapping tiles (32 px, overlap 1/3)"]
+    assert titles(figures["leave_out"]) == ["on whole images", *tiles]
+    assert len(figures["leave_out"].axes) == 6  # no row without a panel
 
 
 def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
