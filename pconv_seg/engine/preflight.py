@@ -16,7 +16,8 @@ from mmengine.device import get_device
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, checkpoint
 from mmseg.datasets import BaseSegDataset
-from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS
+from mmseg.models import EncoderDecoder
+from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS, MODELS
 
 from pconv_seg.outputs import output_folder
 
@@ -244,11 +245,14 @@ def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
 def _mode_problems(cfg: Config) -> Iterator[_Problem]:
     model = cfg.get("model") or {}
     mode = (model.get("test_cfg") or {}).get("mode")
+    cls = registered(MODELS, model, scope_of(cfg))
     # mmseg's would fail at the first image, in training after everything up to its validation.
-    if mode == "tile" and type_name(model) == "EncoderDecoder":
+    if mode == "tile" and getattr(cls, "inference", None) is EncoderDecoder.inference:
+        remedy = "Give --cfg-options model.type=TiledEncoderDecoder, too."
+        others = "Give --cfg-options model.test_cfg.mode=whole."
         yield _Problem(
             f"model.test_cfg.mode=tile: a model of type {model['type']} does not predict in tiles",
-            ("Give --cfg-options model.type=TiledEncoderDecoder, too.",),
+            (remedy if cls is EncoderDecoder else others,),
         )
 
 

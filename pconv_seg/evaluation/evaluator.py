@@ -73,6 +73,9 @@ class EvaluationPlan:
     def __post_init__(self):
         for name, value in vars(self).items():
             object.__setattr__(self, name, _plain(value))
+        for name in ("modes", "leave_outs", "bands"):
+            if not isinstance(value := getattr(self, name), tuple):
+                raise ValueError(f"{name} must be a list, got {value!r}")
         if not self.modes or not set(self.modes) <= set(MODES):
             raise ValueError(f"modes must be some of {', '.join(MODES)}, got {self.modes}")
         if self.batch_size < 1:

@@ -376,12 +376,19 @@ def test_epochs_that_would_never_end(root: Path, loop: dict, sampler: str) -> No
     check_training(_config(root, **endless | {"train_cfg": dict(max_iters=2, by_epoch=False)}))
 
 
-@pytest.mark.parametrize("name", ["EncoderDecoder", "mmseg.EncoderDecoder"])
-def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("EncoderDecoder", "type=TiledEncoderDecoder"),
+        ("mmseg.EncoderDecoder", "type=TiledEncoderDecoder"),
+        ("CascadeEncoderDecoder", "test_cfg.mode=whole"),
+    ],
+)
+def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str, remedy: str) -> None:
     tiled = {"model.type": name, "model.test_cfg": dict(mode="tile", tile=64)}
     message = _message(_config(root, **tiled))
     assert f"model.test_cfg.mode=tile: a model of type {name} does not predict in tiles" in message
-    assert "--cfg-options model.type=TiledEncoderDecoder" in message
+    assert f"--cfg-options model.{remedy}" in message
     check_training(_config(root, **tiled | {"model.type": "TiledEncoderDecoder"}))
     check_training(_config(root, **tiled | {"model.test_cfg": dict(mode="slide")}))
 

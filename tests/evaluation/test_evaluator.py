@@ -261,6 +261,8 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
         ({"tile": 0}, "tile must be a positive number of pixels"),
         ({"tile": 32, "overlap": 32}, "overlap of 32 pixels must be smaller than the tile"),
         ({"leave_outs": [1]}, r"leave-out must lie in \[0, 1\)"),
+        ({"leave_outs": "1/2"}, "leave_outs must be a list, got '1/2'"),
+        ({"bands": 4}, "bands must be a list, got 4"),
         ({"region": "crop"}, "region must be 'image' or 'tile'"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
