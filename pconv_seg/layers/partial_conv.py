@@ -91,7 +91,7 @@ def _partial_conv(
         # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
         args = (input, weight, bias, stride, padding, dilation, groups, mask)
         return handle_torch_function(partial_conv2d, (input,), *args)
-    if mask is None and input.dim() < weight.dim():
+    if mask is None and input.dim() != weight.dim():
         batch = _batch_of_one(input, weight)
         return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
     shape = input.shape
