@@ -85,8 +85,7 @@ class EvaluationPlan:
             raise ValueError(f"overlap must be one value for both axes, got {self.overlap}")
         # An open tile size passes for a large one, to find all other mistakes right away.
         settled = self.for_image((2**30, 2**30)) if self.tile is None else self
-        regions = settled.regions("tile_overlap")
-        TileGrid((1, 1), regions.tile, regions.overlap)
+        settled.regions("tile_overlap")  # refuses bad ones
 
     @property
     def follows_tiles(self) -> bool:

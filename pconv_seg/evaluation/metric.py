@@ -78,7 +78,7 @@ class BorderIoUMetric(IoUMetric):
         proportion: str = "side",
         region: str = "image",
         tile: int | tuple[int, int] | None = None,
-        overlap: Overlap = 0,
+        overlap: Overlap | tuple[Overlap, Overlap] = 0,
         **kwargs: Any,
     ):
         # mmseg's class would take any without a word.

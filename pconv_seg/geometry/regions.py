@@ -69,7 +69,7 @@ class BorderRegions:
         overlap: Of the tiles, see :class:`TileGrid`.
 
     Raises:
-        ValueError: If an option is not one of the above.
+        ValueError: If an option is not one of the above, or there is no such grid of tiles.
     """
 
     leave_outs: Sequence[str | float | Fraction] = (0,)
@@ -77,7 +77,7 @@ class BorderRegions:
     region: Literal["image", "tile"] = "image"
     bands: Sequence[int] = ()
     tile: int | tuple[int, int] | None = None
-    overlap: Overlap = 0
+    overlap: Overlap | tuple[Overlap, Overlap] = 0
 
     def __post_init__(self):
         fractions = {parse_fraction(value, "leave-out") for value in self.leave_outs}
@@ -93,6 +93,8 @@ class BorderRegions:
             raise ValueError(f"region must be 'image' or 'tile', got {self.region!r}")
         if self.region == "tile" and self.tile is None:
             raise ValueError("region='tile' needs the size of the tiles: give tile")
+        if self.tile is not None:
+            TileGrid((1, 1), self.tile, self.overlap)  # refuses what makes no grid
         if any(a >= b for a, b in zip((0, *self.bands), self.bands, strict=False)):
             raise ValueError(f"bands must be ascending distances above 0, got {self.bands}")
 

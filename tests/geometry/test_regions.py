@@ -109,6 +109,8 @@ def test_flipping_the_image_keeps_the_regions():
         ({"proportion": "volume"}, "proportion must be 'side' or 'area', got 'volume'"),
         ({"region": "crop"}, "region must be 'image' or 'tile', got 'crop'"),
         ({"region": "tile"}, "region='tile' needs the size of the tiles"),
+        ({"tile": 0}, "tile must be a positive number of pixels, got 0"),
+        ({"tile": 8, "overlap": 8}, r"overlap of 8 pixels must be smaller than the tile \(8\)"),
         ({"bands": (8, 8)}, "bands must be ascending"),
         ({"bands": (0, 8)}, "bands must be ascending"),
     ],
