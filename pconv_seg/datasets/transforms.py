@@ -60,7 +60,7 @@ class RandomScaleCrop(BaseTransform):
     def __init__(
         self, crop_size: int | tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)
     ) -> None:
-        if not 0 < scale[0] <= scale[1]:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale is a lowest and a highest factor above 0, not {scale}")
         self.crop_size = pair(crop_size, "crop_size")
         self.scale = scale
@@ -209,7 +209,7 @@ class GaussianBlur(BaseTransform):
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.15, 1.30)) -> None:
-        if not 0 < sigma[0] <= sigma[1]:
+        if len(sigma) != 2 or not 0 < sigma[0] <= sigma[1]:
             raise ValueError(f"sigma is a lowest and a highest value above 0, not {sigma}")
         self.sigma = sigma
 
