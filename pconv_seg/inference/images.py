@@ -72,7 +72,9 @@ def predict_file(
         half image, half the palette of ``model.dataset_meta``; without one, matplotlib's tab20).
 
     Raises:
-        ValueError: If the file is no image or one of another kind, or the grid is impossible.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no image or one of another kind, an argument is out of range, or
+            ``model`` is in training mode.
         ModuleNotFoundError: If a TIFF is to be read without rasterio.
         OSError: If a result cannot be written as a whole; what was there before stays.
     """
@@ -201,6 +203,7 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE_BYTES):
         # A photograph has no georeference, and its label map needs none.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        path.stat()  # to rasterio, a file that is missing is one that cannot be read
         try:
             image = rasterio.open(path)
         except rasterio.errors.RasterioIOError as error:

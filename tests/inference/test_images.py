@@ -282,6 +282,12 @@ def test_what_is_no_image_is_named(tmp_path, name, content):
         predict_file(BrightestChannel(), tmp_path / name, tmp_path, 8)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_a_missing_image_is_named(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=name):
+        predict_file(BrightestChannel(), tmp_path / name, tmp_path, 8)
+
+
 def test_a_damaged_tiff_is_named_and_nothing_is_written(tmp_path):
     image = write_tiff(tmp_path / "a.tif", rgb_image(600, 90).transpose(2, 0, 1))
     image.write_bytes(image.read_bytes()[:-1000])
