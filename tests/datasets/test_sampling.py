@@ -381,7 +381,6 @@ def test_what_loops_ask_of_a_data_set(data):
     dataset = drawn(data)
     assert len(dataset) == 11
     assert dataset.metainfo["classes"] == CLASSES
-    assert dataset.ignore_index == 255
 
 
 def test_draws_of_classes_and_of_images_are_mixed_and_all_images_come_up(data):

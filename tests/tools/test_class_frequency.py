@@ -79,7 +79,7 @@ def test_only_data_sets_of_mmseg_are_compared(config):
 
 def test_a_sampler_is_known_with_its_scope_too(config):
     option = "train_dataloader.sampler.type=pconv_seg.ClassUniformSampler"
-    with pytest.raises(SystemExit, match="tile of ClassUniformSampler is a side in pixels, not 0"):
+    with pytest.raises(SystemExit, match="tile must be a positive number of pixels, got 0"):
         main([config, "--cfg-options", option, "train_dataloader.sampler.tile=0"])
 
 

@@ -92,11 +92,6 @@ class DrawnDataset(Dataset):
         return self.datasets[0].metainfo
 
     @property
-    def ignore_index(self) -> int:
-        """The label that stands for no class."""
-        return self.datasets[0].ignore_index
-
-    @property
     def replaced(self) -> int:
         """How many draws were replaced so far because a sample could not be read."""
         return int(self._replaced)

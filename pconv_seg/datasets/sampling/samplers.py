@@ -114,8 +114,9 @@ class ClassUniformSampler(ResumableSampler):
 
     Raises:
         TypeError: As for :class:`ResumableSampler`.
-        ValueError: ``tile`` is below 1, the pipeline has no :class:`RandomScaleCrop` directly
-            behind its loading steps, a coarse class is none of the data's, or there are no labels.
+        ValueError: The pipeline has no :class:`RandomScaleCrop` directly behind its loading steps,
+            ``tile`` is no number of pixels above 0, a coarse class is none of the data's, or there
+            are no labels.
         SampleError: Labels cannot be read, and ``on_error`` of the data set is 'raise'.
         PermissionError: The folder of the centroids cannot be written, and holds none of these.
     """
@@ -130,8 +131,6 @@ class ClassUniformSampler(ResumableSampler):
         fine_only_after: int | None = None,
     ) -> None:
         super().__init__(dataset, seed)
-        if tile < 1:
-            raise ValueError(f"tile of ClassUniformSampler is a side in pixels, not {tile}")
         for reader in dataset.readers:
             # Centroids are places in the file: what resizes or flips before would move them.
             if not isinstance(next(iter(reader.rest), None), RandomScaleCrop):
