@@ -28,7 +28,7 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
             replaced by those of the tile.
 
     Returns:
-        Maps preprocessed tiles ``Tensor[N, 3, h, w]`` to logits ``Tensor[N, C, h, w]``.
+        Maps preprocessed tiles ``Tensor[N, c, h, w]`` to logits ``Tensor[N, C, h, w]``.
 
     Raises:
         ValueError: When called, if the model is in training mode.
@@ -103,7 +103,7 @@ class TiledEncoderDecoder(EncoderDecoder):
             tiled_inference(lambda tiles: tiles, torch.zeros(1, 1, 1, 1), **options)
 
     def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Logits ``Tensor[N, C, H, W]`` of preprocessed images ``Tensor[N, 3, H, W]``.
+        """Logits ``Tensor[N, C, H, W]`` of preprocessed images ``Tensor[N, c, H, W]``.
 
         Raises:
             ValueError: If ``test_cfg`` was changed to what would have been refused.

@@ -101,7 +101,7 @@ class WideResNet38(BaseModule):
 
     Args:
         in_channels: Channels of the image.
-        out_modules: Which of the modules 1 to 7 to return, in ascending order. The default is the
+        out_modules: Which of the modules 1 to 7 to return, in this order. The default is the
             low-level tap of DeepLabV3+ (module 2: 128 channels, output stride 2) and the raw
             output of the last module (4096 channels, output stride 8).
         conv_cfg: Config of every convolution; ``None`` means ``nn.Conv2d``.

@@ -43,7 +43,7 @@ class Part(NamedTuple):
     labels: str | None
     images: dict[str, int | None]
     total: int
-    archives: tuple[str, str | None]
+    archives: tuple[str, str]
     required: bool
 
 
@@ -99,7 +99,7 @@ class _Frame(NamedTuple):
     """One image with its labels; paths of files that do not exist are None."""
 
     key: str
-    archives: tuple[str, str | None]
+    archives: tuple[str, str]
     image: Path | None
     polygons: Path | None
     label_ids: Path | None

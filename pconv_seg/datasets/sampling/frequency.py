@@ -31,12 +31,12 @@ class ClassFrequency(NamedTuple):
 
     @property
     def pixel_percent(self) -> np.ndarray:
-        """Share of each class in all labelled pixels."""
+        """Share of each class in all labelled pixels, in percent: ``[C]``."""
         return 100 * self.pixels / max(self.pixels.sum(), 1)
 
     @property
     def sample_percent(self) -> np.ndarray:
-        """Share of the samples that contain each class."""
+        """Share of the samples that contain each class, in percent: ``[C]``."""
         return 100 * self.containing / self.samples
 
 
@@ -80,13 +80,13 @@ def compare_sampling(
         seed: Seed of the draws.
         workers: Processes that load them.
 
-    Raises:
-        SampleError: A file cannot be read.
-        ValueError: The training data are no data set of mmseg, or their pipeline has no
-            ``RandomScaleCrop``.
-
     Returns:
         The class names, and the frequencies with random images and with class-uniform sampling.
+
+    Raises:
+        SampleError: A file cannot be read.
+        ValueError: The training data are no data set of mmseg, or as :class:`ClassUniformSampler`.
+        PermissionError: As :class:`ClassUniformSampler`.
     """
     data = cfg.train_dataloader.dataset
     dataset = DATASETS.build(data)

@@ -31,9 +31,6 @@ class ResumableSampler(Sampler):
         seed: Seed of the order and of all augmentation; None for a random one that all
             processes share. mmengine passes that of the run.
 
-    Attributes:
-        seed: As above; may be changed before the iteration starts.
-
     Raises:
         TypeError: The data set is no :class:`DrawnDataset`.
     """

@@ -43,7 +43,7 @@ def tint(rng: np.random.Generator, palette: Sequence[Colour]) -> Colour:
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
-    """Smooth noise of zero mean and a deviation of about 1/2, float32 [height, width]."""
+    """Smooth noise of zero mean and a deviation of about 0.6, float32 [height, width]."""
     total = np.zeros((height, width), np.float32)
     for octave in (1, 2, 4):
         shape = (int(height * octave / cell) + 2, int(width * octave / cell) + 2)
