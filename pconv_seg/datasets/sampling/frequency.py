@@ -41,7 +41,7 @@ class ClassFrequency(NamedTuple):
 
 
 def class_frequency(
-    dataset: DrawnDataset, sampler: ResumableSampler, samples: int, workers: int = 0
+    dataset: DrawnDataset, sampler: ResumableSampler, samples: int, num_workers: int = 0
 ) -> ClassFrequency:
     """Count the classes in the samples that training starts with.
 
@@ -49,14 +49,14 @@ def class_frequency(
         dataset: The training data; its pipeline packs labels as mmseg's do.
         sampler: Its draws.
         samples: How many samples to load.
-        workers: Processes that load them.
+        num_workers: Processes that load them.
     """
     classes = len(dataset.metainfo["classes"])
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=list(islice(sampler, samples)),
-        num_workers=workers,
+        num_workers=num_workers,
         # In the worker, so that counts travel and not images.
         collate_fn=partial(_count, classes),
     )
@@ -69,7 +69,7 @@ def class_frequency(
 
 
 def compare_sampling(
-    cfg: Config, samples: int, seed: int = 0, workers: int = 0
+    cfg: Config, samples: int, seed: int = 0, num_workers: int = 0
 ) -> tuple[tuple[str, ...], dict[str, ClassFrequency]]:
     """The class frequencies of a config's training data, with and without class-uniform sampling.
 
@@ -78,7 +78,7 @@ def compare_sampling(
             default arguments if it has another sampler.
         samples: How many samples to load with each.
         seed: Seed of the draws.
-        workers: Processes that load them.
+        num_workers: Processes that load them.
 
     Returns:
         The class names, and the frequencies with random images and with class-uniform sampling.
@@ -105,8 +105,8 @@ def compare_sampling(
     plain = ResumableSampler(fine, seed)
     uniform = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
     return dataset.metainfo["classes"], {
-        "random images": class_frequency(fine, plain, samples, workers),
-        "class-uniform": class_frequency(dataset, uniform, samples, workers),
+        "random images": class_frequency(fine, plain, samples, num_workers),
+        "class-uniform": class_frequency(dataset, uniform, samples, num_workers),
     }
 
 
