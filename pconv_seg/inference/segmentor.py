@@ -9,6 +9,7 @@ from mmengine.registry import MODELS
 from mmseg.models.segmentors import EncoderDecoder
 from torch import Tensor, nn
 
+from pconv_seg.geometry import pair
 from pconv_seg.wrappers import takes_grey
 
 from .tiled import argmax_labels, refuse_training, tiled_inference
@@ -83,8 +84,8 @@ class TiledEncoderDecoder(EncoderDecoder):
 
     - ``test_cfg=dict(mode='tile', tile=1024, overlap='1/3')``; further keys are those of
       :func:`tiled_inference`: ``batch_size``, ``window``, ``out_device``, ``progress``.
-    - ``test_cfg=dict(mode='slide', crop_size=(h, w), stride=(h, w))`` gives the logits
-      of mmseg's own implementation; the further keys are allowed here too.
+    - ``test_cfg=dict(mode='slide', crop_size=(h, w), stride=(h, w))``, or one value for both,
+      gives the logits of mmseg's own implementation; the further keys are allowed here too.
     - ``test_cfg=dict(mode='whole')`` is mmseg's.
 
     Keys of another mode may stay where configs are merged; they do nothing.
@@ -132,9 +133,11 @@ class TiledEncoderDecoder(EncoderDecoder):
         options = {k: v for k, v in given.items() if k not in _NEEDED["slide"]}
         options.setdefault("overlap", 0)
         if mode == "slide":
-            crop_size, stride = given["crop_size"], given["stride"]
+            crop_size, stride = (pair(given[key], f"test_cfg.{key}") for key in _NEEDED[mode])
             overlap = tuple(crop - step for crop, step in zip(crop_size, stride, strict=True))
-            if min(overlap) < 0:
-                raise ValueError(f"test_cfg.stride {stride} must not exceed crop_size {crop_size}")
+            if min(stride) < 1 or min(overlap) < 0:
+                raise ValueError(
+                    f"test_cfg.stride {stride} must lie between 1 and crop_size {crop_size}"
+                )
             options.update(tile=crop_size, overlap=overlap)
         return options

@@ -146,6 +146,14 @@ def test_colours_become_grey_for_a_network_of_one_channel(bgr_to_rgb):
     assert tile_predictor(model)(prepare(colours)[None]).shape == (1, 5, 50, 70)
 
 
+def test_one_side_stands_for_both():
+    slide = {"mode": "slide", "crop_size": 32, "stride": 21}
+    ours = predict(build(slide, "TiledEncoderDecoder"), 1, 41, 50)[0]
+    slide = {"mode": "slide", "crop_size": (32, 32), "stride": (21, 21)}
+    theirs = predict(build(slide, "EncoderDecoder"), 1, 41, 50)[0]
+    torch.testing.assert_close(ours.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5)
+
+
 def test_whole_mode_is_mmsegs():
     ours = predict(build({"mode": "whole"}, "TiledEncoderDecoder"), 2, 41, 30)
     theirs = predict(build({"mode": "whole"}, "EncoderDecoder"), 2, 41, 30)
@@ -203,8 +211,9 @@ def test_found_by_every_name():
     [
         ({"mode": "tile"}, "test_cfg.tile is missing"),
         ({"mode": "slide", "crop_size": (8, 8)}, "test_cfg.stride is missing"),
-        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 9)}, r"stride \(8, 9\) must not exc"),
-        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 0)}, "must be smaller than the tile"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 9)}, r"stride \(8, 9\) must lie"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (8, 0)}, r"between 1 and crop_size \(8,"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (4,)}, r"test_cfg\.stride must be one"),
         ({"mode": "tile", "tile": 8, "overlap": 1.5}, r"overlap must lie in \[0, 1\)"),
         ({"mode": "tiles", "tile": 8}, "must be 'whole', 'slide' or 'tile', got 'tiles'"),
         ({"mod": "tile", "tile": 8}, "must be 'whole', 'slide' or 'tile', got None"),
