@@ -18,8 +18,8 @@ from pconv_seg.layers import (
     PConv1d,
     PConv2d,
     PConv3d,
-    adaptive_padding,
 )
+from pconv_seg.layers.adaptive_padding import adaptive_padding
 from pconv_seg.layers.axes import axes_of_layer
 
 # Plain class of a convolution: its partial form, and its form with padding made from the input.
