@@ -94,7 +94,9 @@ def evaluate_checkpoints(
         images = (dataset.get_data_info(i)["img_path"] for i in range(len(dataset)))
         common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in images])
 
-    def draw(sample: SegDataSample, label_maps: list[dict[str, Tensor]]) -> None:
+    def draw(
+        sample: SegDataSample, label_maps: list[dict[str, Tensor]], plan: EvaluationPlan
+    ) -> None:
         figure = Path(show_dir, os.path.relpath(sample.img_path, common))
         _draw(figure, sample, label_maps, tested, plan, dataset.metainfo["palette"])
 
@@ -131,7 +133,6 @@ def _draw(
     left, right, top, bottom = added_padding(sample)
     height, width = sample.img_shape[:2]
     size = (top + height + bottom, left + width + right)
-    plan = plan.for_image(size)
     names = [network.padding for network in tested]
     if len(set(names)) < len(names):
         short = short_names(network.checkpoint for network in tested)

@@ -173,7 +173,7 @@ def evaluate(
     dataloader: DataLoader,
     plan: EvaluationPlan,
     keep: Callable[[np.ndarray], np.ndarray] = np.asarray,
-    visit: Callable[[SegDataSample, list[dict[str, Tensor]]], None] | None = None,
+    visit: Callable[[SegDataSample, list[dict[str, Tensor]], EvaluationPlan], None] | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate segmentors in all modes of a plan, reading each image once.
@@ -187,7 +187,8 @@ def evaluate(
         plan: What to evaluate.
         keep: Reduces the matrices ``int64[regions, C, C]`` of one image, model and mode before
             they are kept, such as :func:`class_areas` where there are many classes.
-        visit: Called for each image with its sample and, per model, the label map of each mode.
+        visit: Called for each image with its sample, per model the label map of each mode, and the
+            plan with its tile size and ``ignore_index`` settled.
         progress: Show a progress bar over images.
 
     Raises:
@@ -226,11 +227,11 @@ def evaluate(
                 images.append(sample.img_path)
                 counts.append(_count(sample, label_maps, num_classes, plan, keep))
                 if visit is not None:
-                    visit(sample, label_maps)
+                    visit(sample, label_maps, plan)
     if uncut:
         warnings.warn(
-            f"no image is larger than a tile ({plan.tile} pixels), so the modes with tiles repeat "
-            "the regular one; give a smaller tile",
+            f"no image is larger than a tile ({plan.tile_text} pixels), so the modes with tiles "
+            "repeat the regular one; give a smaller tile",
             stacklevel=2,
         )
     return Evaluation(plan, images, counts)

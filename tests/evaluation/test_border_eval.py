@@ -243,6 +243,25 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
     assert grids == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
 
 
+def test_seams_are_those_of_the_tiles_that_the_first_image_has_settled(
+    main, trained, tmp_path, monkeypatch
+):
+    grids = []
+
+    def draw(image, label, predictions, palette, ignore_index, grid):
+        grids.append(list(grid))
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    for path in tmp_path.glob("data/*/[123].png"):  # 16 x 40 pixels, and the first 24 x 40
+        Image.open(path).crop((0, 0, 40, 16)).save(path)
+    main([*trained[:2], "--modes", "tile", "--show-dir", str(tmp_path / "figures")])
+    assert grids == [
+        [(0, 24, 0, 24), (0, 24, 16, 40)],
+        *[[(0, 16, 0, 24), (0, 16, 16, 40)]] * 3,
+    ]
+
+
 def turned_by_a_tag(image, path):
     tags = Image.Exif()
     tags[0x0112] = 6  # to be turned by 90 degrees, as cameras that are held upright say

@@ -113,7 +113,7 @@ def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_l
         [make_segmentor(config)],
         make_loader(config),
         replace(PLAN, modes=["tile", "regular"]),
-        visit=lambda sample, maps: seen.append((sample.img_path[-5:], maps)),
+        visit=lambda sample, maps, _: seen.append((sample.img_path[-5:], maps)),
         progress=False,
     )
     assert [name for name, _ in seen] == ["0.png", "1.png"]
