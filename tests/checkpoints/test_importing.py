@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
@@ -566,6 +567,18 @@ class TestTool:
                     main([*arguments, str(config)])
                 assert (tmp_path / "out.pth").read_bytes() == before
         assert not list(tmp_path.glob(".out*"))
+
+    def test_names_are_looked_up_in_the_scope_of_the_config(self, main, tmp_path, monkeypatch):
+        monkeypatch.setattr(registry.MODELS, "_children", {**registry.MODELS.children})
+        own = registry.Registry("models", parent=registry.MODELS, scope="own")
+        own.register_module(name="OwnTrunk", module=MODELS.get("ResNet"))
+        config = Config(
+            dict(default_scope="own", model=dict(backbone=dict(type="OwnTrunk", depth=18)))
+        )
+        config.dump(tmp_path / "own.py")
+        torch.save(MODELS.build(dict(type="ResNet", depth=18)).state_dict(), tmp_path / "file.pth")
+        arguments = [str(tmp_path / name) for name in ("file.pth", "out.pth")]
+        assert not main([*arguments, "--config", str(tmp_path / "own.py")]).dropped
 
     @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
     def test_a_full_disk_leaves_what_was_there(self, main, tmp_path, suffix):
