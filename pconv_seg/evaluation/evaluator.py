@@ -292,9 +292,10 @@ def _count(
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, flag in training.items():
+            module.training = flag

@@ -170,9 +170,11 @@ def test_regions_that_follow_tiles_are_refused_if_any_network_sees_padding(
 def test_training_state_and_random_numbers_stay(make_config, make_segmentor, make_loader):
     config = make_config(images=1)
     model = make_segmentor(config).train()
+    model.backbone.eval()
     before = torch.get_rng_state()
     evaluate([model], make_loader(config), PLAN, progress=False)
     assert model.training
+    assert not model.backbone.training
     assert torch.equal(before, torch.get_rng_state())
 
 
