@@ -191,7 +191,7 @@ def _shift_test(args: argparse.Namespace) -> dict:
         bin_width=args.bin_width,
         images=args.images,
         paddings=[args.padding],
-        **({} if args.batch_size is None else {"batch_size": args.batch_size}),
+        batch_size=args.batch_size or EvaluationPlan.batch_size,
     )
     results = [record.as_dict(args.tolerance or TOLERANCES, args.seed) for record in records]
     print(shift_tables(results))

@@ -1,8 +1,8 @@
 """Predict images in tiles, each at its own size: write label maps and colour overlays.
 
 OUT/NAME_labels.png holds class indices, OUT/NAME_overlay.png shows them over the image. For a TIFF
-image both are tiled TIFFs, and reading, predicting and writing stream row by row, so
-that memory does not grow with the image's height.
+image both are tiled TIFFs, and reading, predicting and writing stream row by row, so that memory
+does not grow with the image's height.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pconv_seg.engine import (
     read_config,
     scope_of,
 )
-from pconv_seg.geometry import WINDOWS, TileGrid, parse_fraction
+from pconv_seg.geometry import WINDOWS, TileGrid
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
@@ -104,8 +104,6 @@ def check(args: argparse.Namespace) -> None:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-    if isinstance(args.overlap, str):
-        args.overlap = parse_fraction(args.overlap, "--overlap")
     TileGrid((1, 1), args.tile, args.overlap)
 
 

@@ -146,6 +146,5 @@ def _draw(
         # Seams lie where the network saw them, which is in the image only if it was not resized.
         seams = mode != "regular" and (height, width) == label.shape
         grid = TileGrid(size, plan.tile, plan.mode_overlap(mode)) if seams else None
-        colours = np.array(palette, np.uint8)
-        figure = draw_comparison(image, label, predictions, colours, plan.ignore_index, grid)
+        figure = draw_comparison(image, label, predictions, palette, plan.ignore_index, grid)
         save_figure(figure, figure_path.with_name(f"{figure_path.stem}_{mode}.png"))

@@ -15,7 +15,7 @@ import torch
 from prettytable import PrettyTable
 
 from pconv_seg.files import atomic_path, short_names
-from pconv_seg.geometry import Region
+from pconv_seg.geometry import Overlap, Region
 from pconv_seg.version import __version__
 
 from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, Difference, miou_difference
@@ -251,5 +251,5 @@ def versions() -> dict[str, str]:
     }
 
 
-def _overlap(overlap: int | float | Fraction | str) -> int | float:
+def _overlap(overlap: Overlap) -> int | float:
     return overlap if isinstance(overlap, int) else float(Fraction(overlap))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES
+from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Difference
 from pconv_seg.evaluation.report import json_number
 from pconv_seg.evaluation.shift import TOLERANCES, tolerance_text
 
@@ -421,7 +421,7 @@ class Contents:
         return min((count for count in counts if count > 1), default=None)
 
 
-def _interval(interval: Any) -> str:
+def _interval(interval: Difference) -> str:
     if math.isnan(interval.low):
         return "[none]"
     return f"[{signed(interval.low)}, {signed(interval.high)}]"

@@ -14,7 +14,7 @@ def draw_comparison(
     image: np.ndarray,
     label: np.ndarray,
     predictions: dict[str, np.ndarray],
-    palette: np.ndarray,
+    palette: np.ndarray | list,
     ignore_index: int = 255,
     grid: TileGrid | None = None,
 ) -> Figure:

@@ -164,7 +164,7 @@ def test_configs_without_a_network_are_named(main, trained, tmp_path, text, mess
         (["a.png", "--config", "none.py"], "predict.py: no such config: none.py"),
         (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
         (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
-        (["a.png", "--overlap", "5/4"], "--overlap must lie in [0, 1), got '5/4'"),
+        (["a.png", "--overlap", "5/4"], "overlap must lie in [0, 1), got '5/4'"),
         (["a.png", "--overlap", "1"], "overlap must lie in [0, 1) or be 2 pixels or more"),
         (["a.png", "--overlap", "1024"], "1024"),
         (["a.png", "--tile", "0"], "tile must be a positive number of pixels, got 0"),
