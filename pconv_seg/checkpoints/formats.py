@@ -1,7 +1,7 @@
 """Published checkpoints: how to tell them apart, and what their keys are called here."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from mmseg.models.backbones import ResNet
@@ -31,7 +31,7 @@ class Format:
     dropped: tuple[tuple[str, str], ...] = ()
     network: Callable[[State], dict] | None = None
 
-    def matches(self, keys: Iterable[str]) -> bool:
+    def matches(self, keys: Collection[str]) -> bool:
         """Whether a file with these keys has this format."""
         return all(any(re.fullmatch(mark, key) for key in keys) for mark in self.marks)
 

@@ -25,7 +25,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
-        help="where logs and checkpoints go (default: the config's work_dir, else "
+        help="where logs, scores and checkpoints go (default: the config's work_dir, else "
         "work_dirs/CONFIG_NAME)",
     )
     parser.add_argument(
@@ -38,7 +38,7 @@ def add_run_arguments(parser: ArgumentParser) -> None:
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
         default="none",
-        help="how several GPU processes were started, e.g. pytorch under torchrun "
+        help="how several processes were started, e.g. pytorch under torchrun "
         "(default: %(default)s, one process)",
     )
     parser.add_argument(

@@ -109,6 +109,7 @@ def activations_of_checkpoints(
 
     Raises:
         ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``.
+        FileNotFoundError: If there is no such checkpoint.
     """
     init_default_scope(scope_of(config))
     models, tested = load_tested(config, checkpoints, None, [padding])

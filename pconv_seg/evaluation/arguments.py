@@ -26,7 +26,8 @@ def add_plan_arguments(
         nargs="+",
         choices=MODES,
         default=modes,
-        help=f"(default: {' '.join(modes or MODES)})",
+        help="whole images, tiles side by side, overlapping tiles (default: "
+        f"{' '.join(modes or MODES)})",
     )
     plan.add_argument(
         "--tile",

@@ -41,6 +41,10 @@ def load_tested(
     Args:
         config, checkpoints, paddings: As in :func:`evaluate_checkpoints`.
         classes: As in :func:`load_segmentor`.
+
+    Raises:
+        ValueError: As :func:`load_segmentor`.
+        FileNotFoundError: If there is no such file.
     """
     models, tested = [], []
     for path in checkpoints:
@@ -81,6 +85,7 @@ def evaluate_checkpoints(
 
     Raises:
         ValueError: If networks, data and plan do not fit together, naming the file.
+        FileNotFoundError: If there is no such checkpoint.
     """
     init_default_scope(scope_of(config))
     dataloader = Runner.build_dataloader(config.test_dataloader)

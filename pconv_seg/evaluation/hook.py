@@ -40,7 +40,8 @@ class PaddingEvalHook(Hook):
             ``leave_outs``, ``proportion``, ``region``, ``ignore_index``, ``batch_size``.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If an option is out of range, there are ``bands``, whose scores it does not log,
+            or two leave-outs would have scores of one name.
     """
 
     # After the hook that collects the scores to log (it would repeat ours after each validation

@@ -67,9 +67,11 @@ class BorderIoUMetric(IoUMetric):
             ``prefix``.
 
     Raises:
-        ValueError: If an option is unknown or out of range, or (naming the file) a label is neither
-            a class nor ``ignore_index`` or has another size than its image, or ``region='tile'``
-            and the image is resized, or two label maps would be written to one file.
+        ValueError: If an option is unknown or out of range, ``output_dir`` is missing with
+            ``format_only``, or two leave-outs would have scores of one name; or (naming the file)
+            if a label is neither a class nor ``ignore_index`` or has another size than its image,
+            ``region='tile'`` and the image is resized, or two label maps would be written to one
+            file.
     """
 
     def __init__(

@@ -209,6 +209,7 @@ def shift_checkpoints(
 
     Raises:
         ValueError: If networks, data and tiles do not fit together, naming the file.
+        FileNotFoundError: If there is no such checkpoint, or no image in the folder.
     """
     init_default_scope(scope_of(config))
     if images is None:
@@ -296,8 +297,9 @@ def shift_test(
         One record per model.
 
     Raises:
-        ValueError: If no pixel is border in one grid and interior in the other, or a label does not
-            fit its image, naming the file.
+        ValueError: If an option is out of range, no pixel is border in one grid and interior in the
+            other, or, naming the file, a network refuses its tiles or a label does not fit its
+            image.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -68,7 +68,8 @@ def seeds_needed(sd: float, effect: float) -> int | None:
     new study it gives an even chance, and the spread of few seeds is itself uncertain.
 
     Returns:
-        The number, at least 2; None if more than ``MAX_SEEDS`` or without a spread or an effect.
+        The number, at least 2; None if more than ``MAX_SEEDS``, as without an effect, or if one of
+            both is NaN.
     """
     count = np.arange(2, MAX_SEEDS + 1)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sd / np.sqrt(count)
