@@ -29,7 +29,7 @@ from .compare import load_tested
 from .report import json_number
 
 # What a border response exceeds, among the responses of the rest of the map.
-QUANTILE = 0.95
+_QUANTILE = 0.95
 
 
 class Profile(NamedTuple):
@@ -210,7 +210,7 @@ def border_responses(response: np.ndarray) -> tuple[np.ndarray, float]:
     on_border = np.minimum.outer(*(edge_distance(n, (0, n)) for n in response.shape)) < width
     if on_border.all():
         raise ValueError(f"a map of {response.shape} is all border: take a larger image")
-    marked = on_border & (response > np.quantile(response[~on_border], QUANTILE))
+    marked = on_border & (response > np.quantile(response[~on_border], _QUANTILE))
     return marked, float(marked.sum() / on_border.sum())
 
 

@@ -113,7 +113,7 @@ def image_interval(
             (np.arange(images),),
             of_drawn,
             n_resamples=RESAMPLES,
-            batch=500,
+            batch=500,  # of all resamples at once, many images would take gigabytes
             vectorized=True,
             confidence_level=CONFIDENCE,
             method="percentile",
