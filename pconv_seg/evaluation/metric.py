@@ -109,18 +109,17 @@ class BorderIoUMetric(IoUMetric):
             if self.format_only:
                 self.results.append(None)  # mmengine warns where nothing was processed
             else:
+                image = sample.get("img_path", "a sample without img_path")
                 if self.regions.region == "tile":
                     ori_shape = sample.get("ori_shape", prediction.shape[-2:])
-                    refuse_resizing(
-                        sample.get("img_path"), ori_shape, sample.get("img_shape", ori_shape)
-                    )
+                    refuse_resizing(image, ori_shape, sample.get("img_shape", ori_shape))
                 counts = count_sample(
                     sample["gt_sem_seg"]["data"],
                     prediction,
                     len(self.dataset_meta["classes"]),
                     self.regions,
                     self.ignore_index,
-                    sample.get("seg_map_path") or sample.get("img_path"),
+                    sample.get("seg_map_path") or image,
                 )
                 self.results.append(class_areas(counts))
             if self.output_dir:

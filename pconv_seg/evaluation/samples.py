@@ -81,7 +81,7 @@ def ground_truth(sample: SegDataSample) -> torch.Tensor:
 
 
 def refuse_resizing(
-    file: str | None,
+    file: str,
     ori_shape: tuple[int, ...],
     img_shape: tuple[int, ...],
     what: str = "regions that follow tiles need",
@@ -113,7 +113,7 @@ def count_sample(
     num_classes: int,
     regions: BorderRegions | ShiftRegions,
     ignore_index: int,
-    file: str | None,
+    file: str,
 ) -> np.ndarray:
     """Confusion matrices of one image in every region, ``int64[regions, C, C]``.
 

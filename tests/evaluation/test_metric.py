@@ -141,6 +141,9 @@ def test_bad_labels_name_their_file():
     data[1]["gt_sem_seg"]["data"][0, 3, 4] = 19
     with pytest.raises(ValueError, match=r"labels/1\.png: label values \[19\]"):
         evaluate(BorderIoUMetric(), data)
+    nameless = [{key: value for key, value in data[1].items() if not key.endswith("_path")}]
+    with pytest.raises(ValueError, match=r"^a sample without img_path: label values \[19\]"):
+        evaluate(BorderIoUMetric(), nameless)
     data[1]["gt_sem_seg"]["data"] = torch.zeros(1, 24, 41)
     with pytest.raises(ValueError, match=r"labels/1\.png: the label has 24 x 41 pixels"):
         evaluate(BorderIoUMetric(), data)
