@@ -22,13 +22,12 @@ _LEGEND = {"fontsize": "small", "title": "bars: ± SD over seeds", "title_fontsi
 
 
 def draw_figures(results: Results) -> dict[str, Figure]:
-    """All figures by name; those without figures to show are left out."""
+    """All figures by name; those without numbers to show are left out."""
     figures = {"convergence": _convergence(results)}
-    others = results.study.compared
-    if others and results.own_evaluations:
-        figures["leave_out"] = _leave_out(results, results.own_evaluations, others)
-        if panels := _distance_panels(results, results.own_evaluations):
-            figures["border_distance"] = _border_distance(results, panels, others)
+    if results.study.compared and results.own_evaluations:
+        figures["leave_out"] = _leave_out(results)
+        if panels := _distance_panels(results):
+            figures["border_distance"] = _border_distance(results, panels)
     if CROSS in results.records:
         figures["cross_testing"] = plot_matrices(cross_matrices(results))
     if results.shift:
@@ -81,8 +80,9 @@ def _convergence(results: Results) -> Figure:
     return figure
 
 
-def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) -> Figure:
+def _leave_out(results: Results) -> Figure:
     """One row per evaluation, one column per mode of any of them; whole images once."""
+    names = results.own_evaluations
     cells = product(names, MODES)
     shown = [(name, mode) for name, mode in cells if results.new_regions(name, mode, "leave_out")]
     rows = [name for name in names if any(name == other for other, _ in shown)]
@@ -97,7 +97,7 @@ def _leave_out(results: Results, names: Sequence[str], paddings: Sequence[str]) 
             if (name, mode) not in shown:
                 axes.set_visible(False)
                 continue
-            _gaps(results, axes, places, numbers, name, mode, paddings)
+            _gaps(results, axes, places, numbers, name, mode)
             if mode == "tile" and has_paper_line(results, name):
                 axes.plot(
                     places, paper.LEAVE_OUT_GAPS, color="0.5", marker="x", label="partial, paper"
@@ -123,17 +123,16 @@ def has_paper_line(results: Results, name: str) -> bool:
     return METHOD in results.study.compared and "tile" in plan.modes and ours
 
 
-def _distance_panels(results: Results, names: Sequence[str]) -> list[tuple[str, str, str]]:
+def _distance_panels(results: Results) -> list[tuple[str, str, str]]:
     """Evaluation, mode and kind of region of each panel; whole images once for the same bands."""
     panels = []
     for mode, kind in (("regular", "border_distance"), ("tile", "seam_distance")):
-        panels += [(name, mode, kind) for name in names if results.new_regions(name, mode, kind)]
+        names = (name for name in results.own_evaluations if results.new_regions(name, mode, kind))
+        panels += [(name, mode, kind) for name in names]
     return panels
 
 
-def _border_distance(
-    results: Results, panels: Sequence[tuple[str, str, str]], paddings: Sequence[str]
-) -> Figure:
+def _border_distance(results: Results, panels: Sequence[tuple[str, str, str]]) -> Figure:
     figure = Figure(figsize=(4 * len(panels), 6), layout="constrained")
     top, bottom = figure.subplots(2, len(panels), squeeze=False)
     for (name, mode, kind), scores, gaps in zip(panels, top, bottom, strict=True):
@@ -143,7 +142,7 @@ def _border_distance(
         for padding in results.study.paddings:
             cells = [Cell(name, padding, padding, mode, i) for i in numbers]
             _line(results, scores, places, padding, [{cell: 1.0} for cell in cells])
-        _gaps(results, gaps, places, numbers, name, mode, paddings)
+        _gaps(results, gaps, places, numbers, name, mode)
         scores.set_title(where(results, name, mode), fontsize="medium")
         for axes in (scores, gaps):
             axes.set_xticks(places, [str(regions[i]) for i in numbers])
@@ -188,11 +187,10 @@ def _gaps(
     regions: Sequence[int],
     name: str,
     mode: str,
-    paddings: Sequence[str],
 ) -> None:
     axes.axhline(0, color="k", linewidth=0.8)
     axes.grid(alpha=0.3)
-    for padding in paddings:
+    for padding in results.study.compared:
         weights = [gap(name, mode, region, padding) for region in regions]
         _line(results, axes, places, padding, weights)
 
