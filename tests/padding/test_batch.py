@@ -1,6 +1,7 @@
 """The hook on a segmentor of mmseg: losses and predictions as if each image came alone."""
 
 import copy
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -258,7 +259,8 @@ def test_batch_without_padding(segmentor: nn.Module) -> None:
     losses = _loss(_with_hook(segmentor), batch)
     assert all(torch.equal(losses[name], expected[name]) for name in expected)
     inputs = segmentor.data_preprocessor(copy.deepcopy(batch), training=True)
-    assert extents_of(segmentor(**inputs, mode="tensor")) is None
+    for call in (inputs, dict(inputs=inputs["inputs"])):
+        assert extents_of(segmentor(**call, mode="tensor")) is None
 
 
 def test_extents_of_raw_output(segmentor: nn.Module) -> None:
@@ -267,9 +269,10 @@ def test_extents_of_raw_output(segmentor: nn.Module) -> None:
     assert extents_of(output) == tuple((-(-h // 8), -(-w // 8)) for h, w in SIZES)
 
 
-def test_padding_elsewhere_is_refused(segmentor: nn.Module) -> None:
+@pytest.mark.parametrize("padding", [(4, 8, 0, 19), (0, 12, 4, 15)])
+def test_padding_elsewhere_is_refused(segmentor: nn.Module, padding: tuple) -> None:
     segmentor = _with_hook(segmentor)
     batch = segmentor.data_preprocessor(_batch(SIZES), training=True)
-    batch["data_samples"][1].set_metainfo(dict(padding_size=(4, 8, 0, 19), img_path="a.png"))
-    with pytest.raises(ValueError, match=r"\(4, 8, 0, 19\) on a\.png"):
+    batch["data_samples"][1].set_metainfo(dict(padding_size=padding, img_path="a.png"))
+    with pytest.raises(ValueError, match=re.escape(f"{padding} on a.png")):
         segmentor(**batch, mode="tensor")

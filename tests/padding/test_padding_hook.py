@@ -66,11 +66,11 @@ def run(tmp_path, hooks, model=None, **kwargs):
     return runner
 
 
-class Warnings(logging.Handler):
-    """Warnings about padding; mmengine's loggers do not hand theirs on to pytest."""
+class Messages(logging.Handler):
+    """Messages about padding; mmengine's loggers do not hand theirs on to pytest."""
 
-    def __init__(self, runner):
-        super().__init__(logging.WARNING)
+    def __init__(self, runner, level=logging.WARNING):
+        super().__init__(level)
         self.messages = []
         runner.logger.addHandler(self)
 
@@ -81,7 +81,7 @@ class Warnings(logging.Handler):
 
 def warnings_of_test(*args, **kwargs):
     runner = run(*args, **kwargs)
-    warnings = Warnings(runner)
+    warnings = Messages(runner)
     runner.test()
     return warnings.messages
 
@@ -99,7 +99,9 @@ def trained(tmp_path):
 def test_training_switches_first_and_writes_the_scheme_down(tmp_path):
     ema, seen = EMAHook(), Seen()
     runner = run(tmp_path, [ema, seen, HOOK])
+    log = Messages(runner, logging.INFO)
     runner.train()
+    assert log.messages == ["partial padding in 1 convolutions"]
     assert seen.at_start is PConv2d
     assert type(ema.ema_model.module.conv) is PConv2d
     checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
@@ -128,7 +130,7 @@ def test_testing_under_another_scheme_says_so_once(tmp_path, trained, hook, expe
 )
 def test_resuming_under_another_scheme_says_so_once(tmp_path, trained, scheme, expected):
     runner = run(tmp_path, [dict(HOOK, scheme=scheme)], load_from=trained, resume=True)
-    warnings = Warnings(runner)
+    warnings = Messages(runner)
     runner.train()
     assert [message[: len(expected[0])] for message in warnings.messages] == expected
 
@@ -154,7 +156,7 @@ def test_checkpoint_that_does_not_say(tmp_path):
 
 def test_fine_tuning_from_another_scheme_is_no_reason_to_warn(tmp_path, trained):
     runner = run(tmp_path, [dict(HOOK, scheme="reflect")], load_from=trained)
-    warnings = Warnings(runner)
+    warnings = Messages(runner)
     runner.train()
     runner.test()
     assert warnings.messages == []
@@ -164,9 +166,14 @@ def test_where_leaves_a_mixture(tmp_path):
     model = Net()
     model.second = nn.Conv2d(1, 1, 3, padding=1)
     runner = run(tmp_path, [dict(HOOK, where="conv")], model)
+    log = Messages(runner, logging.INFO)
     runner.train()
     checkpoint = torch.load(tmp_path / "epoch_1.pth", weights_only=False)
     assert checkpoint["meta"]["padding"] == "partial+zeros"
+    assert log.messages == [
+        "partial padding in 1 convolutions; 1 padded layers keep theirs:\n"
+        "  second: zeros (not selected by `where`)"
+    ]
 
 
 class Twice(BaseTTAModel):
