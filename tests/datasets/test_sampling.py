@@ -125,6 +125,8 @@ def test_resuming_continues_the_sequence(data, sampler_of):
         sampler.start_at(start)
         assert take(sampler, 60 - start) == whole[start:]
     assert [draw.number for draw in whole] == list(range(60))
+    with pytest.raises(ValueError, match="starts at sample 0 or later, not -1"):
+        sampler.start_at(-1)
     # The mmengine loop of the maintained packages counts in samples of one process.
     sampler = sampler_of(dataset)
     sampler.world_size = 2
@@ -352,6 +354,24 @@ def test_cached_samples_are_those_without_a_cache(data):
             assert_same([dataset[draw] for draw in draws], base)
             # One entry for each image and label file, whoever read it first.
             assert len(list(folder.iterdir())) == 22
+
+
+def drop(results):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"type": "LoadImageFromFile", "ignore_empty": True}], "images/004.png: nothing was read"),
+        ([{"type": "LoadAnnotations"}, drop], "images/004.png: dropped by <function drop"),
+    ],
+)
+def test_what_a_pipeline_leaves_out_is_named(data, steps, message):
+    dataset = drawn(data, dataset=part(data / "fine", pipeline=steps))
+    damage(data, "missing image")
+    with pytest.raises(SampleError, match=message):
+        dataset[Draw(4, 0)]
 
 
 def test_class_names_are_asked_for(data):

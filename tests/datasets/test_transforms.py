@@ -184,10 +184,13 @@ def test_blur_is_that_of_scipy(results, sigma):
     [
         (dict(type="RandomScaleCrop", crop_size=(4, 4), scale=(2, 1)), "scale"),
         (dict(type="RandomScaleCrop", crop_size=(4, 4), scale=(0.5, 1, 2)), "scale"),
+        (dict(type="RandomScaleCrop", crop_size=(4, 4), scale=(0, 1)), "scale"),
         (dict(type="RandomScaleCrop", crop_size=(4, 4, 3)), "crop_size"),
         (dict(type="ColorJitter", hue=0.6), "hue"),
+        (dict(type="ColorJitter", contrast=-0.1), "contrast"),
         (dict(type="GaussianBlur", sigma=(0, 1)), "sigma"),
         (dict(type="GaussianBlur", sigma=(0.1, 0.2, 0.3)), "sigma"),
+        (dict(type="GaussianBlur", sigma=(2, 1)), "sigma"),
     ],
 )
 def test_bad_arguments(config, message):

@@ -317,6 +317,7 @@ def test_what_cannot_follow_is_listed_and_left_alone():
     table = str(report)
     assert "ConvWS2d has a forward of its own" in table
     assert "1 of 14 padded layers follow the scheme" in table
+    assert set_padding(net["pool"], "partial").rows == ()
 
 
 @pytest.mark.parametrize(
