@@ -131,7 +131,6 @@ class TiledEncoderDecoder(EncoderDecoder):
             if key not in given:
                 raise ValueError(f"test_cfg.{key} is missing in {dict(self.test_cfg)}")
         options = {k: v for k, v in given.items() if k not in _NEEDED["slide"]}
-        options.setdefault("overlap", 0)
         if mode == "slide":
             crop_size, stride = (pair(given[key], f"test_cfg.{key}") for key in _NEEDED[mode])
             overlap = tuple(crop - step for crop, step in zip(crop_size, stride, strict=True))

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -154,8 +155,9 @@ def test_one_side_stands_for_both():
     torch.testing.assert_close(ours.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5)
 
 
-def test_whole_mode_is_mmsegs():
-    ours = predict(build({"mode": "whole"}, "TiledEncoderDecoder"), 2, 41, 30)
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, None])
+def test_whole_mode_is_mmsegs(test_cfg):
+    ours = predict(build(test_cfg, "TiledEncoderDecoder"), 2, 41, 30)
     theirs = predict(build({"mode": "whole"}, "EncoderDecoder"), 2, 41, 30)
     for sample, expected in zip(ours, theirs, strict=True):
         assert torch.equal(sample.seg_logits.data, expected.seg_logits.data)
@@ -167,6 +169,19 @@ def test_padding_and_rescaling_are_undone_as_ever():
     theirs = predict(build(SLIDE, "EncoderDecoder"), 1, 47, 60, **meta)[0]
     assert ours.seg_logits.shape == (30, 37)
     torch.testing.assert_close(ours.seg_logits.data, theirs.seg_logits.data, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_see_the_meta_information_of_the_image_and_the_size_of_the_tile():
+    seen = []
+    model = SimpleNamespace(encode_decode=lambda tiles, metas: seen.extend(metas))
+    tile_predictor(model, {"flip": True, "img_shape": (50, 50)})(torch.zeros(2, 3, 8, 6))
+    assert seen == [{"flip": True, "img_shape": (8, 6), "pad_shape": (8, 6)}] * 2
+
+
+def test_options_are_tried_without_a_device_and_a_progress_bar(capfd):
+    options = {"out_device": "nowhere", "progress": True}
+    build({"mode": "tile", "tile": 8, **options}, "TiledEncoderDecoder")
+    assert "tile" not in capfd.readouterr().err
 
 
 def test_meta_information_is_left_alone():
