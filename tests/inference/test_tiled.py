@@ -152,6 +152,13 @@ def test_averages_in_float32_or_better(dtype, expected):
     torch.testing.assert_close(result, images.to(expected), rtol=1e-6, atol=1e-6)
 
 
+def test_averages_where_the_images_are_or_where_it_is_told_to():
+    images = random_images(1, 3, 9, 20)
+    for inputs, options in ((images.to("meta"), {}), (images, {"out_device": "meta"})):
+        result = tiled_inference(lambda x: x, inputs, 4, 0.5, **options)
+        assert (result.shape, result.device.type) == (images.shape, "meta")
+
+
 def test_many_classes_need_wider_labels():
     images = torch.zeros(1, 3, 4, 4)
     for classes, dtype in ((255, torch.uint8), (256, torch.int32)):
