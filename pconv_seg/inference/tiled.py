@@ -209,8 +209,8 @@ class _Average:
 
     def pieces(self, y0: int, y1: int) -> list[tuple[int, int]]:
         """Cut pixel rows where the ring begins again."""
-        wrap = -(-(y0 + 1) // self.height) * self.height
-        return [(y0, min(y1, wrap)), (wrap, y1)] if wrap < y1 else [(y0, y1)]
+        wrap = (y0 // self.height + 1) * self.height
+        return [(y0, wrap), (wrap, y1)] if wrap < y1 else [(y0, y1)]
 
     def rows(self, y0: int, y1: int) -> Tensor:
         start = y0 % self.height

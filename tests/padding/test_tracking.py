@@ -274,7 +274,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "padding from a shape": lambda x: F.conv2d(x, KERNEL, padding=x.shape[3] * 0 + 1, groups=2),
     "unlike means": lambda x: x * x.var(1, False, True),
     "pad to a multiple": lambda x: F.pad(x, (0, (x.shape[3] + 4) // 5 * 5 - x.shape[3])),
-    "one axis": lambda x: x * x.mean(dim=-1, keepdim=True),
+    "one axis": lambda x: x * x.mean(axis=-1, keepdim=True),
     "attention along an axis": lambda x: x.softmax(dim=3),
     "channel attention": lambda x: (
         x * torch.cat([x.amax(1, True), x.mean(1, True)], 1).sum(1, True)
