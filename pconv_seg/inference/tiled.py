@@ -248,7 +248,7 @@ def refuse_training(predict: Callable) -> None:
 
 def _check(logits: Tensor, inputs: Tensor) -> None:
     n, _, h, w = inputs.shape
-    if logits.ndim != 4 or (logits.shape[0], *logits.shape[2:]) != (n, h, w):
+    if (*logits.shape[:1], *logits.shape[2:]) != (n, h, w):
         raise ValueError(
             f"predict must map Tensor[{n}, {inputs.shape[1]}, {h}, {w}] to "
             f"Tensor[{n}, C, {h}, {w}], but returned {list(logits.shape)}"
