@@ -28,10 +28,10 @@ class Preprocessor(torch.nn.Module):
 class BrightestChannel(torch.nn.Module):
     """A model whose classes are red, green and blue."""
 
-    def __init__(self, palette=PALETTE):
+    def __init__(self):
         super().__init__()
         self.data_preprocessor = Preprocessor()
-        self.dataset_meta = {"palette": palette}
+        self.dataset_meta = {"palette": PALETTE}
         self.eval()
 
     def encode_decode(self, tiles, metas):
@@ -87,8 +87,10 @@ def test_a_model_in_training_mode_is_refused(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("alpha", [False, True])
-def test_tiff(tmp_path, alpha):
+@pytest.mark.parametrize(
+    ("photometric", "alpha"), [("RGB", False), ("RGB", True), ("MINISBLACK", False)]
+)
+def test_tiff(tmp_path, photometric, alpha):
     rgb = rgb_image(700, 90)
     bands = rgb.transpose(2, 0, 1)
     if alpha:
@@ -100,7 +102,7 @@ def test_tiff(tmp_path, alpha):
         tiled=True,
         blockxsize=64,
         blockysize=64,
-        photometric="RGB",
+        photometric=photometric,
         alpha="YES" if alpha else "NO",
         **place,
     )
@@ -195,12 +197,13 @@ def test_bands_are_the_colours_that_they_say(tmp_path):
 
 
 @pytest.mark.parametrize("alpha", [False, True])
-def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path, alpha):
+def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path, alpha, recwarn):
     bands = rgb_image(30, 40).transpose(2, 0, 1)[: 1 + alpha]
     image = write_tiff(tmp_path / "a.tif", bands, alpha="YES" if alpha else "NO")
     model = BrightestChannel()
     model.encode_decode = lambda tiles, metas: tiles - 0.5 * torch.eye(3)[0].view(1, 3, 1, 1)
     labels, overlay = predict_file(model, image, tmp_path, 16)
+    assert not recwarn.list  # of the missing georeference
     with rasterio.open(labels) as file:
         assert (file.read(1) == 1).all()
     with rasterio.open(overlay) as file:
@@ -217,12 +220,16 @@ def test_one_logit_is_thresholded(tmp_path):
     assert (np.asarray(Image.open(labels)) == (rgb[..., 0] > 127)).all()
 
 
-def test_without_palette_classes_still_differ(tmp_path):
+@pytest.mark.parametrize("meta", [{"palette": None}, None])
+def test_without_palette_classes_still_differ(tmp_path, meta):
     Image.fromarray(rgb_image(8, 8)).save(tmp_path / "a.png")
-    labels, overlay = predict_file(BrightestChannel(None), tmp_path / "a.png", tmp_path, 8)
+    model = BrightestChannel()
+    model.dataset_meta = meta
+    labels, overlay = predict_file(model, tmp_path / "a.png", tmp_path, 8)
     labels = np.asarray(Image.open(labels))
     colours = np.asarray(Image.open(overlay)).astype(int) - rgb_image(8, 8) // 2
     assert {tuple(colour) for colour in colours[labels == 0]} == {(31 // 2, 119 // 2, 180 // 2)}
+    assert {tuple(colour) for colour in colours[labels == 1]} == {(174 // 2, 199 // 2, 232 // 2)}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

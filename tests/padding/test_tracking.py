@@ -413,6 +413,7 @@ def test_metrics_are_free() -> None:
         label[:height, :width] = 1
 
     def hits(x: Tensor, labels: Tensor) -> Tensor:
+        assert (labels > 0).all()
         best, classes = x.argmax(1), x.topk(1, dim=1)[1].transpose(0, 1)
         best[labels == 255] = 255
         return (classes == labels.expand_as(classes))[:, labels != 255].float().sum() + best[
