@@ -309,12 +309,14 @@ def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
         predict_file(BrightestChannel(), tmp_path / "a.tif", tmp_path, 8)
 
 
-@pytest.mark.parametrize("height", [60, 1500])  # found when the file is closed, and before
-def test_a_tiff_without_room_is_an_error_and_is_not_there(tmp_path, height):
+@pytest.mark.parametrize(  # found when the file is closed, and before
+    ("height", "width", "room"), [(60, 60, 8_000), (1500, 600, 50_000)]
+)
+def test_a_tiff_without_room_is_an_error_and_is_not_there(tmp_path, height, width, room):
     resource = pytest.importorskip("resource")
-    image = write_tiff(tmp_path / "a.tif", rgb_image(height, 600).transpose(2, 0, 1))
+    image = write_tiff(tmp_path / "a.tif", rgb_image(height, width).transpose(2, 0, 1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(OSError, match=r"^a_overlay\.tif could not be written as a whole: is "):
             predict_file(BrightestChannel(), image, tmp_path / "out", 64)

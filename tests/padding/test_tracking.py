@@ -496,7 +496,12 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "add": lambda x: F.max_pool2d(x, 2) + F.max_pool2d(x, 2, ceil_mode=True),
     "add of a constant": lambda x: x + torch.ones(1, 3, 40, 48),
     "mul of a constant without batch": lambda x: x * torch.ones(3, 40, 48),
-    "conv2d": lambda x: F.conv2d(x, x[:2]),
+    "conv2d": lambda x: F.conv2d(x, F.adaptive_avg_pool2d(x, 1)),
+    "conv2d of a constant": lambda x: F.conv2d(x.new_ones(1, 3, 5, 5), x.mean((2, 3), True)),
+    "conv2d of channels last": lambda x: F.conv2d(x.permute(0, 2, 3, 1), x.new_ones(1, 40, 1, 1)),
+    "partial_conv2d with a mask": lambda x: partial_conv2d(
+        x, x.new_ones(1, 3, 3, 3), mask=x.new_ones(4, 1, *SIZE)
+    ),
     "__getitem__ from the end": lambda x: x[:, :, -3:],
     "__getitem__ beyond": lambda x: x[:, :, : 45 - x.shape[2]],
     "__getitem__ from the middle": lambda x: x[:, :, x.shape[2] // 2 :],
