@@ -251,8 +251,7 @@ def _over_channels(call: Call) -> Any:
 def _over_dims(call: Call) -> Any:
     if call.name in ("max", "min") and isinstance(call.argument("other", 1), Tensor):
         return _positionwise(call)
-    default = -1 if call.name == "topk" else None
-    dims = call.dims(2 if call.name in ("norm", "topk") else 1, default)
+    dims = call.dims(2, -1) if call.name == "topk" else call.dims(1)
     if 0 in dims:
         raise call.error("it mixes samples")
     if not dims.isdisjoint(call.area.dims):
