@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,7 +176,8 @@ def test_what_cannot_be_evaluated_is_named_once_per_reason_after_the_others(make
 
 
 def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(make, evaluated):
-    study = make()
+    study = make(("zeros", "partial", "reflect"))
+    shutil.rmtree(study.runs[2].folder)  # not trained, which is no damage
     run = study.runs[0]
     (run.folder / "iter_2.pth").write_bytes(b"cut")
     (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
@@ -198,6 +200,7 @@ def test_the_report_is_written_without_what_could_not_be_evaluated(
     with pytest.raises(SystemExit, match=r"^study\.py: tile16 of partial_seed0, .*: no weights$"):
         main([str(study.file), "--work-dir", str(study.folder)])
     text = (study.folder / "report" / "report.md").read_text()
+    assert not list(study.runs[1].folder.glob("evaluation/*.json"))
     assert "**Not fully evaluated: partial_seed0**" in text
     places = [f"{name} of partial_seed0" for name in ("tile16", "tile24", "cross")]
     assert f"### Not evaluated\n\n```text\n{', '.join(places)}: no weights\n```\n" in text

@@ -50,7 +50,10 @@ def contrast(mean, seeds, images, count=3):
     [
         (contrast(1, (0.5, 1.5), (0.2, 1.8)), "Yes, as in the paper"),
         (contrast(-1, (-1.5, -0.5), (-1.8, -0.2)), "No, the opposite"),
-        (contrast(1, (-0.5, 2.5), (0.2, 1.8)), "over images excludes 0, that over seeds does not"),
+        (
+            contrast(1, (-0.5, 2.5), (0.2, 1.8)),
+            "above 0, as in the paper; the interval over images excludes 0, that over seeds",
+        ),
         (contrast(1, (0.5, 1.5), (-0.2, 2.2)), "over seeds excludes 0, that over images does not"),
         (contrast(-1, (-3, 1), (-3, 1)), "below 0, unlike the paper; neither"),
         (contrast(0.0, (-1, 1), (-1, 1)), "the figure is 0; neither"),
@@ -82,6 +85,11 @@ def test_what_is_needed_is_computed_from_the_spread():
     )
     assert "two seeds" in needed(contrast(1, NONE, (0.2, 1.8), count=1))
     assert "Settled" in needed(contrast(1, (0.5, 1.5), (0.2, 1.8)))
+    for seeds, images, words in (
+        ((0.5, 1.5), (-0.2, 2.2), "about 1.4 times the images"),
+        ((-0.5, 2.5), (0.2, 1.8), "about 2 seeds"),
+    ):
+        assert needed(contrast(1, seeds, images)).endswith(f" deviation 0.00): {words}.")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +98,7 @@ def test_what_is_needed_is_computed_from_the_spread():
         (0.3, (-0.02, 0.5), f"and about {(0.32 / 0.3) ** 2:.1f} times the images."),
         (-0.3, (-0.5, 0.15), f"and about {(0.45 / 0.3) ** 2:.1f} times the images."),
         (0.3, (-30, 0.5), "and far more images."),
-        (0.0, (-1, 1), "and far more images."),
+        (0.0, (-1, 1), "more than 1000 seeds and far more images."),
         (0.3, NONE, "and images enough for an interval, which these do not give."),
     ],
 )
@@ -412,6 +420,12 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
         "modes=('regular',)",
     ):
         assert "grey line" not in text(f"evaluation=(dict(tile=16, {other}),)")
+    # Without a mode for the test across paddings, and without leave-outs.
+    plans = "dict(tile=16, modes=('tile_overlap',)), dict(tile=24, leave_outs=())"
+    without = text(f"evaluation=({plans})")
+    assert "The study's first plan tests overlapping tiles only" in without
+    for words in ("Does the gap", "Is it worse to test", "| trained with"):
+        assert words not in without
     others = text("evaluation=(dict(tile=16, leave_outs=('1/2',), proportion='area'),)")
     assert "where 1/2 of the area is left out" in others
     # No difference of one seed has an interval over seeds.
@@ -423,7 +437,8 @@ def test_report_holds_every_cell(make_study, evaluate_at_random):
     study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
     evaluate_at_random(study)
     first, last = {"loss": 0.5, "time": 0.25}, {"loss": float("inf"), "time": 2}
-    write_log(study.runs[0], [{**first, "step": 1}, {**last, "step": 2}])
+    validation = {"mIoU": 50, "time": 9, "step": 2}
+    write_log(study.runs[0], [{**first, "step": 1}, {**last, "step": 2}, validation])
 
     path = write_report(study)
 

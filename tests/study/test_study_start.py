@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from pconv_seg.engine import build_training_config
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.study.start import StartDigestHook, read_start
-from pconv_seg.study.training import read_state
+from pconv_seg.study.training import Interrupted, read_state
 
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
@@ -48,18 +49,31 @@ def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
     assert other["batches"] != expected["batches"]
 
 
-def test_batches_that_differ_in_labels_alone_have_other_digests(tmp_path):
-    def digest(label: int) -> str:
+def _digest(folder, images, labels, begin=0):
+    """What is in the file after a training with one batch of each image and label."""
+    runner = SimpleNamespace(max_iters=begin + len(images), work_dir=folder, model=nn.Identity())
+    runner.iter = begin
+    hook = StartDigestHook()
+    hook.before_train(runner)
+    for image, label in zip(images, labels, strict=True):
         sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=torch.full((1, 2, 2), label)))
-        runner = SimpleNamespace(iter=0, max_iters=1, work_dir=tmp_path, model=nn.Identity())
-        hook = StartDigestHook()
-        hook.before_train(runner)
-        batch = {"inputs": [torch.zeros(3, 2, 2)], "data_samples": [sample]}
+        batch = {"inputs": [torch.full((3, 2, 2), image)], "data_samples": [sample]}
         hook.before_train_iter(runner, 0, batch)
-        return read_start(tmp_path)["batches"]
+        runner.iter += 1
+    return read_start(folder)
 
-    assert digest(0) == digest(0)
-    assert digest(0) != digest(1)
+
+def test_batches_that_differ_in_images_or_labels_alone_have_other_digests(tmp_path):
+    first = _digest(tmp_path, [0], [0])
+    assert _digest(tmp_path, [0], [0]) == first
+    assert _digest(tmp_path, [1], [0])["batches"] != first["batches"]
+    assert _digest(tmp_path, [0], [1])["batches"] != first["batches"]
+
+
+def test_the_first_ten_batches_count_and_a_resumed_run_leaves_them(tmp_path):
+    first = _digest(tmp_path, range(12), range(12))
+    assert first["number_of_batches"] == 10
+    assert _digest(tmp_path, range(5), range(5), begin=5) == first
 
 
 def test_digests_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -80,6 +94,21 @@ def test_libraries_of_the_report_are_missed_before_training(monkeypatch):
         main(["absent.py", "--work-dir", "absent"])
     with pytest.raises(SystemExit, match=r"absent\.py"):
         main(["absent.py", "--work-dir", "absent", "--only", "train"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_of_a_study_that_was_stopped_tells_the_signal(
+    make_study, monkeypatch, number
+):
+    def interrupted(*_):
+        raise Interrupted(number) if number == signal.SIGTERM else KeyboardInterrupt
+
+    main = runpy.run_path(str(TOOL))["main"]
+    monkeypatch.setitem(main.__globals__, "train_runs", interrupted)
+    study = make_study()
+    with pytest.raises(SystemExit) as error:
+        main([str(study.file), "--work-dir", str(study.folder)])
+    assert error.value.code == 128 + number
 
 
 def test_jobs_are_at_least_one(capsys):

@@ -99,11 +99,12 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
     }
     first, second = (read_state(run) for run in study.runs if run.padding == "reflect")
     assert first["attempts"][0]["exit_code"] == 3
-    assert first["log_tail"] == ["about to fail"]
-    assert second["log_tail"] == ["about to fail", "no such thing"]
+    assert first["log_tail"] == ["about to fail \ufffd"]
+    assert second["log_tail"] == ["about to fail \ufffd", "no such thing"]
     # The next call tries again, and keeps the first attempt.
     train_runs(study, STUB)
-    assert len(read_state(study.runs[0])["attempts"]) == 2
+    first = read_state(study.runs[0])
+    assert len(first["attempts"]) == len(first["log_tail"]) == 2
 
 
 def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
@@ -135,6 +136,7 @@ def test_a_run_that_failed_after_its_last_checkpoint_is_tried_again(make_study):
     (run,) = study.runs
     attempts = [(a["from_iteration"], a["exit_code"]) for a in read_state(run)["attempts"]]
     assert attempts == [(0, 1), (2, 0)]
+    assert "log_tail" not in read_state(run)
     train_runs(study, STUB)
     assert len(calls(run)) == 2
 
@@ -154,8 +156,15 @@ def test_a_run_whose_end_nobody_recorded_is_started_once_more(make_study):
     assert [a["exit_code"] for a in state["attempts"]] == [None, 0]
 
 
-def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
-    study = make_study(("zeros", "replicate"), (0,))
+def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study, monkeypatch):
+    study = make_study(("zeros", "replicate", "partial"), (0,))
+    stop = training._Process.stop
+
+    def stop_impatiently(process) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)  # once more
+        stop(process)
+
+    monkeypatch.setattr(training._Process, "stop", stop_impatiently)
     waiting = study.runs[1].folder / "last_checkpoint"
 
     def end_when_begun() -> None:
@@ -172,7 +181,11 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study):
 
     assert error.value.signal == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
-    assert statuses(study) == {"zeros_seed0": "finished", "replicate_seed0": "interrupted"}
+    assert statuses(study) == {
+        "zeros_seed0": "finished",
+        "replicate_seed0": "interrupted",
+        "partial_seed0": "not started",
+    }
     assert read_state(study.runs[1])["attempts"][0]["exit_code"] == -signal.SIGTERM
 
     train_runs(study, STUB)
@@ -203,19 +216,21 @@ def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(make_study, mo
     assert set(statuses(study).values()) == {"finished"}
 
 
-def test_a_damaged_checkpoint_does_not_count(make_study):
+@pytest.mark.parametrize("whole", [1, 0])
+def test_a_damaged_checkpoint_does_not_count(make_study, whole):
     study = make_study(("zeros",), (0,))
     (run,) = study.runs
     run.folder.mkdir(parents=True)
     # Otherwise a finished run.
     (run.folder / "config.py").write_text("train_cfg = dict(max_iters=2)")
     (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
-    zipfile.ZipFile(run.folder / "iter_1.pth", "w").close()
+    if whole:
+        zipfile.ZipFile(run.folder / "iter_1.pth", "w").close()
     (run.folder / "iter_2.pth").touch()
     (run.folder / "last_checkpoint").write_text(str(run.folder / "iter_2.pth"))
     train_runs(study, STUB)
     (attempt,) = read_state(run)["attempts"]
-    assert (attempt["from_iteration"], attempt["exit_code"]) == (1, 0)
+    assert (attempt["from_iteration"], attempt["exit_code"]) == (whole, 0)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ call = {"arguments": sys.argv[1:], "threads": os.environ["OMP_NUM_THREADS"]}
 calls.write_text(json.dumps([*earlier, call]))
 
 if options["--padding"] == "reflect":
-    print("about to fail")
+    os.write(1, b"about to fail \xff\n")  # no text
     sys.exit("no such thing") if "seed1" in folder.name else sys.exit(3)
 
 
