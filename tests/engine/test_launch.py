@@ -97,12 +97,36 @@ def test_out_reaches_every_evaluator(config: str) -> None:
     ]
 
 
+def test_pictures_are_for_the_hook_and_the_visualizer(config: str) -> None:
+    hook = {"default_hooks.visualization.type": "SegVisualizationHook", "visualizer.name": "a"}
+    cfg = build_test_config(
+        config, "x.pth", show=True, show_dir=Path("b"), wait_time=0.5, cfg_options=hook
+    )
+    assert cfg.default_hooks.visualization == dict(
+        type="SegVisualizationHook", draw=True, show=True, wait_time=0.5
+    )
+    assert cfg.visualizer == dict(name="a", save_dir="b")
+
+
+def test_only_hooks_that_mmengine_does_not_know_as_none_are_taken_out(config: str) -> None:
+    options = {"default_hooks.timer": None, "default_hooks.stop": None}
+    assert build_training_config(config, cfg_options=options).default_hooks == {"timer": None}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(format_only=True), "--format-only: also give --out DIR"),
         (dict(format_only=True, out="maps"), "test_dataloader.dataset is ADE20KDataset"),
         (dict(tta=True), "--tta: the config has no tta_pipeline"),
+        (
+            dict(tta=True, cfg_options={"tta_pipeline": [1]}),
+            "--tta: the config has no tta_model",
+        ),
+        (
+            dict(show_dir="a", cfg_options={"default_hooks.visualization.type": "a"}),
+            "--show-dir: the config has no visualizer",
+        ),
         (dict(show=True), "--show and --show-dir: the config has no default_hooks.visualization"),
     ],
 )
