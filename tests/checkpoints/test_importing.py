@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from safetensors import safe_open
 
-from pconv_seg.checkpoints import import_weights, load_file, network_of
+from pconv_seg.checkpoints import import_weights, load_file, network_of, save_weights
 from pconv_seg.models import WideResNet38
 
 ROOT = Path(__file__).parents[2]
@@ -334,7 +334,7 @@ def test_what_does_not_fit_comes_with_the_way_out(mmseg_file):
         import_weights(content, trunk)
     with pytest.raises(ValueError, match=r"hint: .*7x7 stem; use type='ResNet'"):
         import_weights(LAYOUTS["torchvision"](), build(**deeplabv3plus()["backbone"]))
-    with pytest.raises(ValueError, match=r"hint: the file holds a trunk only; name it in init_cfg"):
+    with pytest.raises(ValueError, match=r"hint: the file holds a trunk only; .* model\.backbone$"):
         import_weights(LAYOUTS["mmpretrain"](), build(**deeplabv3plus()))
 
 
@@ -360,6 +360,31 @@ def test_keys_and_shapes_that_do_not_fit_are_named_on_both_sides(change, message
     first, *lines = str(error.value).splitlines()
     assert first == "x.pth (an ImageNet WideResNet38) does not fit WideResNet38:"
     assert len(lines) == 1
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(("count", "last"), [(6, "x5 (1) has no place"), (8, "and 2 more")])
+def test_six_of_many_problems_are_shown(count, last):
+    content = LAYOUTS["deepwv3plus"]()
+    network = network_of(content)
+    content["state_dict"] |= {f"x{i}": torch.ones(1) for i in range(count)}
+    with pytest.raises(ValueError, match="does not fit EncoderDecoder") as error:
+        import_weights(content, network)
+    _, *lines = str(error.value).splitlines()
+    assert lines[5].startswith("  x5 (1) has no place")
+    assert lines[-1].startswith(f"  {last}")
+    assert len(lines) == min(count, 7)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_depth_of_a_resnet_is_told_from_its_keys(depth):
+    with torch.device("meta"):
+        network = build(type="ResNet", depth=depth, stem_channels=4, base_channels=8)
+    state = network.state_dict()
+    assert network_of(state).depth == depth
+    state = {key: value for key, value in state.items() if not key.startswith("layer4.1.")}
+    with pytest.raises(ValueError, match=r"x\.pth is a ResNet of .*: no ResNet of mmseg has \("):
+        network_of(state, source="x.pth")
 
 
 @pytest.mark.parametrize(
@@ -400,6 +425,10 @@ def test_a_network_that_nobody_registered_is_named():
         network_of(state, source="x.pth")
     with pytest.raises(ValueError, match=r"x\.pth is no checkpoint: its meta is a list instead"):
         network_of({"state_dict": state, "meta": [1]}, source="x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth is no checkpoint: its dataset_meta is a list"):
+        network_of({"state_dict": state, "meta": {"dataset_meta": [1]}}, source="x.pth")
+    with pytest.raises(ValueError, match=r"^format must be auto, .*, mmseg, resnet, got 'keras'$"):
+        network_of(content, format="keras")
     stored = {"state_dict": state, "meta": {"cfg": "a = 1"}}
     with pytest.raises(ValueError, match=r"x\.pth: its stored config has no model"):
         network_of(stored, source="x.pth")
@@ -609,6 +638,16 @@ class TestTool:
         ):
             with pytest.raises(SystemExit, match=f"(?s)import_checkpoint.py: .*{error}"):
                 main([str(tmp_path / "file.pth"), str(tmp_path / "out.pth"), "--config", str(path)])
+
+    def test_other_suffixes_are_refused(self, main, tmp_path, capsys):
+        path = tmp_path / "out.pt"
+        with pytest.raises(SystemExit):
+            main([str(tmp_path / "none.pth"), str(path)])
+        message = f"{path}: the suffix must be .pth or .safetensors"
+        assert message in capsys.readouterr().err
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            save_weights({}, path, tmp_path / "file", {})
 
     def test_a_malicious_file_ends_it(self, main, tmp_path):
         torch.save({"state_dict": {}, "hook": print}, tmp_path / "file.pth")
