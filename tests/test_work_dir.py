@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pconv_seg.work_dir import checkpoints, damage, newest_checkpoint, write_sealed
+from pconv_seg.work_dir import checkpoints, damage, newest_checkpoint, progress, write_sealed
 
 
 def save(path: Path, age: int = 0, sealed: bool = True) -> Path:
@@ -69,7 +69,7 @@ def test_changed_records_of_plain_checkpoints_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("new", [True, False])
 def test_sealed_files_are_read_as_others(tmp_path: Path, new: bool) -> None:
-    path, weights = tmp_path / "iter_1.pth", torch.arange(300.0)
+    path, weights = tmp_path / "iter_1.pth", torch.arange(300.0).flip(0)  # ends with bytes of 0
     torch.save({"weights": weights}, path, _use_new_zipfile_serialization=new)
     plain = path.read_bytes()
     write_sealed(path, plain)
@@ -98,6 +98,10 @@ def test_the_pointer_decides_unless_its_process_died_before_changing_it(tmp_path
     save(tmp_path / "iter_2.pth")
     pointer.write_text(f"{tmp_path}/iter_4.pth\n")
     assert names(tmp_path) == ["iter_4.pth", "iter_2.pth", "iter_9.pth"]
+    pointer.unlink()
+    for path in checkpoints(tmp_path):
+        os.utime(path, (0, 0))
+    assert names(tmp_path) == ["iter_9.pth", "iter_4.pth", "iter_2.pth"]
 
 
 def test_the_newest_whole_one_and_why_not_the_others(tmp_path: Path) -> None:
@@ -109,6 +113,9 @@ def test_the_newest_whole_one_and_why_not_the_others(tmp_path: Path) -> None:
         new,
         [f"{tmp_path}/iter_6.pth: there is no such file"],
     )
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff")  # no text
+    assert newest_checkpoint(tmp_path) == (new, [])
+    (tmp_path / "last_checkpoint").write_text(f"{tmp_path}/iter_6.pth")
     new.write_bytes(b"")
     os.utime(new, (old.stat().st_mtime + 1,) * 2)
     assert newest_checkpoint(tmp_path) == (
@@ -118,6 +125,19 @@ def test_the_newest_whole_one_and_why_not_the_others(tmp_path: Path) -> None:
     old.unlink()
     with pytest.raises(ValueError, match=r"no whole checkpoint in .*iter_6.*iter_4"):
         newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("iter_300.pth", ("iter", 300)),
+        ("epoch_12.pth", ("epoch", 12)),
+        ("best_mIoU_epoch_12.pth", ("iter", 0)),
+        ("iter_4.pth.tmp", ("iter", 0)),
+    ],
+)
+def test_progress_is_told_by_the_name(name: str, expected: tuple[str, int]) -> None:
+    assert progress(Path(name)) == expected
 
 
 def test_a_pointer_to_another_folder(tmp_path: Path) -> None:
