@@ -178,7 +178,7 @@ class ResumableCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse bad weights."""
         for name, value in checkpoint["state_dict"].items():
-            if value.is_floating_point() and not value.isfinite().all():
+            if not value.isfinite().all():
                 raise FloatingPointError(
                     f"{name} is not finite after iteration {checkpoint['meta']['iter']}: no "
                     "checkpoint was written, and those written before are as they were. Often the "

@@ -1,11 +1,18 @@
-"""What a loss that is no number leads to."""
+"""What a loss that is no number leads to, and who gets signals."""
 
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pconv_seg.engine import FiniteLossHook
+from pconv_seg.engine import (
+    FiniteLossHook,
+    PreflightError,
+    ResumableCheckpointHook,
+    StopOnSignalHook,
+)
 
 BATCH = {"data_samples": [SimpleNamespace(img_path="a.png"), SimpleNamespace(img_path="b.png")]}
 RUNNER = SimpleNamespace(iter=6)
@@ -28,3 +35,27 @@ def test_terms_and_images_are_named(value: str) -> None:
     assert str(error.value).startswith(
         f"iteration 7: decode.loss_ce is {value}, loss is {value} for the images a.png, b.png. "
     )
+
+
+def _runner(*hooks: ResumableCheckpointHook) -> SimpleNamespace:
+    loop = SimpleNamespace(dataloader=SimpleNamespace(worker_init_fn=None))
+    return SimpleNamespace(hooks=hooks, train_loop=loop, val_loop=None)
+
+
+def test_a_second_signal_is_not_held_up_and_training_gives_signals_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    runner, hook = _runner(ResumableCheckpointHook(by_epoch=False)), StopOnSignalHook()
+    hook.before_train(runner)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert hook._signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        hook.after_train(runner)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signals_need_checkpoints_by_iteration() -> None:
+    for hooks in ((), (ResumableCheckpointHook(by_epoch=True),)):
+        with pytest.raises(PreflightError, match=r"StopOnSignalHook needs default_hooks\.checkpo"):
+            StopOnSignalHook().before_train(_runner(*hooks))

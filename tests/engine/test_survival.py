@@ -1,6 +1,8 @@
 """Runs that are killed, stopped, cut off from the disk, and go on."""
 
 import itertools
+import json
+import os
 import random
 import shutil
 import signal
@@ -11,6 +13,7 @@ import tiny_run
 import torch
 
 from pconv_seg.engine import STOPPED
+from pconv_seg.engine.checkpoint_hook import _resume_from
 from pconv_seg.work_dir import damage, newest_checkpoint
 
 
@@ -311,14 +314,24 @@ def test_gradients_are_never_lost_between_accumulated_iterations(
     tiny_run.assert_same(states["stopped"], states["whole"])
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], "default_hooks.checkpoint.interval=2"),
+        # Of the best checkpoints.
+        (
+            ["default_hooks.checkpoint.interval=-1", "train_cfg.val_interval=6"],
+            "train_cfg.val_interval=6",
+        ),
+    ],
+)
 def test_checkpoints_between_accumulated_iterations_are_refused(
-    tiny_config: str, tmp_path: Path
+    tiny_config: str, tmp_path: Path, options: list[str], named: str
 ) -> None:
-    train = tiny_run.Train(tiny_config, tmp_path, "optim_wrapper.accumulative_counts=4")
+    accumulating = "optim_wrapper.accumulative_counts=4"
+    train = tiny_run.Train(tiny_config, tmp_path, accumulating, *options)
     assert train.run() == [1]
-    assert (
-        "default_hooks.checkpoint.interval=2 is no multiple of optim_wrapper.accumulative_counts=4"
-    ) in train.log.read_text()
+    assert f"train.py: {named} is no multiple of {accumulating}: " in train.log.read_text()
 
 
 def test_full_disk_keeps_what_was_written(
@@ -354,6 +367,27 @@ def test_resume_skips_damaged_checkpoints_and_says_so(
     assert f"Not resumed from {cut}: it is cut off or changed" in log
     assert f"Not resumed from {changed}: its bytes are not those that were written" in log
     assert f"Load checkpoint from {train.work_dir / 'iter_8.pth'}" in log
+
+
+def test_load_from_counts_where_the_run_has_nothing_of_its_own(tmp_path: Path) -> None:
+    start, work_dir = str(tmp_path / "start.pth"), tmp_path / "work"
+    work_dir.mkdir()
+    assert _resume_from(start, str(work_dir)) == (start, [])
+    (work_dir / "iter_3.pth").touch()
+    damaged = f"{work_dir / 'iter_3.pth'}: it is empty"
+    none = f"no whole checkpoint in {work_dir}: {damaged}"
+    assert _resume_from(start, str(work_dir)) == (start, [none])
+    whole = work_dir / "iter_1.pth"
+    torch.save({}, whole)
+    os.utime(whole, (0, 0))
+    assert _resume_from(None, str(work_dir)) == (whole, [damaged])
+    assert _resume_from(start, str(work_dir)) == (
+        whole,
+        [damaged, f"{start}: the run that started from it has come to {whole}"],
+    )
+    (tmp_path / "link").symlink_to(work_dir)
+    own = str(tmp_path / "link/iter_1.pth")
+    assert _resume_from(own, str(work_dir)) == (own, [])
 
 
 def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path) -> None:
@@ -405,6 +439,13 @@ def test_validation_leaves_no_trace_in_training(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
     """Its loader draws a seed from torch's generator each time."""
-    end = tiny_run.Train(tiny_config, tmp_path, "train_cfg.val_interval=12").end()
+    options = ["train_cfg.val_interval=5", "train_cfg.val_begin=6"]
+    train = tiny_run.Train(
+        tiny_config, tmp_path, *options, "default_hooks.logger.log_metric_by_epoch=False"
+    )
+    end = train.end()
     for part in ("state_dict", "optimizer", "random"):
         tiny_run.assert_same(end[part], uninterrupted[part])
+    (log,) = train.work_dir.glob("*/vis_data/scalars.json")
+    records = map(json.loads, log.read_text().splitlines())
+    assert [record["step"] for record in records if "mIoU" in record] == [10, 12]
