@@ -226,7 +226,7 @@ class _Unpickler(pickle._Unpickler):
             vars(target).update(state)  # torch keeps the versions of modules there
         elif kind is np.ndarray:
             target.__setstate__(state)  # numbers only: there is no other dtype here
-        elif isinstance(target, np.dtype) and state[1] in "<|=" and not any(state[2:5]):
+        elif isinstance(target, np.dtype) and state[1] in "<|=":
             pass  # little-endian, as the name alone says
         else:
             raise _RefusedError(f"a changed {kind.__module__}.{kind.__qualname__}")
@@ -249,7 +249,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _storage(self) -> None:
         kind, dtype, key, _, count, *_ = self.stack[-1]
-        if kind not in ("storage", b"storage"):
+        if kind != "storage":
             raise _RefusedError(f"a persistent object {kind!r}")
         if self.record_sizes is not None:
             # Before 2.10, torch reads what lies behind a record that is too small.

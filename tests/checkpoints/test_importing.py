@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from safetensors import safe_open
 
-from pconv_seg.checkpoints import import_weights, load_file, network_of, save_weights
+from pconv_seg.checkpoints import import_weights, load_file, load_weights, network_of, save_weights
 from pconv_seg.models import WideResNet38
 
 ROOT = Path(__file__).parents[2]
@@ -374,6 +374,21 @@ def test_six_of_many_problems_are_shown(count, last):
     assert lines[5].startswith("  x5 (1) has no place")
     assert lines[-1].startswith(f"  {last}")
     assert len(lines) == min(count, 7)
+
+
+@pytest.mark.parametrize(
+    ("layers", "keys", "count", "end"),
+    [(5, None, 9, "  and 3 more"), (99, ["0.weight"], 3, "torch.Size([1, 1]).")],
+)
+def test_lines_of_what_does_not_fit_a_network_are_few_and_short(layers, keys, count, end):
+    network = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(layers)))
+    state = {key: torch.ones(3) for key in keys or network.state_dict()}
+    with pytest.raises(ValueError, match=r"^x\.pth does not fit the config: Error") as error:
+        load_weights(network, state, "x.pth")
+    lines = str(error.value).splitlines()
+    assert len(lines) == count
+    assert max(map(len, lines)) <= 302
+    assert lines[-1].endswith(end)
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])

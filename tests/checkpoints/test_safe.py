@@ -1,3 +1,4 @@
+import codecs
 import os
 import pickle
 import tarfile
@@ -11,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import MultiStepLR, OneCycleLR, PolyLR
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import CheckpointLoader, checkpoint
 from safetensors.torch import save_file
 from torch import nn
@@ -74,6 +76,9 @@ def test_nothing_in_a_malicious_file_runs(file, tmp_path, zipped):
         (Calls(getattr, OrderedDict, "fromkeys"), r"getattr\(.*OrderedDict.*fromkeys"),
         (Calls(np.dtype, "O"), r"numpy\.dtype\('O'\)"),
         (Calls(HistoryBuffer, [1], [1]), "a call of .*HistoryBuffer"),
+        (Calls(getattr, OneCycleParamScheduler, "step"), r"getattr\(.*OneCycle.*, 'step'\)"),
+        (Calls(codecs.encode, "a", "rot13"), r"_codecs\.encode\(\.\.\., 'rot13'\)"),
+        (np.arange(3, dtype=">i4"), r"a changed numpy\."),
         (np.array([Touch(Path("x"))]), r"numpy\.dtype\('O8?'\)"),
         (nn.Linear(1, 1), r"torch\.nn\.modules\.linear\.Linear"),
         (Path("x"), r"pathlib.*Path"),
@@ -92,6 +97,11 @@ def test_what_is_refused_is_named(file, content, named):
         (b"ccollections\nOrderedDict\n)R}(X\x05\x00\x00\x00itemsNub", "OrderedDict"),
         (b"ccollections\nCounter\n)\x81", "an object of .*Counter"),
         (b"ccollections\nOrderedDict\nNa", "items in a type"),
+        (b"ccollections\nOrderedDict\n(Ne", "items in a type"),
+        (b"ccollections\nOrderedDict\nNNs", "items in a type"),
+        (b"ccollections\nOrderedDict\n(NNu", "items in a type"),
+        (b"cmmengine.logging.history_buffer\nHistoryBuffer\n(Nt\x81", "an object of .*History"),
+        (b"(X\x06\x00\x00\x00moduleNNNNtQ", "a persistent object 'module'"),
         (b"(ccollections\nOrderedDict\no", "KeyError"),
     ],
 )
@@ -127,6 +137,7 @@ def test_what_checkpoints_hold_comes_back(file, zipped):
     back = loaded.pop("history")
     np.testing.assert_array_equal(back.data, history.data)
     assert back.mean() == 2.5 / 4
+    assert back.max_length == history.max_length
     assert loaded["state_dict"]._metadata == content["state_dict"]._metadata
     assert isinstance(loaded["parameter"], nn.Parameter)
     for name in ("scalars", "arrays"):
@@ -136,6 +147,28 @@ def test_what_checkpoints_hold_comes_back(file, zipped):
     for name in ("meta", "containers", "types"):
         assert loaded.pop(name) == content.pop(name)
     torch.testing.assert_close(loaded, content, rtol=0, atol=0)
+
+
+def test_what_old_versions_wrote_comes_back(file):
+    storage = torch.arange(3.0)._typed_storage()
+    tensor = Calls(torch._utils._rebuild_tensor, storage, 1, (2,), (1,))  # before torch 0.4
+    save([tensor, np.arange(3.0), np.float64(0.5)], file, zipped=False)
+    file.write_bytes(file.read_bytes().replace(b"cnumpy._core.", b"cnumpy.core."))  # numpy 1
+    tensor, array, scalar = load_file(file)
+    assert tensor.tolist() == [1, 2]
+    assert array.tolist() == [0, 1, 2]
+    assert scalar == 0.5
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_errors_of_the_machine_are_not_laid_on_the_file(file, monkeypatch, error):
+    def load(*_, **__):
+        raise error("of the machine")
+
+    save({}, file)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(error, match=r"^of the machine$"):
+        load_file(file)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +217,8 @@ def test_other_files_are_refused_by_what_they_are(file, tmp_path):
         tar.add(__file__, "pickle")
     with pytest.raises(ValueError, match=r"file\.pth has the tar format of torch 0\.1"):
         load_file(file)
-    torch.save({}, file, pickle_protocol=4)
-    with pytest.raises(UnsafeCheckpointError, match=r"file\.pth: refused.* pickle protocol 4"):
+    torch.save({}, file, pickle_protocol=3)
+    with pytest.raises(UnsafeCheckpointError, match=r"file\.pth: refused.* pickle protocol 3"):
         load_file(file)
     torch.jit.script(nn.ReLU()).save(file)
     with pytest.raises(UnsafeCheckpointError, match=r"file\.pth is a TorchScript program"):
@@ -209,7 +242,8 @@ def test_safetensors(tmp_path):
     path = tmp_path / "file.safetensors"
     state = {"weight": torch.rand(2, 3), "steps": torch.tensor(3)}
     save_file(state, path)
-    torch.testing.assert_close(load_file(path), state, rtol=0, atol=0)
+    for device in ("cpu", None):
+        torch.testing.assert_close(load_file(path, device), state, rtol=0, atol=0)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"file\.safetensors is damaged"):
         load_file(path)

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_every_kind_of_literal_comes_back():
         ('a = f\'{{open("{trap}", "w")}}\'', "open"),
         ("a = dict(**b)", r"dict\(\*\*b\)"),
         ("a = {{**dict(b=1)}}", "b=1"),
+        ("a = dict({{'3': 2}}, b=1)", "b=1"),
         ("open('{trap}', 'w')", "open"),
         ("a: int = 1", "a: int = 1"),
         ("a.b = 1", r"a\.b = 1"),
@@ -49,18 +51,28 @@ def test_whatever_is_no_literal_is_refused_by_its_line(tmp_path, line, named):
     assert not trap.exists()
 
 
-def test_text_that_is_no_config_is_refused():
+@pytest.mark.parametrize("text", ["a = (", "a = '\0'", f"a = {'-' * 100_000}1"])
+def test_text_that_is_no_config_is_refused(text):
     with pytest.raises(ValueError, match=r"x\.pth: its stored config cannot be read"):
-        stored_config({"cfg": "a = ("}, "x.pth")
+        stored_config({"cfg": text}, "x.pth")
 
 
 @pytest.mark.parametrize(
     "name", ["os.mkdir", "os.ResNet", "mmengine.dump", "mmseg.models.backbones.math.log", 3]
 )
 def test_types_that_mmengine_would_import_are_refused(name):
-    text = f"model = dict(decode_head=[dict(conv_cfg=dict(type={name!r}))])"
+    text = f"model = dict(decode_head=[(dict(conv_cfg=dict(type={name!r})),)])"
     with pytest.raises(ValueError, match=rf"x\.pth: its stored config builds {name}, which is not"):
         stored_config({"cfg": text}, "x.pth")
     python_style = ("mmseg.models.backbones.ResNet", "mmengine.model.PretrainedInit")
-    for registered in ("ResNet", "mmseg.ResNet", "pconv_seg.PConv", *python_style):
+    names = ("ResNet", "mmseg.ResNet", "mmseg.OHEMPixelSampler", "pconv_seg.PConv")
+    for registered in (*names, *python_style):
         stored_config({"cfg": f"model = dict(type={registered!r})"}, "x.pth")
+
+
+def test_no_module_is_imported_to_find_out_what_is_registered(tmp_path, monkeypatch):
+    (tmp_path / "trap.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"builds trap\.Net, which is not registered"):
+        stored_config({"cfg": "model = dict(type='trap.Net')"}, "x.pth")
+    assert "trap" not in sys.modules
