@@ -43,16 +43,18 @@ def _runner(*hooks: ResumableCheckpointHook) -> SimpleNamespace:
 
 
 def test_a_second_signal_is_not_held_up_and_training_gives_signals_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     runner, hook = _runner(ResumableCheckpointHook(by_epoch=False)), StopOnSignalHook()
-    hook.before_train(runner)
     try:
+        hook.before_train(runner)
         os.kill(os.getpid(), signal.SIGTERM)
         assert hook._signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        hook.after_train(runner)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         hook.after_train(runner)
-    assert signal.getsignal(signal.SIGTERM) == before
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_signals_need_checkpoints_by_iteration() -> None:

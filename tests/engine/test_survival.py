@@ -386,8 +386,8 @@ def test_load_from_counts_where_the_run_has_nothing_of_its_own(tmp_path: Path) -
         [damaged, f"{start}: the run that started from it has come to {whole}"],
     )
     (tmp_path / "link").symlink_to(work_dir)
-    own = str(tmp_path / "link/iter_1.pth")
-    assert _resume_from(own, str(work_dir)) == (own, [])
+    for own, folder in ((tmp_path / "link/iter_1.pth", work_dir), (whole, tmp_path / "link")):
+        assert _resume_from(str(own), str(folder)) == (str(own), [])
 
 
 def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path) -> None:
