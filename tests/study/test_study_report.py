@@ -18,7 +18,7 @@ from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.study.contents import Contents
 from pconv_seg.study.curves import read_scalars
-from pconv_seg.study.evaluation import evaluate_runs, read_shift
+from pconv_seg.study.evaluation import evaluate_runs, read_shift, save_shift
 from pconv_seg.study.figures import cross_matrices
 from pconv_seg.study.findings import (
     findings,
@@ -572,12 +572,16 @@ def test_counts_without_a_padding_that_was_added_are_refused(make_study, evaluat
     assert Results(make_study(("zeros",), (0,))).records["cross"].tested[1].padding == "partial"
 
 
-def test_runs_of_other_images_are_refused(make_study, evaluate_at_random):
+@pytest.mark.parametrize("name", ["tile16", "shift"])
+def test_runs_of_other_images_are_refused(make_study, evaluate_at_random, name):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)
-    path = study.runs[1].folder / "evaluation" / "tile16.npz"
-    record = Record.load(path)
-    Record(**{**vars(record), "images": ("other.png", *record.images[1:])}).save(path)
+    path = study.runs[1].folder / "evaluation" / f"{name}.npz"
+    images = ("other.png", *(f"{i}.png" for i in range(1, 5)))
+    if name == "shift":
+        save_shift(replace(read_shift(study.runs[1])[0], images=images), study.shift, path)
+    else:
+        replace(Record.load(path), images=images).save(path)
     with pytest.raises(PreflightError, match=r"partial_seed0.*other images"):
         Results(study)
 
