@@ -139,8 +139,8 @@ def blend_weights(intervals: Sequence[tuple[int, int]], window: str) -> list[np.
     """
     if window not in WINDOWS:
         raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
-    start, stop = intervals[0]
-    weights = WINDOWS[window]((np.arange(stop - start) + 0.5) / (stop - start) - 0.5)
+    side = intervals[0][1]
+    weights = WINDOWS[window]((np.arange(side) + 0.5) / side - 0.5)
     total = np.zeros(intervals[-1][1])
     for start, stop in intervals:
         total[start:stop] += weights

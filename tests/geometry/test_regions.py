@@ -37,7 +37,7 @@ def test_border_width_by_hand():
 @pytest.mark.parametrize("region", ["image", "tile"])
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 0), ((9, 7), "1/3"), (100, 0)])
 def test_regions_against_a_loop_over_pixels(proportion, region, tile, overlap):
-    size, bands = (17, 22), (2, 5)
+    size, bands = (17, 22), (1, 5)
     regions = BorderRegions(LEAVE_OUTS, proportion, region, bands, tile, overlap)
     cells, members = regions.map(size)
     tiles = list(TileGrid(size, tile, overlap))
@@ -59,7 +59,7 @@ def test_regions_against_a_loop_over_pixels(proportion, region, tile, overlap):
         to_seams = [max(edge - 1 - y, y - edge) for edge in rows]
         to_seams += [max(edge - 1 - x, x - edge) for edge in cols]
         for distance in (min(y, x, 16 - y, 21 - x), min(to_seams, default=99)):
-            expected += [distance < 2, 2 <= distance < 5, distance >= 5]
+            expected += [distance < 1, 1 <= distance < 5, distance >= 5]
         assert members[:, cells[y, x]].tolist() == expected, (y, x)
 
 
@@ -69,7 +69,13 @@ def test_regions_are_named_in_the_order_of_the_counts():
         ["0", "1/3", "7/8"] + ["0-7", "8-31", ">= 32"] * 2
     )
     assert [region.kind for region in regions.regions[3::3]] == ["border_distance", "seam_distance"]
-    assert len(regions.map((40, 50)).members) == len(regions.regions)
+
+
+@pytest.mark.parametrize(("tile", "bands"), [(None, ()), (16, ()), (None, (8,)), (16, (8,))])
+def test_every_region_has_its_members(tile, bands):
+    regions = BorderRegions([0, "1/2"], bands=bands, tile=tile)
+    count = 2 + (len(bands) and (2 if tile is None else 4))
+    assert len(regions.regions) == len(regions.map((40, 50)).members) == count
 
 
 def test_maps_of_the_last_two_sizes_are_kept():
@@ -87,7 +93,7 @@ def test_maps_of_the_last_two_sizes_are_kept():
 
 def test_sides_of_tiles_and_overlaps_may_be_lists_as_in_configs():
     lists, tuples = (
-        BorderRegions(["1/2"], "side", "tile", (4,), kind((32, 40)), kind((16, 32)))
+        BorderRegions(["1/2"], "side", "tile", kind([4]), kind((32, 40)), kind((16, 32)))
         for kind in (list, tuple)
     )
     for ours, theirs in zip(lists.map((90, 120)), tuples.map((90, 120)), strict=True):

@@ -20,6 +20,7 @@ from pconv_seg.geometry import (
     [
         ("1/3", Fraction(1, 3)),
         ("0.25", Fraction(1, 4)),
+        (1e-6, Fraction(1, 10**6)),
         (1 / 3, Fraction(1, 3)),
         (np.float32(0.1), Fraction(1, 10)),
         (Fraction(7, 8), Fraction(7, 8)),
@@ -108,6 +109,11 @@ def test_windows_run_row_by_row():
 def test_bad_grids_are_refused(tile, overlap, message):
     with pytest.raises(ValueError, match=message):
         TileGrid((8, 8), tile, overlap)
+
+
+def test_images_without_pixels_are_refused():
+    with pytest.raises(ValueError, match="an image axis needs at least one pixel, got size 0"):
+        TileGrid((8, 0), 4)
 
 
 def test_windows_share_each_pixel():
