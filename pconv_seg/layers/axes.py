@@ -72,12 +72,12 @@ class Axis:
                 torch.ceil(reached / self.dilation),
             )
         counts = reached.clamp(0, self.kernel_size) - missed.clamp(0, self.kernel_size)
-        return counts.clamp(min=0).view(-1, *(1,) * (-1 - self.dim))
+        return counts.view(-1, *(1,) * (-1 - self.dim))
 
     def window_sum(self, valid: Tensor) -> Tensor:
         """Sums of ``valid`` along this axis over the taps of every window, 0 outside.
 
-        Integers in, so exact integers out.
+        Integers or truth values in, so exact integers out.
         """
         padding = (0, 0) * (-1 - self.dim) + (self.before, self.after)
         windows = F.pad(valid, padding).unfold(self.dim, self.span, self.stride)

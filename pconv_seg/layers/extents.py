@@ -73,7 +73,7 @@ def conv2d_within(
     conv_bias, around = None if partial else bias, padding_around(axes)
     output = convolve(input, weight, conv_bias, stride, around, dilation, groups)
     if partial:
-        counts = axes[0].window_sum(rows.long()) * axes[1].window_sum(cols.long())
+        counts = axes[0].window_sum(rows) * axes[1].window_sum(cols)
         output = reweight_(output, bias, ratio_of(counts, weight[0, 0].numel(), output))
     return output, tuple(
         tuple(axis.outputs(length) for length, axis in zip(extent, axes, strict=True))

@@ -45,8 +45,7 @@ def scale_by_formula(
     if not compiling or is_recorded(output, bias):
         # Added before the multiplication, the bias has for its gradient a sum of what the
         # convolution gets for its own, which is in memory anyway.
-        inverse = 1 / ratio if never_empty else (ratio > 0) / ratio.clamp(min=1)
-        scaled = torch.addcmul(output, column, inverse).mul_(ratio)
+        scaled = torch.addcmul(output, column, 1 / ratio.clamp(min=1)).mul_(ratio)
     else:
         scaled = torch.addcmul(column, output, ratio)
         if not never_empty:

@@ -149,10 +149,9 @@ def _masked(
     batch, channels = batched.shape[:2]
     # Compilers find no symbol in a tuple: `not in (1, batch)` is true for them.
     if (
-        valid.dim() != weight.dim()
+        valid.shape[2:] != batched.shape[2:]
         or (valid.shape[0] != 1 and valid.shape[0] != batch)
         or (valid.shape[1] != 1 and valid.shape[1] != channels)
-        or valid.shape[2:] != batched.shape[2:]
     ):
         raise ValueError(
             f"mask of shape {tuple(mask.shape)} does not fit input of shape {tuple(input.shape)}: "
@@ -271,7 +270,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
                 f"multi_channel={self.multi_channel} and in_channels={self.in_channels}"
             )
         output, mask = self._conv_forward(input, self.weight, self.bias, mask_in)
-        if self.multi_channel and self.in_channels == 1:
+        if self.multi_channel:
             mask = mask.expand(*mask.shape[: -n - 1], self.out_channels, *mask.shape[-n:])
         return (output, mask) if self.return_mask else output
 

@@ -47,6 +47,23 @@ def test_each_image_as_alone(seed: int, partial: bool) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize("pads", [(0, 1), (1, 0)])
+def test_padding_on_one_side_alone(pads: tuple[int, int], partial: bool) -> None:
+    images, weight = torch.randn(1, 1, 6, 6).double(), torch.randn(1, 1, 2, 2).double()
+    images[:, :, 4:] = images[..., 3:] = torch.nan
+    alone, padding = images[..., :4, :3], (pads, pads)
+    output, extents = conv2d_within(
+        images, weight, None, 1, padding, 1, 1, extents=((4, 3),), partial=partial
+    )
+    if partial:
+        expected = partial_conv2d(alone, weight, padding=padding)
+    else:
+        expected = F.conv2d(F.pad(alone, pads * 2), weight)
+    assert extents == ((4, 3),)
+    torch.testing.assert_close(output[..., :4, :3], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_first_layer_is_the_masked_layer() -> None:
     torch.manual_seed(0)
     images = torch.randn(len(EXTENTS), 4, *SIZE, dtype=torch.float64)

@@ -181,6 +181,7 @@ def test_adaptive_padding_is_that_of_mmcv(conv, sizes):
     for enabled in (False, True):
         with torch.set_grad_enabled(enabled):
             torch.testing.assert_close(partial(input), (zeros - bias) * ratio + bias)
+    torch.testing.assert_close(partial(input[0]), partial(input)[0])
     full = torch.ones(1, 1, *sizes)
     torch.testing.assert_close(partial(input, full), partial(input))
     # The other schemes pad as much.

@@ -196,8 +196,8 @@ def test_same_and_valid_padding(kernel, dilation, way):
     torch.testing.assert_close(same, expected)
     assert same.shape[2:] == input.shape[2:]
     if total < 8:
-        valid = partial_conv2d(input, weight, bias, 1, "valid", dilation)
-        assert torch.equal(valid, F.conv2d(input, weight, bias, 1, "valid", dilation))
+        valid = partial_conv2d(input, weight, bias, 2, "valid", dilation)
+        assert torch.equal(valid, F.conv2d(input, weight, bias, 2, "valid", dilation))
 
 
 def test_border_ratios_of_the_paper_layer(way):
@@ -396,6 +396,7 @@ def test_layer_takes_and_returns_masks_as_partialconv2d_does(multi_channel, in_c
     without, ones = layer(input)
     assert ones.shape == (1, 4 if multi_channel else 1, 5, 6)
     assert ones.all()
+    assert torch.equal(layer(input[0])[1], ones[0])
     layer.return_mask = False
     torch.testing.assert_close(layer(input), without)
     torch.testing.assert_close(layer(input, mask), output)
@@ -456,7 +457,7 @@ def test_errors_say_what_to_do():
             partial_conv2d(input, layer.weight, mask=torch.ones(shape))
     # A mask may lack the batch dimension if the input does, and no other.
     square = torch.randn(3, 3, 5, 6)
-    for shape in ((3, 5, 6), (1, 5, 6), (5, 6), (1, 3, 3, 5, 6)):
+    for shape in ((3, 5, 6), (1, 5, 6), (5, 6), (5,), (1, 3, 3, 5, 6)):
         with pytest.raises(ValueError, match="which a mask may lack if the input does"):
             partial_conv2d(square, layer.weight, mask=torch.ones(shape))
     with pytest.raises(ValueError, match=r"mask_in of shape \(5, 6\) must have 1 channel"):

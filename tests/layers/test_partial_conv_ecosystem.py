@@ -293,6 +293,21 @@ def test_fx_keeps_the_layer_as_one_node(net):
     torch.testing.assert_close(traced(images()), net(images()))
 
 
+def test_fx_keeps_the_layer_with_a_mask_as_one_node():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = PConv2d(3, 2, 3, padding=1)
+
+        def forward(self, x, mask):
+            return self.conv(x, mask)
+
+    model, mask = Net(), torch.rand(1, 1, 33, 40) > 0.5
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["conv"]
+    assert torch.equal(traced(images(), mask), model(images(), mask))
+
+
 def test_fx_keeps_the_function_as_one_node():
     class Net(nn.Module):
         def __init__(self):
