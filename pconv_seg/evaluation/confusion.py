@@ -33,7 +33,7 @@ def confusion_matrices(
             f"label {label.shape}, prediction {prediction.shape} and regions "
             f"{regions.cells.shape} differ in size"
         )
-    if prediction.size and not 0 <= prediction.min() <= prediction.max() < num_classes:
+    if not 0 <= prediction.min() <= prediction.max() < num_classes:
         bad = _outside(prediction, num_classes)
         raise ValueError(f"predicted classes {bad} lie outside 0 .. {num_classes - 1}")
     # Seen as unsigned, a negative label is a large one: all that is no class becomes row C.
@@ -58,7 +58,7 @@ def confusion_matrices(
     joint = joint[:, :num_classes]
     if is_class:
         joint[:, ignore_index] = 0
-    return np.tensordot(regions.members.astype(np.int64), joint, axes=1)
+    return np.tensordot(regions.members, joint, axes=1)
 
 
 def class_areas(confusion: np.ndarray) -> np.ndarray:

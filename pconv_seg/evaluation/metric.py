@@ -53,8 +53,8 @@ class BorderIoUMetric(IoUMetric):
     images a sampler repeats to fill up the last batch are dropped and not counted.
 
     With ``output_dir``, label maps are written as ``<image name>.png``. Where the classes are
-    those of Cityscapes these are submission files (labelIds), else class indices (uint8; uint16 for
-    more than 255 classes).
+    those of Cityscapes these are submission files (labelIds), else class indices, from 1 on under
+    ``reduce_zero_label`` (uint8; uint16 for more than 255 classes).
 
     Args:
         leave_outs: Proportions in [0, 1); 0 is always included.

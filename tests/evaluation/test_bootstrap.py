@@ -67,6 +67,7 @@ def test_equal_networks_and_single_images():
         single = miou_difference(first[:1], areas(1, 0.6)[:1])
         assert np.isnan(single.low)
         assert not single.distinguishable
+        assert np.isfinite(miou_difference(first[:2], areas(1, 0.6)[:2])).all()
         empty = miou_difference(np.zeros((3, 3, 2), int), np.zeros((3, 3, 2), int))
         assert np.isnan(empty.value)
         assert not empty.distinguishable

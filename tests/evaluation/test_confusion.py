@@ -120,8 +120,9 @@ def test_negative_labels():
 
 def test_predictions_out_of_range_and_sizes_are_named():
     label, prediction = random_pair(2)
-    prediction[0, 0] = 19
-    with pytest.raises(ValueError, match=r"predicted classes \[19\] lie outside 0 .. 18"):
-        confusion_matrices(label, prediction, 19, WHOLE.map(SIZE))
+    for outside in (19, -1):
+        prediction[0, 0] = outside
+        with pytest.raises(ValueError, match=rf"predicted classes \[{outside}\] lie outside 0"):
+            confusion_matrices(label, prediction, 19, WHOLE.map(SIZE))
     with pytest.raises(ValueError, match=r"label \(20, 30\), prediction \(20, 31\)"):
         confusion_matrices(label[:, 1:], prediction, 19, WHOLE.map(SIZE))

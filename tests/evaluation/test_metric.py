@@ -115,15 +115,17 @@ def test_submission_files_have_the_official_ids(tmp_path, monkeypatch):
         assert np.array_equal(written, np.vectorize(lambda t: trainId2label[t].id)(train_ids))
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize(("classes", "dtype"), [(19, np.uint8), (255, np.uint8), (300, np.uint16)])
-def test_other_classes_are_written_as_they_are(tmp_path, classes, dtype):
+def test_other_classes_are_written_as_in_the_files_of_labels(tmp_path, classes, dtype, reduced):
     data = samples(1)
+    data[0]["reduce_zero_label"] = reduced
     data[0]["pred_sem_seg"]["data"][0, 0] = classes - 1
     names = [str(i) for i in range(classes)]
     evaluate(BorderIoUMetric(output_dir=str(tmp_path)), data, classes=names)
     written = np.array(Image.open(tmp_path / "city_000000_000000_leftImg8bit.png"))
     assert written.dtype == dtype
-    assert np.array_equal(written, data[0]["pred_sem_seg"]["data"][0])
+    assert np.array_equal(written, data[0]["pred_sem_seg"]["data"][0] + reduced)
 
 
 def test_label_maps_of_one_name_are_refused(tmp_path):
