@@ -46,6 +46,22 @@ def test_checkpoints_may_lie_in_another_folder(tmp_path):
     assert finished_run(tmp_path / "work/a") == latest_run(tmp_path / "work") == run
 
 
+def test_a_run_has_the_newest_config_of_its_own_folder(tmp_path):
+    config = write_run(tmp_path / "a/b").with_name("net.py")
+    older = [config.with_name(f"{name}.py") for name in "az"]
+    for path in older:
+        path.write_text("model = None\n")
+        os.utime(path, (0, 0))
+    assert latest_run(tmp_path).config == config
+    assert finished_run(tmp_path / "a") is None
+    config.unlink()
+    assert finished_run(tmp_path / "a/b") is None  # of a config that does not train
+    for path in older:
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no finished training run below [^;]*Train first"):
+        latest_run(tmp_path)
+
+
 def test_a_pointer_that_was_cut_off_does_not_hide_the_run(tmp_path):
     checkpoint = write_run(tmp_path / "a")
     (tmp_path / "a/last_checkpoint").write_text("")
