@@ -75,7 +75,7 @@ def test_second_layer_sees_the_dip_of_the_first(segmentor):
     assert [first.layer, second.layer] == ["backbone.0", "backbone.1"]
     # (0 + 2/3 + 1) / 3 and (2/3 + 1 + 1) / 3
     assert second.relative == pytest.approx([5 / 9, 8 / 9, *[1] * 10])
-    [chosen] = border_profiles(model, [constant()], layers=["*.1"])
+    [chosen] = border_profiles(model, [constant()], layers=["*.1", "head.*"])
     assert chosen.layer == "backbone.1"
 
 
@@ -142,6 +142,7 @@ def test_what_is_no_number_is_null_in_json():
             "relative": [None] * 3,
         }
     ]
+    assert np.isnan(Profile("conv", np.array([0, 1.0]), 0.0).relative).all()
 
 
 def test_border_responses_are_those_above_the_rest():
@@ -152,6 +153,11 @@ def test_border_responses_are_those_above_the_rest():
     marked, share = border_responses(response)
     assert sorted(map(tuple, np.argwhere(marked))) == [*((0, x) for x in range(7)), (15, 3)]
     assert share == 8 / (16 * 24 - 12 * 20)
+    response = np.zeros((3, 4))
+    response[0, 2] = 1
+    marked, share = border_responses(response)  # the border of a small map is one pixel wide
+    assert np.argwhere(marked).tolist() == [[0, 2]]
+    assert share == 1 / 10
     with pytest.raises(ValueError, match="is all border"):
         border_responses(np.zeros((2, 9)))
 
