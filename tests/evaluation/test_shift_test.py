@@ -127,6 +127,7 @@ def test_agreement_of_a_folder_without_labels(main, trained, tmp_path, capsys):
     for path in tmp_path.glob("data/labels/*"):
         path.unlink()
     (tmp_path / "data/folder.png").mkdir()
+    (tmp_path / "data/notes.txt").write_text("no image")
     capsys.readouterr()
     plot = str(tmp_path / "plot.png")
     images = ["--images", str(tmp_path / "data"), "--plot", plot]

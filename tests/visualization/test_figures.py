@@ -153,12 +153,12 @@ def test_responses_and_what_is_marked_in_them():
     response = np.array([[1.0, 2, 3], [2, 2, 8]])
     marked = response > 5
     networks = [("zeros", response, marked), ("partial", 10 * response, ~marked & False)]
-    panels = draw_responses(np.zeros((4, 6, 3), np.uint8), networks).axes[:3]
+    panels = draw_responses(np.zeros((4, 9, 3), np.uint8), networks).axes[:3]
     assert [panel.get_title() for panel in panels] == ["input", "zeros", "partial"]
     for panel in panels[1:]:
         assert np.array_equal(panel.images[0].get_array(), response / 2)
     # The last place of the second row, in pixels of the image.
-    assert outlines(panels[1]) == [(3.5, 1.5, 5.5, 3.5)]
+    assert outlines(panels[1]) == [(5.5, 1.5, 8.5, 3.5)]
     assert not outlines(panels[2])
 
 
@@ -201,13 +201,15 @@ def test_one_heat_map_per_matrix_on_one_scale():
     panels = plot_matrices(matrices).axes[:2]
     assert [axes.get_title() for axes in panels] == ["0", "1"]
     texts = [["10.00", "20.50", "absent", "40.00"], ["50.00", "60.00", "70.00", "80.12"]]
-    for axes, expected, numbers in zip(panels, scores, texts, strict=True):
+    colours = ["wwkw", "kkkk"]  # light on the dark half of the scale
+    for axes, expected, numbers, colour in zip(panels, scores, texts, colours, strict=True):
         drawn = axes.images[0]
         assert np.array_equal(
             drawn.get_array().filled(np.nan), np.array(expected, float), equal_nan=True
         )
         assert drawn.get_clim() == (10, 80.125)
         assert [text.get_text() for text in axes.texts] == numbers
+        assert "".join(text.get_color() for text in axes.texts) == colour
         assert [text.get_position() for text in axes.texts] == [(0, 0), (1, 0), (0, 1), (1, 1)]
         assert [label.get_text() for label in axes.get_xticklabels()] == labels["columns"]
         assert [label.get_text() for label in axes.get_yticklabels()] == labels["rows"]
