@@ -67,6 +67,11 @@ class _Options(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets of a list that do not match
             parser.error(f"--cfg-options: {error}")
+        except RecursionError:  # brackets with a comma inside of them, and something beside them
+            parser.error(
+                f"--cfg-options {' '.join(values)}: write nested lists as key=[(a,b),(c,d)], and "
+                "set the keys of a dict one by one, as key.name=value"
+            )
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:

@@ -199,6 +199,8 @@ def test_options_keep_the_spaces_of_names_and_are_mmengines_else(value: str, exp
         ("foo", "--cfg-options foo: expected KEY=VALUE"),
         ("=3", "--cfg-options =3: expected KEY=VALUE"),
         ("a=[1,2", "--cfg-options: Imbalanced brackets exist in [1,2"),
+        ("a=dict(b=1,c=2)", "--cfg-options a=dict(b=1,c=2): write nested lists as key=[(a,b),(c"),
+        ("a=(1,2),(3,4)", "set the keys of a dict one by one, as key.name=value"),
     ],
 )
 def test_options_that_are_none(capsys: pytest.CaptureFixture, option: str, message: str) -> None:
