@@ -502,7 +502,7 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "conv2d": lambda x: F.conv2d(x, F.adaptive_avg_pool2d(x, 1)),
     "conv2d of a constant": lambda x: F.conv2d(x.new_ones(1, 3, 5, 5), x.mean((2, 3), True)),
     "conv2d of channels last": lambda x: F.conv2d(x.permute(0, 2, 3, 1), x.new_ones(1, 40, 1, 1)),
-    "conv_transpose2d": lambda x: F.conv_transpose2d(x, x.mean((2, 3), True)[:3]),
+    "conv_transpose2d": lambda x: F.conv_transpose2d(x, x.mean((2, 3), True)[:3, :]),
     "conv_transpose2d of a constant": lambda x: F.conv_transpose2d(
         x.new_ones(1, 4, 5, 5), x.mean((2, 3), True)
     ),
