@@ -1,7 +1,7 @@
 """Partial convolution based padding for mmsegmentation, and what padding does to a model.
 
 Importing the package registers its parts with mmengine, so that ``conv_cfg=dict(type='PConv')``
-works in any config.
+works in any config. Here are all parts that configs can name, and the functions to start with.
 """
 
 try:
@@ -20,7 +20,17 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .checkpoints import PublishedWeightsInit
-from .datasets import CamVidDataset, CityscapesSplitDataset
+from .datasets import (
+    CamVidDataset,
+    CityscapesSplitDataset,
+    ClassUniformSampler,
+    ColorJitter,
+    DrawnDataset,
+    GaussianBlur,
+    RandomScaleCrop,
+    ResizeOriginal,
+    ResumableSampler,
+)
 from .engine import (
     FiniteLossHook,
     ResumableCheckpointHook,
@@ -28,10 +38,10 @@ from .engine import (
     StopOnSignalHook,
 )
 from .evaluation import BorderIoUMetric, PaddingEvalHook
-from .inference import tiled_inference
-from .layers import PConv2d, partial_conv2d
+from .inference import TiledEncoderDecoder, tiled_inference
+from .layers import PConv1d, PConv2d, PConv3d, partial_conv2d
 from .models import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, WideResNet38
-from .padding import PaddedBatchHook, padding_report, set_padding
+from .padding import PaddedBatchHook, PaddingHook, padding_report, set_padding
 from .study import StartDigestHook
 from .version import __version__
 
@@ -39,17 +49,28 @@ __all__ = [
     "BorderIoUMetric",
     "CamVidDataset",
     "CityscapesSplitDataset",
+    "ClassUniformSampler",
+    "ColorJitter",
     "DeepLabV3PlusHead",
+    "DrawnDataset",
     "FiniteLossHook",
+    "GaussianBlur",
+    "PConv1d",
     "PConv2d",
+    "PConv3d",
     "PaddedBatchHook",
     "PaddingAwareDepthwiseSeparableASPPHead",
     "PaddingEvalHook",
+    "PaddingHook",
     "PublishedWeightsInit",
+    "RandomScaleCrop",
+    "ResizeOriginal",
     "ResumableCheckpointHook",
+    "ResumableSampler",
     "ResumableTrainLoop",
     "StartDigestHook",
     "StopOnSignalHook",
+    "TiledEncoderDecoder",
     "WideResNet38",
     "__version__",
     "padding_report",

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmengine.registry
+import mmseg.registry
 import pytest
+
+import pconv_seg
 
 PACKAGE = Path(__file__).parents[1] / "pconv_seg"
 TOOLS = sorted((PACKAGE.parent / "tools").glob("*.py"))
@@ -50,6 +54,19 @@ def test_missing_mm_package_names_both_ways_out(missing: str, code: str) -> None
 
 def test_scoped_name_needs_no_custom_imports() -> None:
     assert _run(BUILD_SCOPED, PACKAGE.parent) == ""
+
+
+def test_all_that_configs_can_name_is_at_the_top() -> None:
+    registries = [*vars(mmengine.registry).values(), *vars(mmseg.registry).values()]
+    parts = {
+        part
+        for registry in registries
+        if isinstance(registry, mmengine.registry.Registry)
+        for part in registry.module_dict.values()
+        if part.__module__.startswith("pconv_seg.")
+    }
+    assert pconv_seg.PConv2d in parts
+    assert parts <= {getattr(pconv_seg, name) for name in pconv_seg.__all__}
 
 
 def test_broken_module_is_not_reported_as_unregistered(tmp_path: Path) -> None:
