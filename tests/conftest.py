@@ -1,5 +1,6 @@
 """What tests of several packages share."""
 
+import gc
 import os
 
 import pytest
@@ -12,6 +13,12 @@ from pconv_seg.models import wide_resnet
 if not torch.cuda.is_available():
     # Read when Triton is imported, which compilers may do before the kernel's own tests.
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage():
+    """mmengine collects garbage with each data set: most of it looked through what is imported."""
+    gc.freeze()
 
 
 @pytest.fixture
