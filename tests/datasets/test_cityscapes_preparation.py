@@ -1,11 +1,11 @@
 """Complete, broken and interrupted downloads of Cityscapes."""
 
 import json
+import multiprocessing
 import os
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -297,6 +297,20 @@ def test_without_cityscapesscripts(root, monkeypatch):
         prepare(root)
 
 
+def _prepare_slowly(root: Path) -> None:
+    """So that every kill finds it at work: before a file is renamed, and after."""
+    replace = os.replace
+
+    def slow(*paths: Path) -> None:
+        time.sleep(0.05)
+        replace(*paths)
+        time.sleep(0.05)
+
+    os.setsid()
+    os.replace = slow
+    prepare_cityscapes(root, num_workers=2)
+
+
 def test_killed_runs_leave_whole_files_and_the_next_one_completes_them(root):
     prepare(root)
     expected = {path: value[1] for path, value in snapshot(root).items() if "TrainIds" in path}
@@ -304,26 +318,16 @@ def test_killed_runs_leave_whole_files_and_the_next_one_completes_them(root):
     for path in expected:
         (root / path).unlink()
     (root / preparation.RECORD).unlink()
-    # Slowed down, so that every kill finds it at work: before a file is renamed, and after.
-    script = (
-        "import os, time, runpy, sys; replace = os.replace\n"
-        "def slow(*paths): time.sleep(0.05); replace(*paths); time.sleep(0.05)\n"
-        f"os.replace = slow; sys.argv = ['tool', {str(root)!r}, '--num-workers', '2']\n"
-        f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
-    )
     for wanted in (1, 6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        # By name: a search would meet folders that the tool is about to remove.
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_prepare_slowly, args=(root,))
+        process.start()
+        # By name: a search would meet folders that it is about to remove.
         while sum((root / path).exists() for path in expected) < wanted:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
         written = {path for path in expected if (root / path).exists()}
         assert wanted <= len(written) < total
         for path in written:

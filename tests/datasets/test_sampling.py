@@ -347,7 +347,8 @@ def test_a_damaged_sample_ends_the_run_or_is_replaced(data, kind, cached, monkey
 def test_cached_samples_are_those_without_a_cache(data):
     folder = data / "cache"
     draws = [Draw(i, i, None, 1) for i in range(11)]
-    base = [drawn(data)[draw] for draw in draws]
+    dataset = drawn(data)
+    base = [dataset[draw] for draw in draws]
     for _ in range(2):
         dataset = drawn(data, decoded_cache={"folder": str(folder), "max_gb": 1})
         for _ in range(2):
