@@ -25,7 +25,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def label_maps():
-    return [render_street_scene(SIZE, seed)[1] for seed in range(60)]
+    return [render_street_scene(SIZE, seed)[1] for seed in range(40)]
 
 
 def names():
