@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from safetensors import safe_open
+from torch import nn
 
 from pconv_seg.checkpoints import import_weights, load_file, load_weights, network_of, save_weights
 from pconv_seg.models import WideResNet38
@@ -449,7 +450,6 @@ def test_a_network_that_nobody_registered_is_named():
         network_of(stored, source="x.pth")
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("layout", "name"),
     [("torchvision", "deepwv3plus"), ("deepwv3plus", "wider_resnet38"), ("mmpretrain", "mmseg")],
@@ -459,7 +459,7 @@ def test_a_file_of_another_format_is_recognized(layout, name):
     looks = "Cityscapes DeepWV3Plus" if layout == "deepwv3plus" else "ResNet of torchvision"
     message = rf"x\.pth is not the format {name}: it looks like a {looks}"
     with pytest.raises(ValueError, match=message):
-        import_weights(content, WideResNet38(), name, "x.pth")
+        import_weights(content, nn.Module(), name, "x.pth")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_files_that_are_not_for_us_are_recognized(content, looks):
     content = {key: torch.ones(1) for key in content}
     message = rf"x\.pth is not one of these formats: it looks like {looks}"
     with pytest.raises(ValueError, match=message):
-        import_weights(content, WideResNet38(), source="x.pth")
+        import_weights(content, nn.Module(), source="x.pth")
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_files_that_are_not_for_us_are_recognized(content, looks):
 )
 def test_what_holds_no_weights_is_refused(content, message):
     with pytest.raises(ValueError, match=rf"x\.pth {message}"):
-        import_weights(content, WideResNet38(), source="x.pth")
+        import_weights(content, nn.Module(), source="x.pth")
 
 
 class TestInitCfg:
