@@ -52,7 +52,7 @@ def test_every_changed_bit_is_noticed(tmp_path: Path) -> None:
     choose = random.Random(0)
     # Without the word sha256 the archive below it still counts, and that is unchanged.
     positions = [i for i in range(len(content)) if not -71 <= i - len(content) < -64]
-    for position in choose.sample(positions[:-66], 700) + positions[-66:]:
+    for position in choose.sample(positions[:-66], 200) + positions[-66:]:
         changed = bytearray(content)
         changed[position] ^= 1 << choose.randrange(8)
         path.write_bytes(changed)

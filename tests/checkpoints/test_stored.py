@@ -9,7 +9,8 @@ from pconv_seg.checkpoints import stored_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+# Their zero configs differ in conv_cfg alone.
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_pd_*.py")), ids=lambda path: path.stem)
 def test_what_mmengine_stores_comes_back(path):
     config = Config.fromfile(path)
     assert stored_config({"cfg": config.pretty_text}, "x.pth").to_dict() == config.to_dict()

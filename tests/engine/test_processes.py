@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny_run
+import torch
 
 from pconv_seg.engine import STOPPED
 
@@ -69,7 +70,7 @@ def test_processes_see_the_samples_of_one(tiny_config: str, tmp_path: Path) -> N
         )
     for name, value in states[0].items():
         if value.is_floating_point():
-            tiny_run.torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_iteration(
