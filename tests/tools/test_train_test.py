@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import runner
 from PIL import Image
+from yapf.yapflib import yapf_api
 
 from pconv_seg.checkpoints import load_file
 from pconv_seg.evaluation.runs import finished_run, latest_run
@@ -100,6 +102,9 @@ def main() -> dict[str, Callable]:
         def run(argv: list[str]) -> dict[str, float] | None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("MICRO_RUN", f"micro_{next(numbers)}")
+                # Asking for compilers and laying out the dumped config take longer than the rest.
+                patch.setattr(runner, "collect_env", dict)
+                patch.setattr(yapf_api, "FormatCode", lambda text, **_: (text, False))
                 return tool(argv)
 
         return run
