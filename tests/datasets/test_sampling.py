@@ -398,12 +398,6 @@ def test_nothing_but_damage_is_fatal(data):
         dataset[Draw(0, 0)]
 
 
-def test_what_loops_ask_of_a_data_set(data):
-    dataset = drawn(data)
-    assert len(dataset) == 11
-    assert dataset.metainfo["classes"] == CLASSES
-
-
 def test_draws_of_classes_and_of_images_are_mixed_and_all_images_come_up(data):
     sampler = uniform(drawn(data), tile=16)
     plans = np.stack([sampler.plan(epoch) for epoch in range(60)])
