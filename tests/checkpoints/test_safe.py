@@ -27,7 +27,7 @@ from pconv_seg.checkpoints import (
 
 
 class Touch:
-    """Unpickling it creates a file, as any other command could be run."""
+    """Unpickling it makes a folder, as any other command could be run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
