@@ -1,5 +1,6 @@
 """Reading and counting mmseg's data samples."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,10 @@ def read_batches(dataloader: DataLoader) -> Iterator[Any]:
     """
     try:
         yield from dataloader
-    except Exception:
+    except Exception as error:
+        # Torch's frames would keep the workers until garbage is collected, which then waits seconds
+        # for each of them.
+        traceback.clear_frames(error.__traceback__)
         # What was raised names no file, and comes from a worker as a traceback: read once more.
         for index in range(len(dataloader.dataset)):
             read_sample(dataloader.dataset, index)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict, replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,7 @@ def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_l
     config.test_dataloader.num_workers = workers
     root = Path(config.test_dataloader.dataset.data_root)
     model, loader = make_segmentor(config), make_loader(config)
+    others = active_children()
     for kind, content, message in [
         ("labels", lambda old: old[:-100], r"labels/1\.png: OSError: image file is truncated"),
         ("labels", lambda old: b"", r"labels/1\.png: UnidentifiedImageError: cannot identify"),
@@ -219,6 +221,7 @@ def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_l
         with pytest.raises(ValueError, match=rf"^{root}/{message}"):
             evaluate([model], loader, PLAN, progress=False)
         path.write_bytes(before)
+        assert set(active_children()) <= set(others)  # no worker that waits for more to read
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "labels/1.png")
     message = r"labels/1\.png: a label is one class per pixel, .* the shape 24 x 40 x 3: perhaps"
     with pytest.raises(ValueError, match=message):
