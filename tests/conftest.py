@@ -22,6 +22,12 @@ def _imports_are_no_garbage():
 
 
 @pytest.fixture
+def unformatted(monkeypatch):
+    """Writes configs without formatting them, which takes longer than many a whole test."""
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+
+
+@pytest.fixture
 def randomized():
     """Gives every parameter and statistic of a model a random value, so that all of them count."""
 

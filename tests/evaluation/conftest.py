@@ -10,6 +10,11 @@ from mmengine.runner import Runner
 from PIL import Image
 
 
+@pytest.fixture(autouse=True)
+def _unformatted(unformatted):
+    pass
+
+
 @pytest.fixture
 def make_config(tmp_path):
     """A function that writes images and returns a config; the same for the same arguments."""

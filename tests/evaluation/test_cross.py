@@ -169,8 +169,8 @@ def test_options_that_would_do_nothing_are_refused(main, trained, arguments, mes
 
 
 def test_a_padding_that_maps_are_too_small_for_can_be_left_out(main, trained):
-    arguments = [*trained, "--modes", "tile", "--tile", "1"]
-    message = r"images/0\.png: .* of 1x1 is too small for reflect .*, or leave it out of --paddings"
+    arguments = [*trained, "--modes", "tile", "--tile", "1", "20"]
+    message = r"images/0\.png: .* of 1x20 is too small for reflect .*, or leave it out of --pad"
     with pytest.raises(SystemExit, match=message):
         main(arguments)
     main([*arguments, "--paddings", "zeros", "replicate"])

@@ -32,6 +32,8 @@ def make_runner(make_config, request):
     def make(hook=HOOK, *others, pad=None, **options):
         config = make_config()
         config.experiment_name = request.node.name
+        # Without an end, at which mmengine would pause for seconds.
+        config.train_dataloader.sampler = {"type": "InfiniteSampler", "shuffle": False}
         config.custom_hooks = [hook, *others]
         config.model.data_preprocessor.test_cfg = pad
         config.log_processor = {"by_epoch": False}

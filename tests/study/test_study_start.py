@@ -22,7 +22,7 @@ from pconv_seg.study.training import Interrupted, read_state
 TOOL = Path(__file__).parents[2] / "tools" / "study.py"
 
 
-def test_the_padding_changes_neither_weights_nor_batches(make_study, tmp_path):
+def test_the_padding_changes_neither_weights_nor_batches(make_study, unformatted, tmp_path):
     study = make_study()
 
     def start(padding: str, seed: int) -> dict:
