@@ -3,6 +3,7 @@ import json
 import re
 import runpy
 from fractions import Fraction
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pconv_seg.evaluation.confusion import class_areas
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
 from pconv_seg.geometry import BorderRegions, TileGrid
+from pconv_seg.visualization import draw_comparison
 
 TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
 OVERLAPS = {"regular": None, "tile": 0, "tile_overlap": 0.5}
@@ -43,6 +45,19 @@ def trained(make_config, make_checkpoint, tmp_path):
         (folder / "last_checkpoint").write_text(checkpoints[-1])
         config.dump(folder / "config.py")
     return str(file), *checkpoints
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of each comparison, whose figure stays empty."""
+    calls = []
+
+    def draw(*arguments):
+        calls.append(signature(draw_comparison).bind(*arguments).arguments)
+        return Figure()
+
+    monkeypatch.setattr(compare, "draw_comparison", draw)
+    return calls
 
 
 def expected_areas(folder, width, mode, leave_out):
@@ -192,7 +207,7 @@ def test_figures(main, trained, tmp_path):
     assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
 
 
-def test_images_of_one_name_have_figures_of_their_own(main, trained, tmp_path):
+def test_images_of_one_name_have_figures_of_their_own(main, trained, tmp_path, drawn):
     for kind in ("images", "labels"):
         folder = tmp_path / "data" / kind
         for i, name in enumerate(("a/0", "a/b/0", "b/0", "b/1")):
@@ -204,14 +219,7 @@ def test_images_of_one_name_have_figures_of_their_own(main, trained, tmp_path):
     assert written == {f"{name}_regular.png" for name in ("a/0", "a/b/0", "b/0", "b/1")}
 
 
-def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeypatch, capsys):
-    shown = []
-
-    def draw(image, label, predictions, *_):
-        shown.append(list(predictions))
-        return Figure()
-
-    monkeypatch.setattr(compare, "draw_comparison", draw)
+def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, drawn, capsys):
     checkpoints = [tmp_path / f"{name}/seed0/iter_4.pth" for name in "ab"]
     for path, checkpoint in zip(checkpoints, trained[1:], strict=True):
         path.parent.mkdir(parents=True)
@@ -219,44 +227,30 @@ def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, monkeyp
     arguments = [*map(str, checkpoints), *OPTIONS, "--modes", "tile"]
     main([trained[0], *arguments, "--show-dir", str(tmp_path / "figures")])
     names = ["a/seed0/iter_4.pth", "b/seed0/iter_4.pth"]
-    assert shown == [names] * 4
+    assert [list(call["predictions"]) for call in drawn] == [names] * 4
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
 
 
 def test_seams_of_padded_images_are_drawn_where_they_were(
-    main, make_config, make_checkpoint, tmp_path, monkeypatch
+    main, make_config, make_checkpoint, tmp_path, drawn
 ):
-    grids = []
-
-    def draw(image, label, predictions, palette, ignore_index, grid):
-        grids.append(list(grid))
-        return Figure()
-
-    monkeypatch.setattr(compare, "draw_comparison", draw)
     config = make_config(images=1)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}  # 24 x 40 to 32 x 48
     checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
     config.dump(tmp_path / "config.py")
     arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "tile"]
     main([*arguments, "--show-dir", str(tmp_path / "figures")])
-    assert grids == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
+    assert [list(call["grid"]) for call in drawn] == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
 
 
 def test_seams_are_those_of_the_tiles_that_the_first_image_has_settled(
-    main, trained, tmp_path, monkeypatch
+    main, trained, tmp_path, drawn
 ):
-    grids = []
-
-    def draw(image, label, predictions, palette, ignore_index, grid):
-        grids.append(list(grid))
-        return Figure()
-
-    monkeypatch.setattr(compare, "draw_comparison", draw)
     for path in tmp_path.glob("data/*/[123].png"):  # 16 x 40 pixels, and the first 24 x 40
         Image.open(path).crop((0, 0, 40, 16)).save(path)
     main([*trained[:2], "--modes", "tile", "--show-dir", str(tmp_path / "figures")])
-    assert grids == [
+    assert [list(call["grid"]) for call in drawn] == [
         [(0, 24, 0, 24), (0, 24, 16, 40)],
         *[[(0, 16, 0, 24), (0, 16, 16, 40)]] * 3,
     ]
@@ -276,16 +270,8 @@ def grey_of_16_bits(image, path):
     ("write", "suffix"), [(turned_by_a_tag, ".jpg"), (grey_of_16_bits, ".png")]
 )
 def test_figures_show_what_the_network_saw(
-    main, make_config, make_checkpoint, tmp_path, monkeypatch, write, suffix
+    main, make_config, make_checkpoint, tmp_path, drawn, write, suffix
 ):
-    shown = []
-
-    def draw(image, label, predictions, palette, ignore_index, grid):
-        shown.append(image)
-        assert ignore_index == IGNORED
-        return Figure()
-
-    monkeypatch.setattr(compare, "draw_comparison", draw)
     config = make_config(images=1, ignore_index=IGNORED)
     config.test_dataloader.dataset.img_suffix = suffix
     path = tmp_path / "data/images/0.png"
@@ -298,7 +284,9 @@ def test_figures_show_what_the_network_saw(
     main([*arguments, "--show-dir", str(tmp_path / "figures")])
     loaded = DATASETS.build(config.test_dataloader.dataset)[0]["inputs"].numpy()
     assert loaded.std() > 20
-    assert np.array_equal(shown, [loaded[::-1].transpose(1, 2, 0)])
+    [call] = drawn
+    assert np.array_equal(call["image"], loaded[::-1].transpose(1, 2, 0))
+    assert call["ignore_index"] == IGNORED
 
 
 @pytest.mark.parametrize(
