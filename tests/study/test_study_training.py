@@ -52,6 +52,12 @@ def statuses(study):
     return {run.name: read_state(run)["status"] for run in study.runs}
 
 
+def wait_until_begun(run):
+    """Until a run has a checkpoint, from which the next call goes on."""
+    while not (run.folder / "last_checkpoint").exists():
+        time.sleep(0.02)
+
+
 def test_each_run_gets_its_padding_seed_folder_and_share_of_cores(make_study):
     study = make_study(("zeros", "partial"), (0, 7))
     train_runs(study, STUB, jobs=2)
@@ -165,11 +171,9 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study, monke
         stop(process)
 
     monkeypatch.setattr(training._Process, "stop", stop_impatiently)
-    waiting = study.runs[1].folder / "last_checkpoint"
 
     def end_when_begun() -> None:
-        while not waiting.exists():
-            time.sleep(0.02)
+        wait_until_begun(study.runs[1])
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -201,6 +205,8 @@ def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(make_study, mo
 
     def write(*arguments):
         if next(writes) > len(study.runs):  # those of the starts
+            for run in study.runs:
+                wait_until_begun(run)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_json(*arguments)
 
