@@ -84,6 +84,12 @@ def evaluate_at_random() -> Callable[..., None]:
     return evaluate
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps a report from writing its figures, which takes most of its time."""
+    monkeypatch.setattr("pconv_seg.study.report.save_figure", lambda *_: None)
+
+
 @pytest.fixture(params=["cut", "changed", "older"])
 def damage(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     """A function that leaves of a file of counts what cannot be read."""

@@ -187,7 +187,7 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
 
 
 def test_the_report_is_written_without_what_could_not_be_evaluated(
-    make_study, evaluated, error, monkeypatch
+    make_study, evaluated, error, no_figures, monkeypatch
 ):
     study = make_study(seeds=(0,), study=STUDY.partition(",\n    shift=")[0] + ")")
     finish(study)

@@ -158,7 +158,9 @@ def test_only_seeds_with_all_runs_count(make_study, evaluate_at_random):
     assert both.values[1] == pytest.approx(single[1].values[1] - single[0].values[2])
 
 
-def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(make_study, evaluate_at_random):
+def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(
+    make_study, evaluate_at_random, no_figures
+):
     study = make_study(("zeros", "partial"), (0, 1, 2))
     evaluate_at_random(study, skip=("partial_seed1",))
     parts = re.compile(r"\(([+-][0-9.]+)\).* minus .*\(([+-][0-9.]+)\)")
@@ -251,7 +253,7 @@ def test_means_and_differences_say_of_how_many_seeds_they_are(make_study, evalua
     assert context["findings"][0]["number"] == difference
 
 
-def test_what_no_seed_has_the_runs_for_is_not_measured(make_study, evaluate_at_random):
+def test_what_no_seed_has_the_runs_for_is_not_measured(make_study, evaluate_at_random, no_figures):
     study = make_study(("zeros", "partial"), (0, 1))
     evaluate_at_random(study, skip=("partial_seed0", "zeros_seed1"))
     text = write_report(study).read_text()
@@ -332,7 +334,9 @@ def test_rows_of_the_tables_of_distances_are_paddings(make_study, evaluate_at_ra
         assert [row[0] for row in block["differences"]] == ["padding minus zeros", "partial"]
 
 
-def test_without_zeros_nothing_is_announced_that_does_not_follow(make_study, evaluate_at_random):
+def test_without_zeros_nothing_is_announced_that_does_not_follow(
+    make_study, evaluate_at_random, no_figures
+):
     study = make_study(("reflect", "replicate"), (0,))
     evaluate_at_random(study)
     text = write_report(study).read_text()
@@ -401,39 +405,38 @@ def test_the_command_is_that_of_the_training_and_can_be_pasted(make_study, evalu
     assert words == ["python", "tools/study.py", str(spaced.file), *options]
 
 
-def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_random):
-    def text(plan: str) -> str:
+def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_random, no_figures):
+    def text(*plans: str) -> str:
         study = make_study(
-            ("zeros", "partial"), (0,), study=STUDY.partition("evaluation=")[0] + f"{plan})"
+            study=f"study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
+            f"evaluation=({', '.join(plans)},), shift=dict(tile=16, bin_width=2))"
         )
-        study.folder.mkdir(exist_ok=True)
-        evaluate_at_random(replace(study, shift={"tile": 16, "bin_width": 2}))
+        evaluate_at_random(study)
         return write_report(study).read_text()
 
     line = "The grey line is the paper's Table 7. Its five proportions are not known"
-    assert line in text("evaluation=(dict(tile=16),)")
-    assert line in text("evaluation=(dict(tile=16, leave_outs=(0.875, '3/4', '2/3', 1/2, '1/3')),)")
-    for other in (
-        "leave_outs=('1/10', '1/5', '1/4', '1/3', '1/2')",
-        "proportion='area'",
-        "region='tile'",
-        "modes=('regular',)",
-    ):
-        assert "grey line" not in text(f"evaluation=(dict(tile=16, {other}),)")
+    assert line in text("dict(tile=16)")
+    assert line in text("dict(tile=16, leave_outs=(0.875, '3/4', '2/3', 1/2, '1/3'))")
     # Without a mode for the test across paddings, and without leave-outs.
-    plans = "dict(tile=16, modes=('tile_overlap',)), dict(tile=24, leave_outs=())"
-    without = text(f"evaluation=({plans})")
+    without = text("dict(tile=16, modes=('tile_overlap',))", "dict(tile=24, leave_outs=())")
     assert "The study's first plan tests overlapping tiles only" in without
     for words in ("Does the gap", "Is it worse to test", "| trained with"):
         assert words not in without
-    others = text("evaluation=(dict(tile=16, leave_outs=('1/2',), proportion='area'),)")
+    others = text(
+        "dict(tile=16, leave_outs=('1/2',), proportion='area')",
+        "dict(tile=20, leave_outs=('1/10', '1/5', '1/4', '1/3', '1/2'))",
+        "dict(tile=24, proportion='area')",
+        "dict(tile=28, region='tile')",
+        "dict(tile=32, modes=('regular',))",
+    )
+    assert "grey line" not in others
     assert "where 1/2 of the area is left out" in others
     # No difference of one seed has an interval over seeds.
     assert "of 0 differences in the tables below" in others
     assert "have an interval over seeds, about\n0.0 would" in others
 
 
-def test_report_holds_every_cell(make_study, evaluate_at_random):
+def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
     study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
     evaluate_at_random(study)
     first, last = {"loss": 0.5, "time": 0.25}, {"loss": float("inf"), "time": 2}
@@ -483,7 +486,9 @@ def test_the_setup_names_all_heads(make_study, evaluate_at_random, model, words)
     assert words in Contents(Results(study)).context["setup"][0]
 
 
-def test_the_page_says_what_is_evaluated_from_the_counts(make_study, evaluate_at_random):
+def test_the_page_says_what_is_evaluated_from_the_counts(
+    make_study, evaluate_at_random, no_figures
+):
     study = make_study(("zeros", "partial"), (0,))
     evaluate_at_random(study)
     (study.runs[0].folder / "run.json").write_text(

@@ -114,7 +114,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
 
 
 def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
-    make_study, evaluate_at_random, monkeypatch
+    make_study, evaluate_at_random, no_figures, monkeypatch
 ):
     study = make_study(("zeros", "reflect"), (0, 1))
     failed = ("reflect_seed0", "reflect_seed1")
