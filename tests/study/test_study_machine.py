@@ -1,12 +1,19 @@
 """What is said about the machine."""
 
+import os
 import subprocess
 from pathlib import Path
 
 from pconv_seg.study.machine import _commit
 
 
-def test_the_commit_is_that_of_the_checkout_that_has_the_package(tmp_path):
+def test_the_commit_is_that_of_the_checkout_that_has_the_package(tmp_path, monkeypatch):
+    # In a git hook these name the user's own repository, in which this would commit.
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    for scope in ("GLOBAL", "SYSTEM"):  # such as signing all commits
+        monkeypatch.setenv(f"GIT_CONFIG_{scope}", os.devnull)
+
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
         command = ["git", "-C", tmp_path, *identity, *arguments]
