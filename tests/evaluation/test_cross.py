@@ -115,8 +115,14 @@ def test_checkpoints_of_one_name_have_rows_of_their_own(main, trained, tmp_path)
 def test_all_modes_and_leave_outs(main, trained):
     options = ["--paddings", "zeros", "partial", "--modes", "regular", "tile", "--tile", "16"]
     result = main([*trained, *options, "--leave-out", "0", "1/2"])
-    assert len(result["matrices"]) == 4
-    assert len({matrix["title"] for matrix in result["matrices"]}) == 4
+    cells = product((("regular", "regular"), ("tile", "tile 16")), ((0, "0"), (0.5, "1/2")))
+    for matrix, ((mode, name), (leave_out, share)) in zip(result["matrices"], cells, strict=True):
+        assert matrix["title"] == f"mIoU (%), leave-out {share}, {name}"
+        found = [r for r in result["results"] if (r["mode"], r["leave_out"]) == (mode, leave_out)]
+        assert [(r["checkpoint"], r["padding"]) for r in found] == list(
+            product(trained[1:], ("zeros", "partial"))
+        )
+        assert np.ravel(matrix["mIoU"]).tolist() == [r["mIoU"] for r in found]
 
 
 @pytest.mark.parametrize("padding", ["reflect", "partial"])
