@@ -56,8 +56,9 @@ def test_counts_of_every_mode_are_those_of_the_known_answer(
 def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor, make_loader):
     config = make_config(ignore_index=1)  # within the classes: counting it would raise no error
     model, dataset = make_segmentor(config), config.test_dataloader.dataset
+    plan = EvaluationPlan(modes=["regular"])
     expected = evaluate(
-        [model], make_loader(config), replace(PLAN, ignore_index=1), progress=False
+        [model], make_loader(config), replace(plan, ignore_index=1), progress=False
     ).counts
     repeated = {"type": "RepeatDataset", "times": 1, "dataset": dataset}
     other = {**dataset, "ignore_index": 7}
@@ -65,9 +66,9 @@ def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor,
         config.test_dataloader.dataset = {"type": "ConcatDataset", "datasets": parts}
         if other in parts:
             with pytest.raises(ValueError, match=r"must have one ignore_index, got \[1, 7\]"):
-                evaluate([model], make_loader(config), PLAN, progress=False)
+                evaluate([model], make_loader(config), plan, progress=False)
         else:
-            result = evaluate([model], make_loader(config), PLAN, progress=False)
+            result = evaluate([model], make_loader(config), plan, progress=False)
             assert result.plan.ignore_index == 1
             assert np.array_equal(result.counts, expected)
 
