@@ -34,7 +34,10 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
     text = meta.get("cfg")
     if not isinstance(text, str):
         return None
-    config = Config(_parse(text, source))
+    try:
+        config = Config(_parse(text, source))
+    except RecursionError as error:  # also of naming what is refused
+        raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
     for name in _types(config.get("model")):
         if not _is_registered(name):
             raise UnsafeCheckpointError(
@@ -57,7 +60,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     values = {}
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
     for statement in tree.body:
         match statement:
