@@ -20,12 +20,12 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
 # size, kernel, stride, padding, dilation
 GEOMETRIES = [
     ((6, 7), 3, 1, 1, 1),
-    ((70, 67), 3, 1, 1, 1),  # more outputs than one program has
+    ((10, 37), 3, 1, (2, 17), (2, 17)),  # more outputs than one program has, everywhere
     ((9, 8), 7, 2, 3, 1),
     ((6, 7), 3, 1, 12, 12),  # no interior
     ((13, 6), 3, 1, 4, 4),  # none along one axis
     ((4, 9), (1, 5), (1, 3), (0, 2), (1, 2)),  # no border along one axis
-    ((6, 6), (4, 2), (2, 1), (2, 1), (1, 3)),
+    ((7, 7), 2, (2, 1), ((0, 1), (0, 3)), (1, 3)),  # no border at the start
     ((4, 3), 1, 1, 1, 1),  # windows without any valid tap
 ]
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -111,7 +111,7 @@ def test_bias_is_added_on_the_way(geometry, memory_format):
 )
 def test_values_are_rounded_once(dtype, tolerance):
     plan = plan_of((9, 8), 7, 2, 3, 1)
-    values, bias = draw(plan, dtype)
+    values, bias = draw(plan, dtype, channels=16)
     expected = scaling._scale_border_(values.double(), bias.double(), False, plan, None)
     sums = scale_border_(values.clone(), None, False, plan.frame, True)
     assert sums.dtype == torch.float32
@@ -256,7 +256,7 @@ def test_nothing_is_loaded_while_a_graph_is_captured(memory_format, adds_bias, k
     jit = border_kernel._scale_border
     monkeypatch.setattr(border_kernel, "_scale_border", Launches(jit, loads))
     plan = plan_of((9, 8), 7, 2, 3, 1)
-    values, bias = draw(plan, memory_format=memory_format)
+    values, bias = draw(plan, memory_format=memory_format, channels=3)
     assert scaling._kernel_for(values, plan, adds_bias) is None
     assert not loads
     capturing[0] = False
