@@ -223,7 +223,7 @@ def test_interior_is_bit_identical_to_zero_padding(records_gradient, with_bias, 
 # Groups; overlapping strips, some without any valid tap; strides; no interior.
 @pytest.mark.parametrize("layer", [LAYERS[i] for i in (4, 5, 7, 9, 10, 11)], ids=str)
 def test_gradients(layer, way):
-    input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer))
+    input, weight, bias = (tensor.requires_grad_() for tensor in draw(layer, batch=1))
     mask = torch.rand(input.shape, generator=torch.Generator().manual_seed(0)) > 0.3
 
     def unmasked(*tensors):

