@@ -100,13 +100,6 @@ def test_sides_of_tiles_and_overlaps_may_be_lists_as_in_configs():
         assert np.array_equal(ours, theirs)
 
 
-def test_flipping_the_image_keeps_the_regions():
-    regions = BorderRegions(LEAVE_OUTS)
-    cells, members = regions.map((37, 50))
-    inside = members[:, cells]
-    assert np.array_equal(inside, inside[:, ::-1, ::-1])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -95,10 +95,9 @@ def predict(model, n, height, width, **meta):
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 5}])
 @pytest.mark.parametrize("size", [(47, 83), (32, 40), (20, 65), (19, 23)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_slide_configs_give_mmsegs_logits(size, options, seed):
-    ours = build({**SLIDE, **options}, "TiledEncoderDecoder", seed)
-    theirs = build(SLIDE, "EncoderDecoder", seed)
+def test_slide_configs_give_mmsegs_logits(size, options):
+    ours = build({**SLIDE, **options}, "TiledEncoderDecoder")
+    theirs = build(SLIDE, "EncoderDecoder")
     for sample, expected in zip(predict(ours, 2, *size), predict(theirs, 2, *size), strict=True):
         logits = sample.seg_logits.data
         assert logits.shape == (5, *size)
