@@ -27,6 +27,12 @@ def unformatted(monkeypatch):
     monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """What a test draws must not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def randomized():
     """Gives every parameter and statistic of a model a random value, so that all of them count."""
