@@ -165,7 +165,6 @@ def _read(call: Call) -> Any:
 def _convolve(call: Call) -> Tensor:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups", "mask")
     own = dict(bias=None, stride=1, padding=0, dilation=1, groups=1) | call.bound(*names)
-    own = for_sample(own, None)
     if (
         len(call.tracked) > 1
         or not hasattr(own["input"], "_real_area")
