@@ -439,7 +439,8 @@ def test_validation_leaves_no_trace_in_training(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
     """Its loader draws a seed from torch's generator each time."""
-    options = ["train_cfg.val_interval=5", "train_cfg.val_begin=6"]
+    loop = ("val_interval=5", "val_begin=6", "dynamic_intervals=[(11,1)]")
+    options = [f"train_cfg.{option}" for option in loop]
     train = tiny_run.Train(
         tiny_config, tmp_path, *options, "default_hooks.logger.log_metric_by_epoch=False"
     )
@@ -448,4 +449,11 @@ def test_validation_leaves_no_trace_in_training(
         tiny_run.assert_same(end[part], uninterrupted[part])
     (log,) = train.work_dir.glob("*/vis_data/scalars.json")
     records = map(json.loads, log.read_text().splitlines())
-    assert [record["step"] for record in records if "mIoU" in record] == [10, 12]
+    assert [record["step"] for record in records if "mIoU" in record] == [10, 11, 12]
+
+
+def test_training_ends_early_where_a_hook_says_so(tiny_config: str, tmp_path: Path) -> None:
+    hook = ("type=EarlyStoppingHook", "monitor=mIoU", "stopping_threshold=0")
+    train = tiny_run.Train(tiny_config, tmp_path, *(f"default_hooks.early.{o}" for o in hook))
+    assert train.run() == [0]
+    assert newest_checkpoint(train.work_dir)[0].name == "iter_4.pth"
