@@ -248,7 +248,7 @@ def _over_channels(call: Call) -> Any:
 
 
 def _over_dims(call: Call) -> Any:
-    if call.name in ("max", "min") and isinstance(call.argument("other", 1), Tensor):
+    if isinstance(call.argument("other", 1), Tensor):  # `max` and `min` of two
         return _positionwise(call)
     dims = call.dims(2, -1) if call.name == "topk" else call.dims(1)
     if 0 in dims:
@@ -340,7 +340,7 @@ def _shape(call: Call) -> torch.Size | int:
         is_of_images = (lengths[dim], of_samples) in of_images
         lengths[dim] = number(lengths[dim], of_samples, forward.error)
         lengths[dim].is_of_images = is_of_images
-    dim = call.argument("dim", 1) if call.name == "size" else None
+    dim = call.argument("dim", 1)
     return torch.Size(lengths) if dim is None else lengths[dim]
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -365,9 +366,9 @@ class TestSizes:
 
     def test_size_of_the_images(self) -> None:
         """As plain numbers, from labels or from meta information."""
-        images = _images()
-        with track_extents(nn.Identity(), images, EXTENTS):
-            output = F.interpolate(images[..., ::4, ::4], size=SIZE, mode="bilinear")
+        net, images = nn.Sequential(Upsample(size=SIZE, mode="bilinear")), _images()
+        with track_extents(net, images, EXTENTS):
+            output = net(images[..., ::4, ::4])
         expected = [
             F.interpolate(x[..., ::4, ::4], x.shape[2:], mode="bilinear") for x in _alone(images)
         ]
@@ -378,8 +379,10 @@ class TestSizes:
         with track_extents(nn.Identity(), images, EXTENTS):
             half = F.max_pool2d(images, 2, ceil_mode=True)
             quarter = F.max_pool2d(half, 2, ceil_mode=True)
-            with pytest.raises(NotImplementedError, match=r"interpolate to \(20, 24\).*which of"):
-                F.interpolate(quarter, size=(20, 24))
+            for size in ((20, 24), (1, 1)):  # (1, 1) as a factor leaves nothing of small images
+                message = rf"interpolate to \({size[0]}, {size[1]}\).*which of"
+                with pytest.raises(NotImplementedError, match=message):
+                    F.interpolate(quarter, size=size)
 
     def test_remainders(self) -> None:
         """As mmseg's U-Net asks for them."""
@@ -438,10 +441,6 @@ class Hidden(torch.autograd.Function):
         return gradient
 
 
-def _set(x: Tensor) -> None:
-    torch.zeros([int(n) for n in x.shape], dtype=x.dtype)[:] = x
-
-
 REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda x: x.flatten(2),
     "view": lambda x: x.view(len(x), -1),
@@ -475,6 +474,7 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "__gt__": lambda x: x if x.shape[2] > 30 else 2 * x,
     "__eq__ of maps": lambda x: x if x.shape == x[:, :, :30].shape else 2 * x,
     "__eq__ of a number": lambda x: x if x[..., ::2].shape[3] == 24 else 2 * x,
+    "__eq__ of half a width": lambda x: x if x.shape[3] // 2 == 24 else 2 * x,
     "__bool__": lambda x: F.pad(x, (0, 60)) if 48 - x.shape[3] else x,
     "linspace": lambda x: torch.linspace(-1, 1, x.shape[3]),
     "arange": lambda x: torch.arange(x.shape[3]) + x,
@@ -512,6 +512,12 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "__getitem__ from the end": lambda x: x[:, :, -3:],
     "__getitem__ beyond": lambda x: x[:, :, : 45 - x.shape[2]],
     "__getitem__ from the middle": lambda x: x[:, :, x.shape[2] // 2 :],
+    "__getitem__ of padding": lambda x: x[:, :, 30:],
+    "max": lambda x: torch.max(F.max_pool2d(x, 2), F.max_pool2d(x, 2, ceil_mode=True)),
+}
+WRITTEN: dict[str, Callable[[Tensor], Any]] = {
+    "__setitem__": lambda x: torch.zeros(4, 3, *SIZE).double().__setitem__(..., x),
+    "mul of overwritten decisions": lambda x: [d := x > 0, d.__setitem__(0, True), x * d],
 }
 
 
@@ -520,11 +526,11 @@ OLD_TORCH = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", [*REFUSED, pytest.param("__setitem__", marks=OLD_TORCH)])
+@pytest.mark.parametrize("name", [*REFUSED, *(pytest.param(n, marks=OLD_TORCH) for n in WRITTEN)])
 def test_refused_operations(name: str) -> None:
     class Block(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return REFUSED.get(name, _set)(x)
+            return (REFUSED | WRITTEN)[name](x)
 
     net, images = nn.Sequential(nn.Identity(), Block()), _images()
     with (
