@@ -358,7 +358,7 @@ def _sample_problems(
 
 
 def _train_id_remedies(label: str, root: str | None) -> tuple[str, ...]:
-    if label.endswith("labelTrainIds.png") and osp.isfile(label.replace("TrainIds", "Ids")):
+    if osp.isfile(label.replace("labelTrainIds", "labelIds")):
         return (
             "The published Cityscapes labels are there, but not the 19 training classes made from "
             "them: pip install 'pconv-seg[cityscapes]', then "

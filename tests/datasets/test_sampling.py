@@ -187,6 +187,8 @@ def test_half_of_an_epoch_is_uniform_over_the_classes(data):
     sampler = uniform(dataset, tile=16)
     centers = {(3, 6): 1, (11, 23): 2}
     extra = Counter()
+    draws = [[draw.index, *(draw.center or (-1, -1))] for draw in take(sampler, 11)]
+    assert draws == sampler.plan(0).tolist()
     for epoch in range(60):
         plan = sampler.plan(epoch)
         assert len(plan) == len(sampler) == 11
@@ -236,6 +238,15 @@ def test_a_class_uses_all_its_centroids_before_one_comes_again(data):
         trucks = [tuple(row) for row in sampler.plan(epoch).tolist() if row[1:] == [11, 23]]
         assert len(trucks) in (13, 14)
         assert len(set(trucks)) == len(trucks)  # of 16
+
+
+@pytest.mark.parametrize(("value", "random"), [(0, 6), (255, 11)])
+def test_with_one_class_or_none_an_epoch_is_as_long(data, value, random):
+    for file in (data / "fine/labels").iterdir():
+        Image.fromarray(np.full((24, 32), value, np.uint8)).save(file)
+    plan = uniform(drawn(data)).plan(0)
+    assert len(plan) == 11
+    assert len(set(plan[plan[:, 1] < 0, 0])) == random
 
 
 def test_the_crop_holds_the_centre_of_the_draw(data):

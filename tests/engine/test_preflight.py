@@ -68,7 +68,11 @@ def _config(root: Path, **changes: object) -> Config:
     cfg = Config(
         dict(
             work_dir=str(root / "work"),
-            model=dict(type="EncoderDecoder", backbone=dict(type="ResNet", depth=18)),
+            model=dict(
+                type="EncoderDecoder",
+                backbone=dict(type="ResNet", depth=18),
+                neck=dict(init_cfg=dict(type="Xavier")),
+            ),
             train_dataloader=_loader(root, "train"),
             val_dataloader=_loader(root, "val"),
             test_dataloader=_loader(root, "val"),
@@ -133,7 +137,8 @@ def test_missing_split_folder(root: Path) -> None:
     assert "train_dataloader" not in message
 
 
-def test_options_and_labels_that_a_data_set_refuses(root: Path) -> None:
+@pytest.mark.parametrize("error", [OSError, ValueError])
+def test_options_and_labels_that_a_data_set_refuses(root: Path, error: type[Exception]) -> None:
     class PickyDataset(CityscapesDataset):
         def __init__(self, split: int = 0, **kwargs: object) -> None:
             if split == 3:
@@ -141,7 +146,7 @@ def test_options_and_labels_that_a_data_set_refuses(root: Path) -> None:
             super().__init__(**kwargs)
 
         def load_data_list(self) -> list[dict]:
-            raise OSError("labels/a.png: truncated")
+            raise error("labels/a.png: truncated")
 
     cfg = _config(root, **{"train_dataloader.dataset.split": 3})
     for loader in ("train_dataloader", "val_dataloader"):
@@ -170,6 +175,9 @@ def test_options_that_a_data_set_only_asserts(root: Path) -> None:
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
+    (root / "train.txt").touch()
+    message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
+    assert f"train_dataloader.dataset: no image *_leftImg8bit.png in {root}/train.txt\n" in message
 
 
 def test_image_that_only_the_annotation_file_knows(root: Path) -> None:
@@ -228,7 +236,9 @@ def test_coarse_images_are_looked_for_and_can_be_left_out(root: Path) -> None:
 def test_missing_labels_are_no_problem_where_they_are_skipped(root: Path) -> None:
     (label,) = root.glob("gtFine/train/*/*_labelTrainIds.png")
     label.unlink()
-    assert "train_dataloader.dataset.dataset: 1 of 1 label maps" in _message(_drawn(root))
+    message = _message(_drawn(root))
+    assert "train_dataloader.dataset.dataset: 1 of 1 label maps" in message
+    assert "The published Cityscapes labels are there" not in message
     check_training(_drawn(root, on_error="skip"))
 
 
@@ -320,8 +330,9 @@ def test_published_weights_come_with_their_source(root: Path) -> None:
     assert "https://github.com/NVIDIA/semantic-segmentation" in message
 
 
-def test_unreachable_url_says_where_its_copy_belongs(root: Path, hub: Path) -> None:
-    url = "http://127.0.0.1:9/weights/resnet.pth?version=1"
+@pytest.mark.parametrize("folder", ["weights", "no URL"])
+def test_unreachable_url_says_where_its_copy_belongs(root: Path, hub: Path, folder: str) -> None:
+    url = f"http://127.0.0.1:9/{folder}/resnet.pth?version=1"
     cfg = _config(root, **{"model.pretrained": url})
 
     message = _message(cfg)
@@ -338,9 +349,11 @@ def test_reachable_url_passes(root: Path, hub: Path, server: str) -> None:
 
 
 def test_named_weights_are_looked_up(root: Path, hub: Path) -> None:
-    cfg = _config(root, **{"model.pretrained": "open-mmlab://resnet50_v1c"})
     _touch(hub / "resnet50_v1c-2cccc1ad.pth")
-    check_training(cfg)
+    _touch(hub / "resnet50_8xb32_in1k_20210831-ea4938fc.pth")
+    for name in ("open-mmlab://resnet50_v1c", "mmcls://resnet50"):
+        cfg = _config(root, **{"model.pretrained": name})
+        check_training(cfg)
 
     cfg.model.pretrained = "open-mmlab://resnet5000"
     assert "open-mmlab://resnet5000 is not a name that mmengine knows" in _message(cfg)

@@ -164,14 +164,14 @@ class ClassUniformSampler(ResumableSampler):
         rng = np.random.default_rng([self.seed, epoch])
         fine_only = self.fine_only_after is not None and epoch >= self.fine_only_after
         pools = [pool for pool in (self._fine if fine_only else self._all) if len(pool)]
-        uniform = len(self) // 2 if pools else 0
+        uniform = len(self) // 2
         shares = np.full(len(pools), uniform // max(len(pools), 1))
         shares[rng.permutation(len(pools))[: uniform - shares.sum()]] += 1
         draws = [
             np.resize(rng.permutation(pool), (share, 3))
             for pool, share in zip(pools, shares, strict=True)
         ]
-        draws.append(_anywhere(rng.permutation(len(self))[: len(self) - uniform]))
+        draws.append(_anywhere(rng.permutation(len(self))[: len(self) - shares.sum()]))
         return rng.permutation(np.concatenate(draws))
 
 
