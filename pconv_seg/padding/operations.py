@@ -362,11 +362,11 @@ def _slice(call: Call) -> Tensor:
     index = for_sample(index, None)
     places = [index[dim] for dim in call.area.dims]
     if not all(
-        isinstance(i, slice) and (i.start or 0) >= 0 and (i.stop or 0) >= 0
+        isinstance(i, slice) and (i.start or 0) >= 0
         for own in (index, *alone)
         for i in (own[0], *(own[dim] for dim in call.area.dims))
     ):
-        raise call.error("positions and samples need slices that count from 0")
+        raise call.error("positions and samples need slices whose start counts from 0")
     # Only where a slice of positions ends may be another number for each sample.
     if any(
         i != j if dim not in call.area.dims else (i.start, i.step) != (j.start, j.step)

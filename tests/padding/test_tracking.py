@@ -292,6 +292,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "channel slices": lambda x: x[:, 1:3] + x[:, 0].unsqueeze(1),
     "focus": lambda x: torch.cat([x[..., ::2, ::2], x[..., 0::2, 0::2]], dim=1),
     "top left": lambda x: x[:, :, :15, 3:30],
+    "all but the last": lambda x: x[:, :, :-3, 1:-20:2],
     "reflect": lambda x: F.conv2d(F.pad(x, (2, 1, 3, 0), mode="reflect"), KERNEL, groups=2),
     "pad": lambda x: F.pad(x, (2, 1, 3, 0), value=1.0),
     "transposed": lambda x: F.conv_transpose2d(x, KERNEL, None, 2, 1, 1, groups=2),
@@ -315,7 +316,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
         ((x > 0) & ~(x == 0) | x.isnan().logical_not()).to(x.dtype) + (x <= 0.3).double(), 3, 1, 1
     ),
     "labels by decisions": lambda x: torch.where(x[:, :1] > 0.8, 3, x[:, :1].long()),
-    "best channels": lambda x: F.avg_pool2d(x.topk(2, dim=1)[1].to(x.dtype), 3, 1, 1),
+    "best channels": lambda x: F.avg_pool2d(x.topk(2, 1)[1].to(x.dtype), 3, 1, 1),
     "best channels, last": lambda x: x.permute(0, 2, 3, 1).topk(2)[0].permute(0, 3, 1, 2),
     "scalars": lambda x: 2 - x / 3 + (1 / (x.abs() + 1)) ** 2,
     "thresholds": lambda x: torch.where(x > 0.5, x, x * 0.1),
@@ -346,7 +347,7 @@ def test_vectors_are_free() -> None:
 def test_slice_of_real_positions_is_ordinary() -> None:
     images = _images()
     with track_extents(nn.Identity(), images, EXTENTS):
-        crop = (images * 2)[1:2, :, 0:29, 0:35]
+        crop = (images * 2)[1:2][..., 0:29, 0:35]
         assert extents_of(crop) is None
         # Now also to the size of the images, which would mean their extents otherwise.
         resized = F.interpolate(crop.flip(3), size=SIZE, mode="bilinear")
@@ -449,6 +450,7 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "roll": lambda x: torch.roll(x, 1, 2),
     "grid_sample": lambda x: F.grid_sample(x, x.new_zeros(4, 5, 5, 2), align_corners=False),
     "unfold": lambda x: F.unfold(x, 3),
+    "unflatten": lambda x: x.permute(0, 2, 3, 1).unflatten(1, (2, 20)),
     "fft_rfft2": lambda x: torch.fft.rfft2(x),
     "cat": lambda x: torch.cat([x, x], dim=2),
     "cat of batches": lambda x: torch.cat([x, x]),
@@ -512,6 +514,8 @@ REFUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "__getitem__ from the end": lambda x: x[:, :, -3:],
     "__getitem__ beyond": lambda x: x[:, :, : 45 - x.shape[2]],
     "__getitem__ from the middle": lambda x: x[:, :, x.shape[2] // 2 :],
+    "__getitem__ of a row": lambda x: x[:, :, 0],
+    "__getitem__ of channels in a list": lambda x: x[:, [2, 0]],
     "__getitem__ of padding": lambda x: x[:, :, 30:],
     "max": lambda x: torch.max(F.max_pool2d(x, 2), F.max_pool2d(x, 2, ceil_mode=True)),
 }
