@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from prettytable import PrettyTable
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -131,9 +130,8 @@ def _switch(module: _ConvNd, scheme: str, name: str) -> None:
     else:
         cls = padded
         module.padding_mode, module.layer_name = scheme, name or "convolution"
-        if not isinstance(module, Conv2dAdaptivePadding):
-            # Wrong where a model changes `padding` after construction (MobileNetV3 does).
-            module._reversed_padding_repeated_twice = flat_padding(axes_of_layer(module))
+        # Wrong where a model changes `padding` after construction (MobileNetV3 does).
+        module._reversed_padding_repeated_twice = flat_padding(axes_of_layer(module))
     if parametrize.is_parametrized(module):
         # The parametrizations are properties of a class of the module's own.
         cls = type(f"Parametrized{cls.__name__}", (cls,), dict(vars(type(module))))

@@ -186,10 +186,7 @@ class _WithoutData(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.__deepcopy__:
             # Of results, too, such as the weight that a norm of weights leaves in its layer.
-            tensor, memo = args
-            if id(tensor) not in memo:
-                memo[id(tensor)] = tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-            return memo[id(tensor)]
+            return args[0].detach().to("meta").requires_grad_(args[0].requires_grad)
         # Parameters copy themselves by this.
         return args[0].to("meta") if func is Tensor.clone else func(*args, **(kwargs or {}))
 

@@ -51,6 +51,8 @@ def test_reads_the_published_layout(data_root, split):
     assert len(dataset) == 2
     assert dataset.get_data_info(0)["img_path"] == str(data_root / split / "a.png")
     assert dataset.get_data_info(0)["seg_map_path"] == str(data_root / f"{split}annot" / "a.png")
+    images = build(data_root, data_prefix={"img_path": split})
+    assert "seg_map_path" not in images.get_data_info(0)
 
 
 def test_unlabelled_becomes_255_and_classes_stay(data_root):
