@@ -12,7 +12,7 @@ from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from torch import nn
 
-from pconv_seg import padding_report, set_padding
+from pconv_seg import padding_report, partial_conv2d, set_padding
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import plot_padding, save_figure
 
@@ -88,7 +88,14 @@ POOL = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_overrid
             for counts in (True, False)
         ),
         # No padding, but the last windows hang over: 4 x 6 windows, 3 x 5 inside.
-        (nn.AvgPool2d(3, ceil_mode=True), "avg_pool2d", "partial", ((0, 0),) * 2, 24 - 15, (4, 6)),
+        (
+            Functions(partial(F.avg_pool2d, kernel_size=3, ceil_mode=True)),
+            "avg_pool2d",
+            "partial",
+            ((0, 0),) * 2,
+            24 - 15,
+            (4, 6),
+        ),
         # 20 x 32 outputs, of which one at every side lacks a term.
         (
             nn.ConvTranspose2d(3, 1, 4, stride=2, padding=1),
@@ -110,11 +117,15 @@ POOL = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_overrid
             12 * 20 - 160,
             (12, 20),
         ),
-        (
-            Functions(lambda x: F.conv2d(x, torch.ones(1, 3, 3, 3, device=x.device), padding=1)),
-            "conv2d",
-            "zeros",
-            *RING,
+        *(
+            (
+                Functions(partial(conv, weight=torch.ones(1, 3, 3, 3, device="meta"), padding=1)),
+                *row,
+            )
+            for conv, *row in (
+                (F.conv2d, "conv2d", "zeros", *RING),
+                (partial_conv2d, "partial_conv2d", "partial", *RING),
+            )
         ),
     ],
 )

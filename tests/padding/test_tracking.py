@@ -235,10 +235,16 @@ def test_batch_norm_in_training_sees_real_positions() -> None:
         output = net(images)
 
     parts = expected.split([h * w for h, w in EXTENTS], dim=2)
-    _assert_as_alone(output, [p.view(1, 3, *e) for p, e in zip(parts, EXTENTS, strict=True)])
+    parts = [p.view(1, 3, *e) for p, e in zip(parts, EXTENTS, strict=True)]
+    _assert_as_alone(output, parts)
     torch.testing.assert_close(net[0].running_mean, 0.1 * positions.mean((0, 2)))
     torch.testing.assert_close(net[0].running_var, 0.9 + 0.1 * positions.var((0, 2)))
     assert net[0].num_batches_tracked == 1
+    # Without running statistics in evaluation, too.
+    net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).double().eval()
+    with track_extents(net, images, EXTENTS):
+        output = net(images)
+    _assert_as_alone(output, parts)
 
 
 def _shuffle(x: Tensor) -> Tensor:
@@ -332,14 +338,15 @@ def test_operations(name: str) -> None:
 
 
 def test_vectors_are_free() -> None:
-    images = _images(4)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4))
+    net, images = net.double().eval(), _images(4)
 
     def gate(x: Tensor) -> Tensor:
-        vector = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        vector = net(x)
         vector = (vector @ torch.ones(4, 4, dtype=x.dtype)).sort(dim=1)[0]
         return x * vector.view(*vector.shape, 1, 1) + x.sum((2, 3))[:, :, None, None]
 
-    with track_extents(nn.Identity(), images, EXTENTS):
+    with track_extents(net, images, EXTENTS):
         output = gate(images)
     _assert_as_alone(output, [gate(image) for image in _alone(images)])
 
