@@ -239,6 +239,7 @@ def test_missing_labels_are_no_problem_where_they_are_skipped(root: Path) -> Non
     message = _message(_drawn(root))
     assert "train_dataloader.dataset.dataset: 1 of 1 label maps" in message
     assert "The published Cityscapes labels are there" not in message
+    assert "Train without coarse images" not in message
     check_training(_drawn(root, on_error="skip"))
 
 
