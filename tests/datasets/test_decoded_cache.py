@@ -107,7 +107,7 @@ def test_folders_that_vanish_do_no_harm(sources, tmp_path):
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES])
 def test_a_folder_that_takes_no_more_is_no_error(sources, tmp_path, monkeypatch, reason):
-    """The images can be read, only not kept; and nothing is left half written."""
+    """The images can be read, only not kept; and nothing is left half written. It says so once."""
 
     def full(file, array):
         file.write(b"half")
@@ -115,6 +115,10 @@ def test_a_folder_that_takes_no_more_is_no_error(sources, tmp_path, monkeypatch,
 
     folder = tmp_path / "cache"
     store = DecodedCache(folder, 1)
+    log = []
     monkeypatch.setattr(cache.np, "save", full)
+    monkeypatch.setattr(cache, "print_log", lambda line, **_: log.append(line))
     assert [load(store, path)[0] for path in sources * 2] == [1] * 8
+    assert len(log) == 1
+    assert log[0].startswith(f"decoded cache: {folder}: ")
     assert not list(folder.iterdir())
