@@ -3,7 +3,6 @@
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from .confusion import class_areas
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .runs import load_segmentor
-from .samples import ignored_label
 
 
 def load_tested(
@@ -70,7 +68,7 @@ def evaluate_checkpoints(
     """Evaluate checkpoints side by side, reading each image once for all of them.
 
     Args:
-        config: Its ``test_dataloader`` is the data; ``ignore_index`` is that of the dataset.
+        config: Its ``test_dataloader`` is the data.
         checkpoints: Files or URLs, loaded by :func:`load_segmentor`.
         plan: What to evaluate.
         show_dir: Where to write one figure per image and mode, in folders as those of the images.
@@ -91,7 +89,6 @@ def evaluate_checkpoints(
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = tuple(dataset.metainfo["classes"])
-    plan = replace(plan, ignore_index=ignored_label(dataset))
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

@@ -57,9 +57,11 @@ def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor,
     config = make_config(ignore_index=1)  # within the classes: counting it would raise no error
     model, dataset = make_segmentor(config), config.test_dataloader.dataset
     plan = EvaluationPlan(modes=["regular"])
+    dataset.ignore_index = 7  # where a plan has its own, it does not matter
     expected = evaluate(
         [model], make_loader(config), replace(plan, ignore_index=1), progress=False
     ).counts
+    dataset.ignore_index = 1
     repeated = {"type": "RepeatDataset", "times": 1, "dataset": dataset}
     other = {**dataset, "ignore_index": 7}
     for parts in ([dataset], [repeated], [repeated, other]):
@@ -250,6 +252,10 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
     pipeline = config.test_dataloader.dataset.pipeline
     model = make_segmentor(config)
     pipeline.insert(1, {"type": "Resize", "scale": (80, 48)})
+    plan = EvaluationPlan(modes=["regular"], leave_outs=[])
+    [[[[found]]]] = evaluate([model], make_loader(config), plan, progress=False).counts
+    # It sees each pixel four times, so the one that it is blind to costs none.
+    assert np.array_equal(found, np.diag(np.bincount(read(config, "labels", 0).ravel())[:3]))
     with pytest.raises(ValueError, match="tested at their own size, but the pipeline resizes"):
         evaluate([model], make_loader(config), PLAN, progress=False)
     pipeline[1:3] = []

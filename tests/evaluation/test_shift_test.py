@@ -283,6 +283,15 @@ def test_bad_input_gets_one_message(main, trained, arguments, message, tmp_path)
         main([*trained, "--shift-test", *arguments])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 0}, "batch_size must be at least 1, got 0"), ({}, "at least one image")],
+)
+def test_a_test_of_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        shift_test([], [], [], **options)
+
+
 def test_images_that_the_pipeline_resizes_are_named(make_config, trained):
     config = make_config(images=IMAGES)
     resize = {"type": "Resize", "scale": (80, 48)}
