@@ -300,6 +300,18 @@ def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, way):
         assert error < tolerance
 
 
+@pytest.mark.parametrize("trains", [False, True])
+def test_autocast_takes_the_bias_along(trains, way):
+    layer = PConv2d(1, 1, 3, padding=1)
+    layer.load_state_dict({"weight": torch.ones(1, 1, 3, 3), "bias": torch.tensor([0.5])})
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(trains):
+        output = layer(torch.ones(1, 1, 5, 6))
+    assert torch.equal(output, torch.full((1, 1, 5, 6), 9.5, dtype=torch.bfloat16))
+    if trains:
+        output.sum().backward()
+        assert torch.equal(layer.bias.grad, torch.tensor([30.0]))
+
+
 def test_unbatched_and_empty_batch(way):
     input, weight, bias = draw(LAYERS[0])
     batched = partial_conv2d(input[:1], weight, bias, padding=1)
