@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from pconv_seg.evaluation.confusion import confusion_matrices
 from pconv_seg.evaluation.evaluator import MODES, EvaluationPlan, evaluate
+from pconv_seg.evaluation.samples import read_batches
 from pconv_seg.geometry import BorderRegions, TileGrid
 
 PLAN = EvaluationPlan(tile=(16, 20), leave_outs=["1/2", "3/4"], bands=(1, 4))
@@ -229,6 +230,14 @@ def test_files_that_cannot_be_read_are_named(make_config, make_segmentor, make_l
     message = r"labels/1\.png: a label is one class per pixel, .* the shape 24 x 40 x 3: perhaps"
     with pytest.raises(ValueError, match=message):
         evaluate([model], loader, PLAN, progress=False)
+
+
+def test_an_error_of_no_single_file_ends_the_evaluation():
+    def refuse(samples):
+        raise RuntimeError("no batch")
+
+    with pytest.raises(RuntimeError, match="no batch"):
+        list(read_batches(DataLoader([0], collate_fn=refuse)))
 
 
 def test_an_image_that_the_network_refuses_is_named(make_config, make_segmentor, make_loader):
