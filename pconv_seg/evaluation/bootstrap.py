@@ -104,7 +104,7 @@ def image_interval(
         return statistic(totals.reshape(*drawn.shape[:-1], *counts.shape[1:]))
 
     value = float(of_drawn(np.arange(images)))
-    if images < 2 or np.isnan(value):
+    if images < 2:
         return Difference(value, np.nan, np.nan)
     with warnings.catch_warnings():
         # Said of NaN among the resamples; the NaN interval says it too.
