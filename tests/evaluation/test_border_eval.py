@@ -308,7 +308,7 @@ def test_figures_show_what_the_network_saw(
         ),
         (["CONFIG", "CHECKPOINT", "--bands", "8", "4"], "bands must be ascending"),
         (["--work-dirs", "nowhere"], "no finished training run below .*nowhere"),
-        (["--from-confusion", "nothing.npz"], r"nothing\.npz"),
+        (["--from-confusion", "nothing.npz"], r"No such file .*nothing\.npz"),
         (
             ["--from-confusion", "CONFIG"],
             r"config\.py is damaged, or not from an eval.* no \.npz archive",
