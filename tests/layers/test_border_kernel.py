@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion="3.0")
 
-from pconv_seg import partial_conv2d  # noqa: E402
+from pconv_seg import PConv1d, PConv3d, partial_conv2d  # noqa: E402
 from pconv_seg.layers import border_kernel, scaling  # noqa: E402
 from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
 
@@ -101,6 +101,15 @@ def test_bias_is_added_on_the_way(geometry, memory_format):
     torch.testing.assert_close(gradient, values * ratio)
     assert scale_border_(values, bias, True, plan.frame, False) is None
     torch.testing.assert_close(values, expected)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", [PConv1d, PConv3d])
+def test_maps_of_other_dimensions_are_left_to_operations(kernel, layer, bias):
+    conv = layer(3, 4, 3, padding=1, bias=bias, device=DEVICE, dtype=torch.float64)
+    input = torch.randn(2, 3, *[5] * (conv.weight.dim() - 2)).to(conv.weight)
+    all_real = torch.ones_like(input[:1, :1])
+    torch.testing.assert_close(conv(input), conv(input, all_real))
 
 
 @pytest.mark.parametrize(
