@@ -26,8 +26,8 @@ def write_sealed(path: Path, content: bytes) -> None:
         content: What ``torch.save`` wrote; in the format before torch 1.6 it stays without.
     """
     with path.open("wb") as file:
-        if content[-22:-18] == b"PK\5\6":
-            # An archive without a comment, whose last two bytes are the length of that.
+        if content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0":
+            # The archive's last two bytes are the length of its comment.
             body, length = memoryview(content)[:-2], _SEAL_SIZE.to_bytes(2, "little")
             digest = hashlib.sha256(body)
             digest.update(length)

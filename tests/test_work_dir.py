@@ -81,6 +81,9 @@ def test_sealed_files_are_read_as_others(tmp_path: Path, new: bool) -> None:
             assert archive.comment.decode() == f"sha256={digest}"
     else:
         assert path.read_bytes() == plain
+        chance = plain + b"PK\5\6" + bytes(16) + b"\1\1"  # no end of an archive
+        write_sealed(path, chance)
+        assert path.read_bytes() == chance
 
 
 def test_the_pointer_decides_unless_its_process_died_before_changing_it(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class _Unpickler(pickle._Unpickler):
             vars(target).update(state)  # torch keeps the versions of modules there
         elif kind is np.ndarray:
             target.__setstate__(state)  # numbers only: there is no other dtype here
-        elif isinstance(target, np.dtype) and state[1] in "<|=":
+        elif isinstance(target, np.dtype) and state[1] in "<|=" and not any(state[2:5]):
             pass  # little-endian, as the name alone says
         else:
             raise _RefusedError(f"a changed {kind.__module__}.{kind.__qualname__}")

@@ -45,7 +45,7 @@ def confusion_matrices(
     index = np.multiply(regions.cells, num_classes + 1, dtype=np.int64)
     index += rows
     index *= num_classes
-    np.add(index, prediction, out=index, casting="unsafe")  # uint64 and int64 would give floats
+    np.add(index, prediction, out=index, dtype=np.int64)  # uint64 and int64 would give floats
     shape = (cell_count, num_classes + 1, num_classes)
     joint = np.bincount(index.ravel(), minlength=np.prod(shape)).reshape(shape)
 

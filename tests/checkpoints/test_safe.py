@@ -101,6 +101,11 @@ def test_what_is_refused_is_named(file, content, named):
         (b"ccollections\nOrderedDict\nNNs", "items in a type"),
         (b"ccollections\nOrderedDict\n(NNu", "items in a type"),
         (b"cmmengine.logging.history_buffer\nHistoryBuffer\n(Nt\x81", "an object of .*History"),
+        # The state of a dtype that has a field.
+        (
+            b"cnumpy\ndtype\n(X\x02\x00\x00\x00i4tR(K\x03X\x01\x00\x00\x00<N(X\x01\x00\x00\x00atNtb",
+            r"a changed numpy\.",
+        ),
         (b"(X\x06\x00\x00\x00moduleNNNNtQ", "a persistent object 'module'"),
         (b"(ccollections\nOrderedDict\no", "KeyError"),
     ],

@@ -102,6 +102,12 @@ def test_absent_classes_are_nan_and_left_out_of_means():
         assert np.isnan(pixel_accuracy(np.zeros((3, 2))))
 
 
+def test_predictions_that_are_no_integers_are_refused():
+    label, prediction = random_pair(2)
+    with pytest.raises(TypeError, match="Cannot cast"):
+        confusion_matrices(label, prediction / 2, 19, WHOLE.map(SIZE))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_labels_out_of_range_are_named(dtype):
     label, prediction = (array.astype(dtype) for array in random_pair(2))
