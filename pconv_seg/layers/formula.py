@@ -45,7 +45,8 @@ def scale_by_formula(
     if not compiling or is_recorded(output, bias):
         # Added before the multiplication, the bias has for its gradient a sum of what the
         # convolution gets for its own, which is in memory anyway.
-        scaled = torch.addcmul(output, column, 1 / ratio.clamp(min=1)).mul_(ratio)
+        divisor = ratio if never_empty else ratio.clamp(min=1)
+        scaled = torch.addcmul(output, column, 1 / divisor).mul_(ratio)
     else:
         scaled = torch.addcmul(column, output, ratio)
         if not never_empty:
