@@ -4,6 +4,8 @@ import torch
 
 # torch < 2.3 has it in torch._utils only.
 is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling
+# Faster to ask, and enough where a tensor is known to be a plain one.
+is_dynamo_compiling = getattr(torch.compiler, "is_dynamo_compiling", is_compiling)
 
 
 def is_exporting() -> bool:

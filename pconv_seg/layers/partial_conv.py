@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch._C import _are_functorch_transforms_active
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+)
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .axes import Axis, axes_of, convolve, padding_around
-from .compiling import is_compiling
+from .compiling import is_compiling, is_dynamo_compiling
 from .formula import ratio_of, reweight_, scale_by_formula
-from .scaling import is_bias_apart, plan_of, scale_
+from .scaling import is_bias_apart, plan_of, plan_on_cpu, scale_, scale_each_, views
 
 
 def partial_conv2d(
@@ -81,6 +85,25 @@ def _partial_conv(
     Between two convolutions Python is slow (its code has left the caches of the CPU), so small maps
     pay for every line of this.
     """
+    if isinstance(stride, list) or isinstance(padding, list) or isinstance(dilation, list):
+        # Lists have no hash.
+        options = [tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation)]
+        stride, padding, dilation = options
+    if mask is None and _is_plain_on_cpu(input) and input.dim() == weight.dim():
+        bias_dtype = None if bias is None else bias.dtype
+        plan, ratio_map, strips = plan_on_cpu(
+            input.shape, weight.shape, stride, padding, dilation, input.dtype, bias_dtype
+        )
+        output = convolve(input, weight, bias, stride, plan.around, dilation, groups)
+        # Under autocast it has another type.
+        if output.dtype is input.dtype:
+            if ratio_map is not None:
+                if bias is None:
+                    return output.mul_(ratio_map)
+                return output.lerp_(bias.view(plan.column), ratio_map)
+            if strips and output.is_contiguous() and not output.requires_grad:
+                return scale_each_(output, views(output, strips), bias)
+        return scale_(output, bias, plan) if plan.runs or plan.holes else output
     compiling = is_compiling()
     # Not while compiling, which the compiler of torch 2.1 cannot follow.
     if (
@@ -101,11 +124,7 @@ def _partial_conv(
         and type(sum(shape)) is int  # and no symbol or traced value
         and not _are_functorch_transforms_active()
     ):
-        try:
-            plan = plan_of(shape, weight.shape, stride, padding, dilation)
-        except TypeError:  # Lists have no hash.
-            options = (tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation))
-            plan = plan_of(shape, weight.shape, *options)
+        plan = plan_of(shape, weight.shape, stride, padding, dilation)
         scales = plan.runs or plan.holes
         adds_bias = scales and is_bias_apart(input, weight, bias)
         convs_bias = None if adds_bias else bias
@@ -120,6 +139,20 @@ def _partial_conv(
         return convolve(input, weight, bias, stride, padding_around(axes), dilation, groups)
     output = convolve(input, weight, None, stride, padding_around(axes), dilation, groups)
     return scale_by_formula(output, bias, shape[2:], axes)
+
+
+def _is_plain_on_cpu(input: Tensor) -> bool:
+    """Whether it lies on a CPU, and nobody compiles, follows or transforms operations on it."""
+    return (
+        type(input) is Tensor
+        and not is_dynamo_compiling()
+        # Modes count, too, and see whatever a tensor is asked.
+        and not has_torch_function_unary(input)
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
+        and not _get_tracing_state()
+        and input.is_cpu
+    )
 
 
 def _batch_of_one(input: Tensor, weight: Tensor) -> Tensor:
@@ -233,6 +266,10 @@ class _PConvNd(nn.modules.conv._ConvNd):
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
+        # Most layers have no padding, and all of Python's time is lost on these.
+        padding = self.padding
+        if mask is None and type(padding) is tuple and not any(padding) and type(input) is Tensor:
+            return super()._conv_forward(input, weight, bias)
         return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask
         )

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, wraps
+from math import prod
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 
 from pconv_seg.geometry import border_runs
@@ -49,6 +51,7 @@ class Plan:
 
     Attributes:
         around: What :func:`padding_around` returns.
+        column: Shape of a bias beside which that of an output ends in its channels and sizes.
         size: Output length per axis.
         runs: Outputs to scale, ``(dim, start, length, ratio)``.
         holes: Outputs without any valid tap, ``(dim, start, length)``.
@@ -57,11 +60,12 @@ class Plan:
         thin: Whether strips of these are a small part of the output.
     """
 
-    __slots__ = ("around", "ends", "frame", "holes", "runs", "size", "thin")
+    __slots__ = ("around", "column", "ends", "frame", "holes", "runs", "size", "thin")
 
     def __init__(self, size: tuple[int, ...], axes: list[Axis]) -> None:
         self.around, self.size, self.frame, self.ends = padding_around(axes), [], [], []
         self.runs, self.holes = [], []
+        self.column = -1, *[1 for _ in axes]
         for axis in axes:
             length = size[axis.dim]
             outputs = axis.outputs(length)
@@ -82,6 +86,10 @@ class Plan:
         self.thin = sum(shares) <= _LARGEST_SHARE
 
 
+# (size, stride, offset, ratios) of a strip of values that lie densely in memory.
+Strip = tuple[tuple[int, ...], tuple[int, ...], int, Tensor]
+
+
 # Pure in their arguments. Plans are kept because Python takes longer for them than a CPU for a
 # small map, and by whole shapes because slicing these takes longer than looking them up.
 @lru_cache(maxsize=4096)
@@ -99,6 +107,35 @@ def plan_of_size(
 ) -> Plan:
     """The plan for maps of ``size``; cached, and shared by batches and channels of any number."""
     return Plan(size, axes_of(kernel_size, stride, padding, dilation))
+
+
+# Fewer than plans, since maps take memory.
+@lru_cache(maxsize=256)
+def plan_on_cpu(
+    shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride,
+    padding,
+    dilation,
+    dtype: torch.dtype,
+    bias_dtype: torch.dtype | None,
+) -> tuple[Plan, Tensor | None, list[Strip] | None]:
+    """:func:`plan_of`, and the map or the strips by which to scale an output of ``dtype``.
+
+    Neither where :func:`scale_` is to scale. The strips are those of a contiguous output.
+    """
+    plan = plan_of_size(shape[2:], weight_shape[2:], stride, padding, dilation)
+    if plan.holes or not plan.runs or bias_dtype not in (None, dtype):
+        return plan, None, None
+    size = shape[0], weight_shape[0], *plan.size
+    if _is_map_fastest_on_cpu(plan, prod(size)):
+        return plan, _kept_ratio_map(plan, dtype, bias_dtype is not None), None
+    strides = tuple(prod(size[dim + 1 :]) for dim in range(len(size)))
+    return plan, None, _dense_strips(plan, size, strides, dtype, bias_dtype is not None)
+
+
+def _is_map_fastest_on_cpu(plan: Plan, values: int) -> bool:
+    return not plan.thin or values < _FEWEST_VALUES
 
 
 def is_bias_apart(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -122,14 +159,15 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
     With ``adds_bias`` the convolution has not added it yet.
     """
-    output = not_kept(output)
+    if _len_torch_dispatch_stack():
+        output = not_kept(output)
     scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
         scale_border_ = _ScaleBorder.apply if is_recorded(output, bias) else _scale_border_
         return scale_border_(output, bias, adds_bias, plan, _kernel_for(output, plan, adds_bias))
     if bias is None:
         return output.mul_(scale)
-    column = as_column(bias.to(output.dtype), output)
+    column = as_column(bias, output)
     if adds_bias:
         # Neither kind of differentiation can follow `out`.
         followed = is_recorded(output, bias) or forward_ad._current_level >= 0
@@ -141,7 +179,7 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
 def not_kept(output: Tensor) -> Tensor:
     """A copy where a mode may keep what operations put out (selective checkpoints do)."""
-    if not is_compiling() and torch._C._len_torch_dispatch_stack():
+    if not is_compiling() and _len_torch_dispatch_stack():
         return output.clone()
     return output
 
@@ -158,7 +196,7 @@ def _map_if_fastest(
             output.nbytes <= _MOST_BYTES_BY_MAP[is_recorded(output, bias)]
         )
     else:
-        by_map = not plan.thin or output.numel() < _FEWEST_VALUES
+        by_map = _is_map_fastest_on_cpu(plan, output.numel())
     # Tensors that belong to a trace must not outlive it, as a kept map would.
     if not by_map or type(output) is not Tensor:
         return None
@@ -236,49 +274,76 @@ def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
 
 
 def _strips(values: Tensor, plan: Plan, around_bias: bool) -> list[tuple[Tensor, Tensor | float]]:
-    """What to scale one after the other, ``Tensor[N, C, ...]``, and by what.
+    """What to scale one after the other, ``Tensor[N, ..., C]``, and by what.
 
     By ratios; or, around a bias, 1 minus them. What lies in two strips is scaled twice.
     """
-    rows, columns = plan.ends[0], plan.ends[-1]
-    if len(plan.size) == 2 and columns and values.is_cpu and _is_dense_memory(values):
-        height, width = plan.size
-        # The first and the last row also take what the columns' strip leaves.
-        rows = max(rows, 1)
-        columns = max(columns, _COLUMNS if values.is_contiguous() else 1)
-        if 2 * rows <= height and 2 * columns <= width:
-            of_ends, of_sides = _strip_ratios(plan, values.dtype, around_bias, rows, columns)
-            batch, (*dense, row, column) = values.shape[:2], values.stride()
-            ends = values.as_strided(
-                (*batch, 2, rows, width), (*dense, (height - rows) * row, row, column)
-            )
-            # In memory the end of a row has the start of the next one beside it.
-            sides = values.as_strided(
-                (*batch, height - 1, 2 * columns),
-                values.stride(),
-                values.storage_offset() + (width - columns) * column,
-            )
-            return [(ends, of_ends), (sides, of_sides)]
+    if values.is_cpu and _is_dense_memory(values):
+        strips = _dense_strips(plan, values.shape, values.stride(), values.dtype, around_bias)
+        if strips:
+            return views(values, strips)
+    values = values.movedim(1, -1)
     return [
-        (values.narrow(*outside), 1 - ratio if around_bias else ratio)
-        for *outside, ratio in plan.runs
+        (values.narrow(dim - 1, start, length), 1 - ratio if around_bias else ratio)
+        for dim, start, length, ratio in plan.runs
     ]
 
 
-@lru_cache(maxsize=64)
+def views(values: Tensor, strips: list[Strip]) -> list[tuple[Tensor, Tensor]]:
+    """The strips of dense ``values``, and their ratios."""
+    start = values.storage_offset()
+    return [
+        (values.as_strided(size, stride, start + offset), ratios)
+        for size, stride, offset, ratios in strips
+    ]
+
+
+@lru_cache(maxsize=4096)
 @_outside_inference_mode
-def _strip_ratios(
-    plan: Plan, dtype: torch.dtype, around_bias: bool, rows: int, columns: int
-) -> tuple[Tensor, Tensor]:
-    """For the first and last ``rows``, and for ``columns`` at a row's end and the next's start."""
+def _dense_strips(
+    plan: Plan,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    dtype: torch.dtype,
+    around_bias: bool,
+) -> list[Strip] | None:
+    """Two strips that hold all ends of both axes; None where there are none.
+
+    The first and last rows; and the columns at a row's end, which in memory lie beside those at
+    the next one's start.
+    """
+    if len(plan.size) != 2 or not plan.ends[1]:
+        return None
+    (height, width), (batch, channels) = plan.size, shape[:2]
+    of_image, of_channel, of_row, of_column = stride
+    # The first and the last row also take what the columns' strip leaves.
+    rows = max(plan.ends[0], 1)
+    columns = max(plan.ends[1], _COLUMNS if of_column == 1 else 1)
+    if 2 * rows > height or 2 * columns > width:
+        return None
     vertical, horizontal = _ratios_by_axis(plan, dtype)
     ends = torch.stack([vertical[:rows], vertical[-rows:]])
-    ends = ends[..., None].repeat(1, 1, len(horizontal))
+    ends = ends[..., None].repeat(1, 1, width)
     ends[0, 0, :columns] *= horizontal[:columns]
     ends[-1, -1, -columns:] *= horizontal[-columns:]
     sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
-    ends, sides = ends.to(dtype), sides.to(dtype)
-    return (1 - ends, 1 - sides) if around_bias else (ends, sides)
+    ends, sides = ends.to(dtype)[..., None], sides.to(dtype)[..., None]
+    if around_bias:
+        ends, sides = 1 - ends, 1 - sides
+    return [
+        (
+            (batch, 2, rows, width, channels),
+            (of_image, (height - rows) * of_row, of_row, of_column, of_channel),
+            0,
+            ends,
+        ),
+        (
+            (batch, height - 1, 2 * columns, channels),
+            (of_image, of_row, of_column, of_channel),
+            (width - columns) * of_column,
+            sides,
+        ),
+    ]
 
 
 _border_kernels: dict[tuple, Callable | None] = {}
@@ -328,7 +393,7 @@ def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
         or plan.size[0] * plan.size[1] >= 2**31
         or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
         # Whatever follows PyTorch's operations would not see the kernel.
-        or torch._C._len_torch_dispatch_stack()
+        or _len_torch_dispatch_stack()
         or forward_ad._current_level >= 0
         or not _is_dense_memory(values)
         # It would be compiled anew for such addresses.
@@ -359,17 +424,23 @@ def _scale_border_(
     if kernel is not None:
         kernel(output, bias, adds_bias, plan.frame, False)
         return output
-    if bias is not None:
-        bias = bias.to(output.dtype)
-    around_bias = bias is not None and not adds_bias
-    for strip, ratio in _strips(output, plan, around_bias):
-        if around_bias:
-            strip.lerp_(as_column(bias, strip), ratio)
-        else:
-            strip.mul_(ratio)
+    around = None if bias is None or adds_bias else of_dtype(bias, output.dtype)
+    output = scale_each_(output, _strips(output, plan, around is not None), around)
     if adds_bias:
         output.add_(as_column(bias, output))
     return _clear_holes_(output, plan)
+
+
+def scale_each_(
+    output: Tensor, strips: list[tuple[Tensor, Tensor | float]], bias: Tensor | None
+) -> Tensor:
+    """Scale strips of ``output`` around ``bias`` by what :func:`_strips` says."""
+    for strip, ratio in strips:
+        if bias is None:
+            strip.mul_(ratio)
+        else:
+            strip.lerp_(bias, ratio)
+    return output
 
 
 class _ScaleBorder(torch.autograd.Function):
@@ -405,10 +476,10 @@ class _ScaleBorder(torch.autograd.Function):
             _clear_holes_(gradient, ctx.plan)
             if for_bias:
                 # The convolution has the rest for its bias, unless that was added here.
-                of_bias = _sum_of_channels(gradient if ctx.adds_bias else gradient[:0])
+                of_bias = _sum_of_channels(gradient if ctx.adds_bias else gradient[:0], 1)
             for strip, ratio in reversed(_strips(gradient, ctx.plan, False)):
                 if for_bias and not ctx.adds_bias:
-                    of_bias = of_bias + _sum_of_channels(strip, 1 - ratio)
+                    of_bias = of_bias + _sum_of_channels(strip, strip.dim() - 1, 1 - ratio)
                 strip.mul_(ratio)
         else:
             of_bias = kernel(gradient, None, of_all, ctx.plan.frame, for_bias)
@@ -419,9 +490,9 @@ class _ScaleBorder(torch.autograd.Function):
         return _scale_border_(tangent, bias_tangent, ctx.adds_bias, ctx.plan, None)
 
 
-def _sum_of_channels(values: Tensor, factor: Tensor | float = 1) -> Tensor:
+def _sum_of_channels(values: Tensor, channel_dim: int, factor: Tensor | float = 1) -> Tensor:
     values = values.to(at_least_float32(values.dtype)) * factor
-    return values.sum([d for d in range(values.dim()) if d != 1])
+    return values.sum([d for d in range(values.dim()) if d != channel_dim])
 
 
 def _holders(tensor: Tensor) -> tuple[int, ...] | None:
@@ -464,7 +535,12 @@ def _holders_of_free_gradient() -> tuple[int, ...]:
 
 
 def as_column(bias: Tensor, output: Tensor) -> Tensor:
-    return bias.reshape(-1, *(1,) * (output.dim() - 2))
+    return of_dtype(bias, output.dtype).view(-1, *(1,) * (output.dim() - 2))
+
+
+def of_dtype(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    # Asking is faster than a conversion that changes nothing.
+    return bias if bias.dtype == dtype else bias.to(dtype)
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -11,7 +11,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion="3.0")
 
 from pconv_seg import PConv1d, PConv3d, partial_conv2d  # noqa: E402
-from pconv_seg.layers import border_kernel, scaling  # noqa: E402
+from pconv_seg.layers import border_kernel, partial_conv, scaling  # noqa: E402
 from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
 
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -50,6 +50,7 @@ def kernel(monkeypatch, fresh_plans):
         # Otherwise a CPU scales small maps before anybody asks for a GPU.
         monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
         monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
+        monkeypatch.setattr(partial_conv, "_is_plain_on_cpu", lambda tensor: False)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)
 

@@ -229,7 +229,7 @@ def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
 @needs_newer_torch
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("follow", ["forward", "backward", "both"])
-def test_checkpoints_that_are_followed(net, follow, large, monkeypatch):
+def test_checkpoints_that_are_followed(net, follow, large, monkeypatch, fresh_plans):
     """What a mode sees may differ from what is done without it, but not what autograd saves."""
     monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if large else math.inf)
     monkeypatch.setattr(scaling, "_COLUMNS", 2)
@@ -246,7 +246,9 @@ def test_checkpoints_that_are_followed(net, follow, large, monkeypatch):
 @needs_newer_torch
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_selective_checkpoints_keep_what_convolutions_put_out(net, masked, large, monkeypatch):
+def test_selective_checkpoints_keep_what_convolutions_put_out(
+    net, masked, large, monkeypatch, fresh_plans
+):
     from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
     def policy(context, operation, *args, **kwargs):
