@@ -144,8 +144,8 @@ def _partial_conv(
 def _is_plain_on_cpu(input: Tensor) -> bool:
     """Whether it lies on a CPU, and nobody compiles, follows or transforms operations on it."""
     return (
-        type(input) is Tensor
-        and not is_dynamo_compiling()
+        not is_dynamo_compiling()
+        and type(input) is Tensor
         # Modes count, too, and see whatever a tensor is asked.
         and not has_torch_function_unary(input)
         and not _are_functorch_transforms_active()
@@ -266,9 +266,10 @@ class _PConvNd(nn.modules.conv._ConvNd):
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        # Most layers have no padding, and all of Python's time is lost on these.
-        padding = self.padding
-        if mask is None and type(padding) is tuple and not any(padding) and type(input) is Tensor:
+        # Most layers have no padding, and all of Python's time is lost on these. Not `type(input)`,
+        # which the compiler of torch 2.1 does not follow.
+        plain = mask is None and input.__class__ is Tensor
+        if plain and type(self.padding) is tuple and not any(self.padding):
             return super()._conv_forward(input, weight, bias)
         return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask

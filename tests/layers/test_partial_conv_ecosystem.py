@@ -28,7 +28,7 @@ needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
 
 
 class Net(nn.Module):
-    """Convolutions of several kinds, with and without bias, strided, dilated, grouped."""
+    """Convolutions with and without bias and padding, strided, dilated, grouped."""
 
     def __init__(self, conv=PConv2d):
         super().__init__()
@@ -38,6 +38,7 @@ class Net(nn.Module):
             nn.ReLU(),
             conv(4, 4, 3, padding=6, dilation=6, groups=4),
             conv(4, 2, 1, padding=1),
+            conv(2, 2, 2),
         )
 
     def forward(self, x):
