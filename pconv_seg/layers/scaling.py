@@ -51,7 +51,7 @@ class Plan:
 
     Attributes:
         around: What :func:`padding_around` returns.
-        column: Shape of a bias beside which that of an output ends in its channels and sizes.
+        column: The shape that a bias takes beside an output.
         size: Output length per axis.
         runs: Outputs to scale, ``(dim, start, length, ratio)``.
         holes: Outputs without any valid tap, ``(dim, start, length)``.
@@ -159,8 +159,7 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
     With ``adds_bias`` the convolution has not added it yet.
     """
-    if _len_torch_dispatch_stack():
-        output = not_kept(output)
+    output = not_kept(output)
     scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
         scale_border_ = _ScaleBorder.apply if is_recorded(output, bias) else _scale_border_
