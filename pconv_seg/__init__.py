@@ -15,8 +15,9 @@ except ModuleNotFoundError as error:
     raise ImportError(
         f"pconv_seg needs mmsegmentation, but there is no {error.name}. In a new environment: "
         "pip install 'pconv-seg[onedl]'. In one that holds original OpenMMLab packages: "
-        "pip install mmsegmentation==1.2.2 mmcv==2.1.0 mmengine==0.10.7. Never both families in "
-        "one environment: they install the same files."
+        "pip install mmsegmentation==1.2.2 mmcv==2.1.0 mmengine==0.10.7 ftfy regex "
+        "(docs/install.md says how mmcv is built). Never both families in one environment: they "
+        "install the same files."
     ) from error
 
 from .checkpoints import PublishedWeightsInit

@@ -7,7 +7,8 @@ unchanged model and lets every operation compute, inside the real area, what it 
 image alone:
 
 - Convolutions see nothing outside the real area: zeros for ``F.conv2d``, missing data for
-  ``partial_conv2d``. :func:`~pconv_seg.layers.extents.conv2d_within` says how Eq. 3 is read.
+  ``partial_conv2d``. Windows centred on the padding, which Eq. 3 of the paper counts as real where
+  they see a real tap, are left out: a sample's result depends on that sample alone.
 - Position-wise operations (activations, additions, dropout, concatenation of channels, linear
   maps of channels, ...) run as they are. What they leave outside the real area is never read.
   While gradients are recorded, padding is replaced by 1 before those that are singular at 0

@@ -277,7 +277,7 @@ class Contents:
         changes = [c[last] - c[before] for c in curves.values() if before in c and last in c]
         text = (
             f"From iteration {before} to {last} the validation mIoU changed by "
-            f"{signed(np.mean(changes))} percent points in the mean (runs: {len(changes)}; "
+            f"{signed(np.mean(changes))} percentage points in the mean (runs: {len(changes)}; "
             f"{signed(min(changes))} to {signed(max(changes))}). A flat end says that this "
             "schedule has run out, not that a longer one would bring nothing."
         )

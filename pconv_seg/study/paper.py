@@ -16,5 +16,5 @@ BY_MODE = {
 # Partial minus zero with tiles side by side, by leave-out: nothing, then five growing proportions
 # whose values did not survive in our copy.
 LEAVE_OUT_GAPS = (0.377, 0.385, 0.579, 0.834, 0.916, 1.249)
-# ImageNet top-1 (percent points) lost by testing ResNet50 under the other padding.
+# ImageNet top-1 (percentage points) lost by testing ResNet50 under the other padding.
 ZERO_TO_PARTIAL_LOSS, PARTIAL_TO_ZERO_LOSS = 16.36, 0.73

@@ -14,7 +14,7 @@ MAX_SEEDS = 1000
 
 
 class Contrast(NamedTuple):
-    """A weighted sum of mIoUs, in percent points.
+    """A weighted sum of mIoUs, in percentage points.
 
     Attributes:
         seeds: Those with all the runs that it takes.

@@ -206,7 +206,7 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
         write_log(run, [{"mIoU": score, "step": i} for i, score in enumerate(scores, 1)])
     convergence = Contents(Results(study)).context["convergence"]
     assert convergence["text"].startswith(
-        "From iteration 2 to 3 the validation mIoU changed by +0.75 percent points in the mean "
+        "From iteration 2 to 3 the validation mIoU changed by +0.75 percentage points in the mean "
         "(runs: 2; -0.50 to +2.00)."
     )
     spread, one = stdev((10, 30)), "(1 of 2 seeds)"
