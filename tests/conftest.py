@@ -2,6 +2,8 @@
 
 import gc
 import os
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,13 @@ def _imports_are_no_garbage():
 def unformatted(monkeypatch):
     """Writes configs without formatting them, which takes longer than many a whole test."""
     monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+
+
+@pytest.fixture(scope="module")
+def main(request):
+    """The ``main`` of the tool that a module's tests are about, its constant TOOL."""
+    tools = Path(__file__).parents[1] / "tools"
+    return runpy.run_path(str(tools / f"{request.module.TOOL}.py"))["main"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import resource
-import runpy
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from pconv_seg.checkpoints import import_weights, load_file, load_weights, netwo
 from pconv_seg.models import WideResNet38
 
 ROOT = Path(__file__).parents[2]
+TOOL = "import_checkpoint"
 BN = dict(type="BN")
 
 
@@ -562,10 +562,6 @@ class TestInitCfg:
 
 
 class TestTool:
-    @pytest.fixture
-    def main(self):
-        return runpy.run_path(str(ROOT / "tools/import_checkpoint.py"))["main"]
-
     @pytest.mark.usefixtures("narrow")
     @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
     @pytest.mark.parametrize("layout", LAYOUTS)

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
 import signal
 import sys
@@ -17,7 +16,7 @@ from PIL import Image
 
 from pconv_seg.datasets.cityscapes import preparation, prepare_cityscapes
 
-TOOL = Path(__file__).parents[2] / "tools" / "prepare_cityscapes.py"
+TOOL = "prepare_cityscapes"
 AACHEN = "train/aachen/aachen_000000_000001"
 IMAGE = f"leftImg8bit/{AACHEN}_leftImg8bit.png"
 POLYGONS = f"gtFine/{AACHEN}_gtFine_polygons.json"
@@ -339,11 +338,6 @@ def test_killed_runs_leave_whole_files_and_the_next_one_completes_them(root):
     assert not list(root.rglob(".*"))
     after = {path: value[1] for path, value in snapshot(root).items() if "TrainIds" in path}
     assert after == expected
-
-
-@pytest.fixture
-def main():
-    return runpy.run_path(str(TOOL))["main"]
 
 
 def test_tool_says_what_is_there(root, main, capsys):

@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import runpy
 from fractions import Fraction
 from inspect import signature
 from pathlib import Path
@@ -21,15 +20,10 @@ from pconv_seg.evaluation.report import Report
 from pconv_seg.geometry import BorderRegions, TileGrid
 from pconv_seg.visualization import draw_comparison
 
-TOOL = Path(__file__).parents[2] / "tools/border_eval.py"
+TOOL = "border_eval"
 OVERLAPS = {"regular": None, "tile": 0, "tile_overlap": 0.5}
 IGNORED = 7
 OPTIONS = ["--tile", "16", "20", "--overlap", "1/2", "--leave-out", "1/3", "0.75"]
-
-
-@pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(TOOL))["main"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import nn
 from pconv_seg.evaluation.shift import shift_checkpoints
 from pconv_seg.geometry import ShiftedGrids
 
-TOOL = Path(__file__).parents[2] / "tools/cross_test.py"
+TOOL = "cross_test"
 PADDINGS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "partial": None}
 
 
@@ -69,11 +69,6 @@ def trained(make_config, make_segmentor, tmp_path):
         )
     config.dump(tmp_path / "config.py")
     return [str(tmp_path / "config.py"), *checkpoints]
-
-
-@pytest.fixture
-def main():
-    return runpy.run_path(str(TOOL))["main"]
 
 
 def test_matrix_of_trained_and_tested_padding(main, trained, tmp_path, capsys):
@@ -130,7 +125,8 @@ def test_border_eval_under_another_padding_and_with_options_of_the_config(
     trained, tmp_path, padding
 ):
     moved = (tmp_path / "data").rename(tmp_path / "moved")
-    border_eval = runpy.run_path(str(TOOL.with_name("border_eval.py")))["main"]
+    tool = Path(__file__).parents[2] / "tools/border_eval.py"
+    border_eval = runpy.run_path(str(tool))["main"]
     options = ["--padding", padding, "--modes", "regular", "--leave-out", "0"]
     options += ["--cfg-options", f"test_dataloader.dataset.data_root={moved}"]
     for result in border_eval([*trained, *options])["results"]:

@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import runpy
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study import evaluation
 from pconv_seg.study.evaluation import evaluate_runs, unevaluated
 
-TOOL = Path(__file__).parents[2] / "tools" / "study.py"
+TOOL = "study"
 
 
 def finish(study):
@@ -187,7 +185,7 @@ def test_a_finished_run_whose_checkpoint_is_damaged_is_named_after_the_others(ma
 
 
 def test_the_report_is_written_without_what_could_not_be_evaluated(
-    make_study, evaluated, error, no_figures, monkeypatch
+    main, make_study, evaluated, error, no_figures, monkeypatch
 ):
     study = make_study(seeds=(0,), study=STUDY.partition(",\n    shift=")[0] + ")")
     finish(study)
@@ -195,7 +193,6 @@ def test_the_report_is_written_without_what_could_not_be_evaluated(
     # Trained anew, so that the scores there are no longer the run's.
     os.utime(study.runs[1].folder / "iter_2.pth", (2**32, 2**32))
     error.append(ValueError("no weights"))
-    main = runpy.run_path(str(TOOL))["main"]
     monkeypatch.setitem(main.__globals__, "train_runs", lambda *_: [])
     with pytest.raises(SystemExit, match=r"^study\.py: tile16 of partial_seed0, .*: no weights$"):
         main([str(study.file), "--work-dir", str(study.folder)])

@@ -19,7 +19,7 @@ from pconv_seg.evaluation.report import Report
 from pconv_seg.study.start import StartDigestHook, read_start
 from pconv_seg.study.training import Interrupted, read_state
 
-TOOL = Path(__file__).parents[2] / "tools" / "study.py"
+TOOL = "study"
 
 
 def test_the_padding_changes_neither_weights_nor_batches(make_study, unformatted, tmp_path):
@@ -89,7 +89,8 @@ def test_digests_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_libraries_of_the_report_are_missed_before_training(monkeypatch):
     monkeypatch.setitem(sys.modules, "markdown", None)
     monkeypatch.delitem(sys.modules, "pconv_seg.study.report", raising=False)
-    main = runpy.run_path(str(TOOL))["main"]
+    # Loaded anew, where the library is missing: the other steps must not need it.
+    main = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "study.py"))["main"]
     with pytest.raises(SystemExit, match=r"study\.py: .* pip install 'pconv-seg\[study\]'"):
         main(["absent.py", "--work-dir", "absent"])
     with pytest.raises(SystemExit, match=r"absent\.py"):
@@ -98,12 +99,11 @@ def test_libraries_of_the_report_are_missed_before_training(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_of_a_study_that_was_stopped_tells_the_signal(
-    make_study, monkeypatch, number
+    main, make_study, monkeypatch, number
 ):
     def interrupted(*_):
         raise Interrupted(number) if number == signal.SIGTERM else KeyboardInterrupt
 
-    main = runpy.run_path(str(TOOL))["main"]
     monkeypatch.setitem(main.__globals__, "train_runs", interrupted)
     study = make_study()
     with pytest.raises(SystemExit) as error:
@@ -111,19 +111,18 @@ def test_the_exit_code_of_a_study_that_was_stopped_tells_the_signal(
     assert error.value.code == 128 + number
 
 
-def test_jobs_are_at_least_one(capsys):
+def test_jobs_are_at_least_one(main, capsys):
     with pytest.raises(SystemExit):
-        runpy.run_path(str(TOOL))["main"](["absent.py", "--work-dir", "absent", "--jobs", "0"])
+        main(["absent.py", "--work-dir", "absent", "--jobs", "0"])
     assert "--jobs: '0' is not a whole number of at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_one_command_trains_evaluates_and_reports_and_does_nothing_twice(
-    make_study, capsys, monkeypatch
+    main, make_study, capsys, monkeypatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = make_study(("zeros", "partial"), (0, 1))
-    main = runpy.run_path(str(TOOL))["main"]
     arguments = [str(study.file), "--work-dir", str(study.folder), "--jobs", "2"]
 
     main(arguments)

@@ -5,7 +5,6 @@ import fcntl
 import itertools
 import json
 import os
-import runpy
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from pconv_seg.parallel import cores
 from pconv_seg.study import training
 from pconv_seg.study.training import Interrupted, read_state, train_runs
 
+TOOL = "study"
 STUB = Path(__file__).with_name("train_stub.py")
 
 
@@ -114,7 +114,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
 
 
 def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
-    make_study, evaluate_at_random, no_figures, monkeypatch
+    main, make_study, evaluate_at_random, no_figures, monkeypatch
 ):
     study = make_study(("zeros", "reflect"), (0, 1))
     failed = ("reflect_seed0", "reflect_seed1")
@@ -123,7 +123,6 @@ def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
         evaluate_at_random(study, skip=failed)
         return []
 
-    main = runpy.run_path(str(STUB.parents[2] / "tools" / "study.py"))["main"]
     monkeypatch.setitem(main.__globals__, "train_runs", lambda s, _, n: train_runs(s, STUB, n))
     monkeypatch.setitem(main.__globals__, "evaluate_runs", evaluate)
     message = r"^study\.py: 2 of 4 runs failed: reflect_seed0, reflect_seed1; their logs say why, "
@@ -199,7 +198,7 @@ def test_a_signal_ends_all_processes_and_the_next_call_resumes(make_study, monke
     assert len(calls(study.runs[0])) == 1
 
 
-def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(make_study, monkeypatch):
+def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(main, make_study, monkeypatch):
     study = make_study(("zeros", "replicate"), (0, 1))
     writes = itertools.count(1)
 
@@ -210,7 +209,6 @@ def test_a_full_disk_ends_all_processes_and_the_next_call_resumes(make_study, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write_json(*arguments)
 
-    main = runpy.run_path(str(STUB.parents[2] / "tools" / "study.py"))["main"]
     monkeypatch.setitem(main.__globals__, "train_runs", lambda s, _, n: train_runs(s, STUB, n))
     with monkeypatch.context() as full:
         full.setattr(training, "write_json", write)

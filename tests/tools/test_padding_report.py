@@ -1,11 +1,9 @@
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "padding_report.py"
+TOOL = "padding_report"
 CONFIG = """
 model = dict(
     type="EncoderDecoder",
@@ -15,11 +13,6 @@ model = dict(
                      num_classes=3, align_corners=False),
 )
 """
-
-
-@pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(SCRIPT))["main"]
 
 
 def test_prints_and_writes_the_report_of_a_config(main, tmp_path, capsys):

@@ -1,4 +1,3 @@
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from PIL import Image
 
 from pconv_seg.inference import tile_predictor, tiled_inference
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "predict.py"
+TOOL = "predict"
 PALETTE = [[128, 64, 128], [244, 35, 232], [70, 70, 70]]
 CONFIG = """
 default_scope = "mmseg"
@@ -26,11 +25,6 @@ model = dict(
     test_cfg=dict(mode="whole"),
 )
 """
-
-
-@pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(SCRIPT))["main"]
 
 
 @pytest.fixture(scope="module")

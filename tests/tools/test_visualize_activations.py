@@ -1,6 +1,4 @@
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-TOOL = Path(__file__).parents[2] / "tools/visualize_activations.py"
+TOOL = "visualize_activations"
 CONFIG = """
 model = dict(
     type="EncoderDecoder",
@@ -21,11 +19,6 @@ model = dict(
     test_cfg=dict(mode="whole"),
 )
 """
-
-
-@pytest.fixture(scope="module")
-def main():
-    return runpy.run_path(str(TOOL))["main"]
 
 
 @pytest.fixture
