@@ -43,16 +43,15 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
 
 
 @pytest.fixture
-def evaluate_at_random() -> Callable[..., None]:
+def evaluate_at_random() -> Callable[..., Study]:
     """A function that leaves random counts of five images as the evaluation of a study's runs."""
 
-    def evaluate(study: Study, skip: tuple[str, ...] = ()) -> None:
+    def evaluate(study: Study, skip: tuple[str, ...] = ()) -> Study:
+        runs = [run for run in study.runs if run.name not in skip]
         rng = np.random.default_rng(0)
         for name, (plan, paddings) in evaluations(study).items():
             regions = len(plan.regions("regular").regions)
-            for run in study.runs:
-                if run.name in skip:
-                    continue
+            for run in runs:
                 tested = [run.padding if p is None else p for p in paddings]
                 counts = rng.integers(50, size=(5, len(tested), len(plan.modes), regions, 2, 2))
                 # Nested regions hold less and less; a matrix of zeros would have no mIoU.
@@ -66,9 +65,7 @@ def evaluate_at_random() -> Callable[..., None]:
                     counts=counts.astype(np.int32),
                 )
                 record.save(run.folder / "evaluation" / f"{name}.npz")
-        for run in study.runs:
-            if run.name in skip:
-                continue
+        for run in runs:
             areas = np.sort(rng.integers(1, 50, size=(2, 5, 2, 3, 2)), axis=3)  # two bins
             pixels = rng.integers(50, 100, size=(5, 2))
             record = ShiftRecord(
@@ -80,6 +77,7 @@ def evaluate_at_random() -> Callable[..., None]:
                 areas,
             )
             save_shift(record, study.shift, run.folder / "evaluation" / "shift.npz")
+        return study
 
     return evaluate
 

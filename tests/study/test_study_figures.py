@@ -40,8 +40,7 @@ def assert_drawn(axes, padding, values):
 
 
 def test_lines_are_means_over_seeds(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     figures = draw_figures(Results(study))
 
     def of_runs(padding, read):
@@ -68,8 +67,7 @@ def test_lines_are_means_over_seeds(make_study, evaluate_at_random):
 
 
 def test_the_mean_curve_goes_on_without_runs_that_ended(make_study, evaluate_at_random):
-    study = make_study(("zeros",), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros",), (0, 1)))
     for run, scores in zip(study.runs, ((10, 20, 40), (30, 50)), strict=True):
         write_log(run, [{"mIoU": score, "step": i} for i, score in enumerate(scores, 1)])
     axes = draw_figures(Results(study))["convergence"].axes[1]

@@ -113,8 +113,7 @@ def test_a_score_that_is_missing_is_no_answer():
 
 
 def test_contrasts_agree_with_the_report_of_each_run(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     results = Results(study)
     for evaluation, mode, number in (("tile16", "regular", 0), ("tile24", "tile_overlap", 2)):
         expected = [
@@ -133,8 +132,7 @@ def test_contrasts_agree_with_the_report_of_each_run(make_study, evaluate_at_ran
 
 
 def test_costs_of_the_shift_test_agree_with_its_records(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     results = Results(study)
     records = [read_shift(run)[0].as_dict() for run in study.runs if run.padding == "partial"]
     totals = [record["total"]["mIoU"]["cost"] for record in records]
@@ -147,8 +145,7 @@ def test_costs_of_the_shift_test_agree_with_its_records(make_study, evaluate_at_
 
 
 def test_only_seeds_with_all_runs_count(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1, 2))
-    evaluate_at_random(study, skip=("partial_seed1",))
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1, 2)), skip=("partial_seed1",))
     zero, partial = (Cell("tile16", p, p, "tile") for p in ("zeros", "partial"))
     results = Results(study)
     assert results.contrast({zero: 1.0}).seeds == (0, 1, 2)
@@ -161,8 +158,7 @@ def test_only_seeds_with_all_runs_count(make_study, evaluate_at_random):
 def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(
     make_study, evaluate_at_random, no_figures
 ):
-    study = make_study(("zeros", "partial"), (0, 1, 2))
-    evaluate_at_random(study, skip=("partial_seed1",))
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1, 2)), skip=("partial_seed1",))
     parts = re.compile(r"\(([+-][0-9.]+)\).* minus .*\(([+-][0-9.]+)\)")
     found = [(f.contrast, parts.search(f.measured)) for f in findings(Results(study))]
     found = [(contrast, match) for contrast, match in found if match]
@@ -191,8 +187,7 @@ def test_the_parts_of_a_finding_are_of_the_same_seeds_as_its_number(
 def test_how_the_runs_started_is_said_as_far_as_it_is_known(
     make_study, evaluate_at_random, digests, words
 ):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     for run, digest in zip(study.runs, digests, strict=True):
         if digest != "-":
             (run.folder / "start.json").write_text(json.dumps({"weights": digest}))
@@ -200,8 +195,7 @@ def test_how_the_runs_started_is_said_as_far_as_it_is_known(
 
 
 def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     for run, scores in zip(study.runs, ((1, 10, 12), (1, 20, 19.5), (1, 30), ()), strict=True):
         write_log(run, [{"mIoU": score, "step": i} for i, score in enumerate(scores, 1)])
     convergence = Contents(Results(study)).context["convergence"]
@@ -223,8 +217,7 @@ def test_how_validation_changed_at_the_end_is_last_minus_before(make_study, eval
 
 
 def test_runs_that_the_study_file_no_longer_names_are_named(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial", "reflect"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial", "reflect"), (0, 1)))
     for run in study.runs[:5]:
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "run.json").write_text(json.dumps({"status": "finished", "attempts": []}))
@@ -237,8 +230,7 @@ def test_runs_that_the_study_file_no_longer_names_are_named(make_study, evaluate
 
 
 def test_means_and_differences_say_of_how_many_seeds_they_are(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     miou = {key: found[0, 0, 0] for key, found in _mious(study, "tile16").items()}
     zeros, partial = [miou["zeros", 0], miou["zeros", 1]], miou["partial", 0]
     shutil.rmtree(study.runs[3].folder)  # partial padding, seed 1
@@ -263,8 +255,7 @@ def test_what_no_seed_has_the_runs_for_is_not_measured(make_study, evaluate_at_r
 
 
 def test_whole_images_are_in_the_paper_twice(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     found = {f.question: f.paper for f in findings(Results(study))}
     assert found["Is partial padding better than zero padding on whole images?"] == (
         "+0.11 to +0.33 (Table 5, four comparisons, 3 runs each); +0.012 (Table 6)"
@@ -317,8 +308,7 @@ def test_no_number_is_minus_zero(value, text):
 
 
 def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     rows = Contents(Results(study)).context["shift"]["overlaps"]
     for padding, row in zip(study.paddings, rows[1:], strict=True):
         records = [read_shift(run)[0].as_dict() for run in study.runs if run.padding == padding]
@@ -327,8 +317,7 @@ def test_shares_that_differ_are_those_that_do_not_agree(make_study, evaluate_at_
 
 
 def test_rows_of_the_tables_of_distances_are_paddings(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     for block in Contents(Results(study)).context["distances"]:
         assert [row[0] for row in block["scores"]] == ["padding", "zeros", "partial"]
         assert [row[0] for row in block["differences"]] == ["padding minus zeros", "partial"]
@@ -337,8 +326,7 @@ def test_rows_of_the_tables_of_distances_are_paddings(make_study, evaluate_at_ra
 def test_without_zeros_nothing_is_announced_that_does_not_follow(
     make_study, evaluate_at_random, no_figures
 ):
-    study = make_study(("reflect", "replicate"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("reflect", "replicate"), (0,)))
     text = write_report(study).read_text()
     assert text.count("|---|\n| re") == text.count("|---|\n") > 0
     for words in ("Differences from zero", "## The paper's pattern", "What would settle"):
@@ -388,8 +376,7 @@ def test_report_lists_failed_and_missing_runs(make_study, evaluate_at_random):
 
 
 def test_the_command_is_that_of_the_training_and_can_be_pasted(make_study, evaluate_at_random):
-    study = make_study(("zeros",), (0, 1, 2))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros",), (0, 1, 2)))
     for run, jobs in zip(study.runs, (4, 3, 4), strict=True):
         machine = {"cpu": "", "cores": 8, "gpus": [], "system": "", "versions": {"a": "1"}}
         machine |= {"commit": "1a2b3c4 (changed)"} if jobs == 3 else {}
@@ -437,8 +424,7 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
 
 
 def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
-    study = make_study(("zeros", "partial", "reflect"), (0, 1, 2))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial", "reflect"), (0, 1, 2)))
     first, last = {"loss": 0.5, "time": 0.25}, {"loss": float("inf"), "time": 2}
     validation = {"mIoU": 50, "time": 9, "step": 2}
     write_log(study.runs[0], [{**first, "step": 1}, {**last, "step": 2}, validation])
@@ -481,16 +467,14 @@ def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
     ],
 )
 def test_the_setup_names_all_heads(make_study, evaluate_at_random, model, words):
-    study = make_study(("zeros",), (0,), config=CONFIG + model)
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros",), (0,), config=CONFIG + model))
     assert words in Contents(Results(study)).context["setup"][0]
 
 
 def test_the_page_says_what_is_evaluated_from_the_counts(
     make_study, evaluate_at_random, no_figures
 ):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     (study.runs[0].folder / "run.json").write_text(
         json.dumps({"padding": "zeros", "seed": 0, "status": "running", "attempts": []})
     )
@@ -521,8 +505,7 @@ def test_a_shift_test_with_other_options_is_refused(make_study, evaluate_at_rand
 
 @pytest.mark.parametrize("name", ["tile24", "cross", "shift"])
 def test_counts_that_cannot_be_read_are_named(make_study, evaluate_at_random, damage, name):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     path = study.runs[1].folder / "evaluation" / f"{name}.npz"
     damage(path)
     with pytest.raises(PreflightError, match=rf"{path} is damaged.*again, with --only evaluate"):
@@ -531,8 +514,7 @@ def test_counts_that_cannot_be_read_are_named(make_study, evaluate_at_random, da
 
 @pytest.mark.parametrize("name", ["run.json", "start.json", "now/vis_data/scalars.json"])
 def test_files_of_a_run_that_cannot_be_read_are_named(make_study, evaluate_at_random, name):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     path = study.runs[1].folder / name
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("{}\n")
@@ -556,8 +538,7 @@ def test_only_the_last_line_of_a_log_may_be_cut(make_study):
 
 
 def test_runs_of_another_training_config_are_refused(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     study.kept_config.write_text(study.training_text)
     Results(study)
     changed = make_study(
@@ -579,8 +560,7 @@ def test_counts_without_a_padding_that_was_added_are_refused(make_study, evaluat
 
 @pytest.mark.parametrize("name", ["tile16", "shift"])
 def test_runs_of_other_images_are_refused(make_study, evaluate_at_random, name):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     path = study.runs[1].folder / "evaluation" / f"{name}.npz"
     images = ("other.png", *(f"{i}.png" for i in range(1, 5)))
     if name == "shift":
@@ -602,8 +582,7 @@ def _mious(study, name):
 def test_findings_are_above_0_where_their_question_is_answered_with_yes(
     make_study, evaluate_at_random
 ):
-    study = make_study(("zeros", "partial"), (0, 1))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
     own, cross = (_mious(study, name) for name in ("tile16", "cross"))
     found = {f.question: f.contrast.values for f in findings(Results(study))}
 
@@ -630,8 +609,7 @@ def test_findings_are_above_0_where_their_question_is_answered_with_yes(
 
 
 def test_cross_table_has_the_training_in_rows(make_study, evaluate_at_random):
-    study = make_study(("zeros", "partial"), (0,))
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
     (zeros, partial) = (_mious(study, "cross")[p, 0][:, 0, 0] for p in ("zeros", "partial"))
     contents = Contents(Results(study)).context
     assert contents["cross"][0]["table"][1:] == [
