@@ -58,16 +58,14 @@ def test_processes_see_the_samples_of_one(tiny_config: str, tmp_path: Path) -> N
     states = []
     for processes, batch_size in ((1, 4), (2, 2)):
         folder = tmp_path / str(processes)
-        folder.mkdir()
         options = [
             f"train_dataloader.batch_size={batch_size}",
             "model.decode_head.dropout_ratio=0",
             "model.backbone.norm_eval=True",
             "model.decode_head.norm_cfg=None",
         ]
-        states.append(
-            tiny_run.Train(tiny_config, folder, *options, processes=processes).end()["state_dict"]
-        )
+        train = tiny_run.Train(tiny_config, folder, *options, processes=processes)
+        states.append(train.end()["state_dict"])
     for name, value in states[0].items():
         if value.is_floating_point():
             torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5)

@@ -112,7 +112,6 @@ def test_twenty_kills_at_random_moments(
     deaths: list[bool] = []
     for attempt in itertools.count():
         folder = tmp_path / str(attempt)
-        folder.mkdir()
         state, further = _kill_often(tiny_config, folder, 20 - len(deaths), seed=attempt)
         tiny_run.assert_same(state, uninterrupted)
         deaths += further
@@ -150,7 +149,6 @@ def test_signal_in_validation_repeats_it_on_resuming(
 def test_signal_in_validation_of_averaged_weights(tiny_config: str, tmp_path: Path) -> None:
     states = []
     for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
         ema = ["default_hooks.ema.type=EMAHook", "default_hooks.ema.momentum=0.1"]
         train = tiny_run.Train(tiny_config, tmp_path / name, *ema)
         if name == "stopped":
@@ -176,7 +174,6 @@ def test_a_copied_run_removes_its_own_files_alone(
             content["message_hub"]["runtime_info"][key] = -1.0
     torch.save(content, path)
     best = {file.name for file in first.work_dir.glob("best_*")}
-    (tmp_path / "copy").mkdir()
     shutil.copytree(first.work_dir, tmp_path / "copy/work")
 
     copied = tiny_run.Train(tiny_config, tmp_path / "copy", option)
@@ -216,7 +213,6 @@ def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) 
     config.write_text(text)
     states = []
     for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
         train = tiny_run.Train(str(config), tmp_path / name)
         if name == "stopped":
             assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
@@ -283,12 +279,10 @@ def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
 def test_a_run_that_started_from_a_checkpoint_of_another_goes_on_from_its_own(
     tiny_config: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "first").mkdir()
     first = tiny_run.Train(tiny_config, tmp_path / "first")
     first.end()
     states = []
     for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
         start = f"load_from={first.work_dir / 'iter_12.pth'}"
         train = tiny_run.Train(tiny_config, tmp_path / name, start)
         resumed, train.arguments = train.arguments, [a for a in train.arguments if a != "--resume"]
@@ -305,7 +299,6 @@ def test_gradients_are_never_lost_between_accumulated_iterations(
 ) -> None:
     states = {}
     for name in ("whole", "stopped"):
-        (tmp_path / name).mkdir()
         train = tiny_run.Train(tiny_config, tmp_path / name, "optim_wrapper.accumulative_counts=2")
         if name == "stopped":
             assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
@@ -408,7 +401,6 @@ def test_the_seed_is_that_of_the_checkpoint(tiny_config: str, tmp_path: Path) ->
     assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
     seed = torch.load(train.work_dir / "iter_5.pth", weights_only=False)["meta"]["seed"]
     resumed = train.end()
-    (tmp_path / "whole").mkdir()
     whole = tiny_run.Train(tiny_config, tmp_path / "whole", f"randomness.seed={seed}").end()
     tiny_run.assert_same(resumed, whole)
 

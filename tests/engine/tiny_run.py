@@ -212,6 +212,7 @@ class Train:
     """Training runs of one config in one work dir."""
 
     def __init__(self, config: str, folder: Path, *options: str, processes: int = 1) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.work_dir = folder / "work"
         self.log = folder / "log"
         self.processes = processes
