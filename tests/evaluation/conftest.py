@@ -94,10 +94,10 @@ def make_segmentor():
 
 @pytest.fixture
 def make_checkpoint(make_segmentor):
-    """A function that writes the checkpoint of a network that is blind within some pixels."""
+    """A function that writes the checkpoint of a network whose backbone has the options given."""
 
-    def make(config, width, path):
-        config.model.backbone.width = width
+    def make(config, path, **backbone):
+        config.model.backbone.update(backbone)
         path.parent.mkdir(parents=True, exist_ok=True)
         meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
         torch.save({"meta": meta, "state_dict": make_segmentor(config).state_dict()}, path)

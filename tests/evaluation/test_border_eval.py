@@ -35,7 +35,7 @@ def trained(make_config, make_checkpoint, tmp_path):
     checkpoints = []
     for width in (2, 1):
         folder = tmp_path / f"work_dirs/blind{width}"
-        checkpoints.append(make_checkpoint(config, width, folder / "iter_4.pth"))
+        checkpoints.append(make_checkpoint(config, folder / "iter_4.pth", width=width))
         (folder / "last_checkpoint").write_text(checkpoints[-1])
         config.dump(folder / "config.py")
     return str(file), *checkpoints
@@ -120,7 +120,7 @@ def test_python_style_configs_have_classes_for_names(main, trained, make_config,
     config = make_config(images=4, ignore_index=IGNORED)
     config.merge_from_dict({"default_scope": None, "model.type": "mmseg.models.EncoderDecoder"})
     config.dump(trained[0])
-    make_checkpoint(config, 2, Path(trained[1]))
+    make_checkpoint(config, Path(trained[1]), width=2)
     assert main([*trained[:2], *OPTIONS])["results"] == expected
 
 
@@ -233,7 +233,7 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
 ):
     config = make_config(images=1)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}  # 24 x 40 to 32 x 48
-    checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
+    checkpoint = make_checkpoint(config, tmp_path / "iter_4.pth", width=1)
     config.dump(tmp_path / "config.py")
     arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "tile"]
     main([*arguments, "--show-dir", str(tmp_path / "figures")])
@@ -274,7 +274,7 @@ def test_figures_show_what_the_network_saw(
     image = np.array(Image.open(path))
     path.unlink()
     write(image, path.with_suffix(suffix))
-    checkpoint = make_checkpoint(config, 1, tmp_path / "iter_4.pth")
+    checkpoint = make_checkpoint(config, tmp_path / "iter_4.pth", width=1)
     config.dump(tmp_path / "config.py")
     arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "regular"]
     main([*arguments, "--show-dir", str(tmp_path / "figures")])

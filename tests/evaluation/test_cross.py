@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from known_segmentor import CLASSES
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
@@ -56,17 +55,13 @@ def expected_miou(folder, padding):
 
 
 @pytest.fixture
-def trained(make_config, make_segmentor, tmp_path):
+def trained(make_config, make_checkpoint, tmp_path):
     """A config, and a checkpoint each of a network with zero and with partial padding."""
     config = make_config()
-    checkpoints = []
-    for type_ in ("Conv2d", "PConv"):
-        config.model.backbone = {"type": "Blur", "type_": type_}
-        checkpoints.append(str(tmp_path / f"{type_}.pth"))
-        meta = {"cfg": config.pretty_text, "dataset_meta": {"classes": CLASSES}}
-        torch.save(
-            {"meta": meta, "state_dict": make_segmentor(config).state_dict()}, checkpoints[-1]
-        )
+    checkpoints = [
+        make_checkpoint(config, tmp_path / f"{name}.pth", type="Blur", type_=name)
+        for name in ("Conv2d", "PConv")
+    ]
     config.dump(tmp_path / "config.py")
     return [str(tmp_path / "config.py"), *checkpoints]
 

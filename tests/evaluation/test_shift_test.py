@@ -39,7 +39,7 @@ def trained(make_config, make_checkpoint, tmp_path):
     config = make_config(images=IMAGES, ignore_index=IGNORED)
     file = tmp_path / "config.py"
     config.dump(file)
-    checkpoints = [make_checkpoint(config, w, tmp_path / f"blind{w}.pth") for w in (3, 1)]
+    checkpoints = [make_checkpoint(config, tmp_path / f"blind{w}.pth", width=w) for w in (3, 1)]
     return str(file), *checkpoints
 
 
