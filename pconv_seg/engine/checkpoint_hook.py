@@ -277,12 +277,6 @@ def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | Non
     return path or load_from, skipped
 
 
-def checkpoint_hook(runner: Runner) -> ResumableCheckpointHook | None:
-    """The hook of a runner, if it has one."""
-    found = (hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook))
-    return next(found, None)
-
-
 def accumulated_iterations(runner: Runner) -> int:
     """Over how many iterations gradients are summed before the weights change."""
     return getattr(runner.optim_wrapper, "_accumulative_counts", 1)

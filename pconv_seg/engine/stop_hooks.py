@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, barrier
@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from .checkpoint_hook import accumulated_iterations, checkpoint_hook
+from .checkpoint_hook import ResumableCheckpointHook, accumulated_iterations
 from .preflight import PreflightError
 
 STOPPED = 75
@@ -50,14 +50,15 @@ class StopOnSignalHook(Hook):
             PreflightError: If the config has no ``ResumableCheckpointHook`` that counts iterations,
                 or its train loop counts epochs.
         """
-        hook = checkpoint_hook(runner)
+        hooks = [hook for hook in runner.hooks if isinstance(hook, ResumableCheckpointHook)]
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
-        if hook is None or hook.by_epoch or by_epoch:
+        if not hooks or hooks[0].by_epoch or by_epoch:
             raise PreflightError(
                 "StopOnSignalHook needs default_hooks.checkpoint=dict("
                 "type='ResumableCheckpointHook', by_epoch=False) and a train_cfg with max_iters, "
                 "since it stops within epochs, and a run by epochs would begin that one again"
             )
+        self._checkpoints = hooks[0]
         loops = [runner.train_loop, *([runner.val_loop] if runner.val_loop else [])]
         for loader in (loop.dataloader for loop in loops):
             loader.worker_init_fn = partial(_outlive_signals, loader.worker_init_fn)
@@ -94,15 +95,13 @@ class StopOnSignalHook(Hook):
         # Every process asks at every iteration, so that the answer is the same for all.
         number = torch.tensor(self._signal)
         all_reduce(number, "max")
-        if number and iteration % accumulated_iterations(runner) == 0:
-            self._stop(runner, iteration, signal.Signals(number.item()).name)
-
-    def _stop(self, runner: Runner, iteration: int, name: str) -> NoReturn:
-        hook = checkpoint_hook(runner)
-        hook.save(runner, iteration)
+        if not number or iteration % accumulated_iterations(runner):
+            return
+        self._checkpoints.save(runner, iteration)
         runner.logger.info(
-            f"{name}: saved {hook.last_ckpt} after iteration {iteration}; the same command with "
-            f"--resume goes on from there. Exit status {STOPPED}"
+            f"{signal.Signals(number.item()).name}: saved {self._checkpoints.last_ckpt} after "
+            f"iteration {iteration}; the same command with --resume goes on from there. Exit "
+            f"status {STOPPED}"
         )
         runner.call_hook("after_run")
         # A launcher ends all processes when one has ended, and the first may still be writing.

@@ -5,8 +5,8 @@ border: corners, where two borders meet, are left out.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatch
 from functools import partial
 from itertools import zip_longest
@@ -150,14 +150,14 @@ def border_profiles(
     def observe(name: str, _: nn.Module, __: tuple, output: Tensor) -> None:
         sums.setdefault(name, []).append(_profile_sums(_magnitude(output)))
 
-    chosen = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and is_padded_convolution(module)
-        and any(fnmatch(name, pattern) for pattern in layers)
-    }
-    with _observed(chosen, observe):
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if (
+                isinstance(module, nn.Conv2d)
+                and is_padded_convolution(module)
+                and any(fnmatch(name, pattern) for pattern in layers)
+            ):
+                hooks.enter_context(module.register_forward_hook(partial(observe, name)))
         for pixels in images:
             _run(model, pixels)
     if not sums:
@@ -183,10 +183,10 @@ def last_response(model: BaseSegmentor, pixels: Tensor) -> np.ndarray:
     """
     response = []
 
-    def observe(_: str, __: nn.Module, ___: tuple, output: Tensor | Sequence[Tensor]) -> None:
+    def observe(_: nn.Module, __: tuple, output: Tensor | Sequence[Tensor]) -> None:
         response.append(_magnitude(output if isinstance(output, Tensor) else output[-1]))
 
-    with _observed({"backbone": model.backbone}, observe):
+    with model.backbone.register_forward_hook(observe):
         _run(model, pixels)
     return response[-1]
 
@@ -238,18 +238,6 @@ def _run(model: BaseSegmentor, pixels: Tensor) -> None:
 
 def _magnitude(output: Tensor) -> np.ndarray:
     return output.float().abs().mean((0, 1)).cpu().double().numpy()
-
-
-@contextmanager
-def _observed(modules: dict[str, nn.Module], observe) -> Iterator[None]:
-    handles = [
-        module.register_forward_hook(partial(observe, name)) for name, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _profile_sums(response: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

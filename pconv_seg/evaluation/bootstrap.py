@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from .confusion import mean_iou
-
 # Of every interval.
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -31,17 +29,8 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def miou_difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Difference:
-    """:func:`score_difference` of mIoU."""
-    return score_difference(first, second, mean_iou, seed=seed)
-
-
 def score_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    score: Callable[[np.ndarray], np.ndarray],
-    *,
-    seed: int = 0,
+    areas: np.ndarray, score: Callable[[np.ndarray], np.ndarray], *, seed: int = 0
 ) -> Difference:
     """Score of the second network minus the first's, with a paired bootstrap interval over images.
 
@@ -51,27 +40,15 @@ def score_difference(
     in training: only several training runs show that.
 
     Args:
-        first: Areas of each image, ``int[images, 3, C]`` (:func:`class_areas`).
-        second: The same images' for the other network.
+        areas: Of each image by either network, ``int[images, 2, 3, C]`` (:func:`class_areas`).
         score: Of summed areas, ``[..., 3, C] -> [...]``.
         seed: Of the drawing; the same seed draws the same images for every call of this size.
 
     Returns:
         The difference. Its interval is NaN for fewer than 2 images, and where a region is so empty
         that a resample has no labelled pixel, and so no score.
-
-    Raises:
-        ValueError: If the two arrays differ in shape.
     """
-    if first.shape != second.shape:
-        raise ValueError(f"counts of the same images needed, got {first.shape} and {second.shape}")
-
-    def difference(totals: np.ndarray) -> np.ndarray:
-        scores = score(totals)
-        return scores[..., 1] - scores[..., 0]
-
-    counts = np.stack([first, second], axis=1)
-    return image_interval(counts, difference, seed=seed)
+    return image_interval(areas, lambda totals: np.diff(score(totals))[..., 0], seed=seed)
 
 
 def image_interval(

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from pconv_seg.geometry import RegionMap
+from pconv_seg.geometry import BorderRegions, ShiftRegions
 
 
 def confusion_matrices(
     label: np.ndarray,
     prediction: np.ndarray,
     num_classes: int,
-    regions: RegionMap,
+    regions: BorderRegions | ShiftRegions,
     ignore_index: int = 255,
 ) -> np.ndarray:
     """Confusion matrices of one image in every region, from one joint histogram.
@@ -19,7 +19,7 @@ def confusion_matrices(
             ``ignore_index``.
         prediction: ``int[H, W]`` of any integer type, classes.
         num_classes: C.
-        regions: ``BorderRegions.map((H, W))``.
+        regions: What to count.
         ignore_index: Label of the pixels that are not counted.
 
     Returns:
@@ -28,11 +28,9 @@ def confusion_matrices(
     Raises:
         ValueError: If sizes differ or a value is neither a class nor ``ignore_index``.
     """
-    if not label.shape == prediction.shape == regions.cells.shape:
-        raise ValueError(
-            f"label {label.shape}, prediction {prediction.shape} and regions "
-            f"{regions.cells.shape} differ in size"
-        )
+    if label.shape != prediction.shape:
+        sizes = (" x ".join(map(str, values.shape)) for values in (label, prediction))
+        raise ValueError("the label has {} pixels, but its image {}".format(*sizes))
     if not 0 <= prediction.min() <= prediction.max() < num_classes:
         bad = _outside(prediction, num_classes)
         raise ValueError(f"predicted classes {bad} lie outside 0 .. {num_classes - 1}")
@@ -41,12 +39,12 @@ def confusion_matrices(
     is_class = 0 <= ignore_index < num_classes
     ignored = 0 if is_class else np.count_nonzero(label == ignore_index)
 
-    cell_count = regions.members.shape[1]
-    index = np.multiply(regions.cells, num_classes + 1, dtype=np.int64)
+    cells, members = regions.map(label.shape)
+    index = np.multiply(cells, num_classes + 1, dtype=np.int64)
     index += rows
     index *= num_classes
     np.add(index, prediction, out=index, dtype=np.int64)  # uint64 and int64 would give floats
-    shape = (cell_count, num_classes + 1, num_classes)
+    shape = (members.shape[1], num_classes + 1, num_classes)
     joint = np.bincount(index.ravel(), minlength=np.prod(shape)).reshape(shape)
 
     if joint[:, num_classes].sum() != ignored:
@@ -58,7 +56,7 @@ def confusion_matrices(
     joint = joint[:, :num_classes]
     if is_class:
         joint[:, ignore_index] = 0
-    return np.tensordot(regions.members, joint, axes=1)
+    return np.tensordot(members, joint, axes=1)
 
 
 def class_areas(confusion: np.ndarray) -> np.ndarray:

@@ -84,17 +84,13 @@ class EvaluationPlan:
         if isinstance(self.overlap, tuple):
             raise ValueError(f"overlap must be one value for both axes, got {self.overlap}")
         # An open tile size passes for a large one, to find all other mistakes right away.
-        settled = self.for_image((2**30, 2**30)) if self.tile is None else self
+        settled = replace(self, tile=2**30) if self.tile is None else self
         settled.regions("tile_overlap")  # refuses bad ones
 
     @property
     def follows_tiles(self) -> bool:
         """Whether some of its regions depend on where tiles lie."""
         return bool(self.bands) or self.region == "tile"
-
-    def for_image(self, size: tuple[int, int]) -> "EvaluationPlan":
-        """The plan with its tile size settled, given the first image's (height, width)."""
-        return self if self.tile is not None else replace(self, tile=min(size))
 
     @property
     def tile_text(self) -> str:
@@ -208,7 +204,7 @@ def evaluate(
             # Not of the first batch: each process has another one.
             first = dataloader.collate_fn([read_sample(dataloader.dataset, 0)])
             inputs = models[0].data_preprocessor(first, training=False)["inputs"]
-            plan = plan.for_image(inputs[0].shape[-2:])
+            plan = replace(plan, tile=min(inputs[0].shape[-2:]))
         batches = read_batches(dataloader)
         uncut = any(mode != "regular" for mode in plan.modes)
         for batch in tqdm(batches, total=len(dataloader), unit="batch", disable=not progress):

@@ -1,7 +1,6 @@
 """Border and tile evaluation during training."""
 
 import traceback
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,11 @@ class PaddingEvalHook(Hook):
         self.plan = EvaluationPlan(**plan)
         if self.plan.bands:
             raise ValueError("PaddingEvalHook logs leave-outs only, not bands; use border_eval.py")
-        refuse_one_name(self._leave_outs)
-        self._scores: dict[str, float | None] = dict.fromkeys(self._names())
+        leave_outs = BorderRegions((0, *self.plan.leave_outs)).leave_outs
+        refuse_one_name(leave_outs)
+        borders = [border_key("mIoU", leave_out) for leave_out in leave_outs if leave_out]
+        scores = "mIoU", "aAcc", "mAcc", *borders
+        self._names = [f"{mode}/{score}" for mode in self.plan.modes for score in scores]
 
     def before_run(self, runner: Runner) -> None:
         """Refuse models that cannot be evaluated before any work is done.
@@ -75,19 +77,19 @@ class PaddingEvalHook(Hook):
         """Evaluate on the validation set if it is time, and add the scores to ``metrics``."""
         # In checkpoints: a run that goes on keeps the interval and the last scores.
         info, key = runner.message_hub.runtime_info, f"padding_evaluation {self.plan}"
-        validations, self._scores = info.get(key, (0, self._scores))
+        validations, scores = info.get(key, (0, dict.fromkeys(self._names)))
         if validations % self.interval == 0 or runner.iter >= runner.max_iters:
-            self._evaluate(runner, runner.val_loop.dataloader)
-        runner.message_hub.update_info(key, [validations + 1, self._scores])
-        metrics.update(self._scores)
+            scores = self._evaluate(runner, runner.val_loop.dataloader) or scores
+        runner.message_hub.update_info(key, [validations + 1, scores])
+        metrics.update(scores)
 
     def after_test_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the test set, and add the scores to ``metrics``."""
-        self._scores = dict.fromkeys(self._names())
-        self._evaluate(runner, runner.test_loop.dataloader)
-        metrics.update(self._scores)
+        scores = self._evaluate(runner, runner.test_loop.dataloader)
+        metrics.update(scores or dict.fromkeys(self._names))
 
-    def _evaluate(self, runner: Runner, dataloader: DataLoader) -> None:
+    def _evaluate(self, runner: Runner, dataloader: DataLoader) -> dict[str, float] | None:
+        """Scores by name; None after an error."""
         model, error, counts = _unwrap(runner.model), None, []
         try:
             # Areas, not whole matrices: small enough to keep one per image for many classes.
@@ -102,26 +104,19 @@ class PaddingEvalHook(Hook):
             runner.logger.error(
                 "PaddingEvalHook failed; training goes on without its scores:\n" + "\n".join(errors)
             )
-            return
+            return None
         # One result per image: drops the images that a sampler repeats to fill up a process.
         results = collect_results(counts, len(dataloader.dataset))
-        scores = [self._score(sum(results)[0]) if is_main_process() else None]
-        broadcast_object_list(scores)
-        self._scores = scores[0]
+        found = [self._score(sum(results)[0]) if is_main_process() else None]
+        broadcast_object_list(found)
+        (scores,) = found
         runner.logger.info(
-            "Padding evaluation: " + "  ".join(f"{k}: {v:.4f}" for k, v in self._scores.items())
+            "Padding evaluation: " + "  ".join(f"{k}: {v:.4f}" for k, v in scores.items())
         )
         # Asking the runner for its iteration would build a training loop where there is none.
         step = runner.iter if isinstance(runner._train_loop, BaseLoop) else 0
-        runner.visualizer.add_scalars(self._scores, step=step)
-
-    @property
-    def _leave_outs(self) -> tuple[Fraction, ...]:
-        return BorderRegions((0, *self.plan.leave_outs)).leave_outs
-
-    def _names(self) -> list[str]:
-        borders = [border_key("mIoU", leave_out) for leave_out in self._leave_outs if leave_out]
-        return [f"{m}/{k}" for m in self.plan.modes for k in ("mIoU", "aAcc", "mAcc", *borders)]
+        runner.visualizer.add_scalars(scores, step=step)
+        return scores
 
     def _score(self, areas: np.ndarray) -> dict[str, float]:
         """Percentages in the order of the names, from ``int64[modes, leave-outs, 3, C]``."""
@@ -129,7 +124,7 @@ class PaddingEvalHook(Hook):
         macc = mean_present(class_accuracy(areas[:, 0]))
         scores = [miou[:, 0], pixel_accuracy(areas[:, 0]), macc, *miou[:, 1:].T]
         values = 100 * np.stack(scores, axis=1).ravel()
-        return dict(zip(self._names(), values.tolist(), strict=True))
+        return dict(zip(self._names, values.tolist(), strict=True))
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

@@ -18,8 +18,8 @@ from pconv_seg.files import atomic_path, short_names
 from pconv_seg.geometry import Overlap, Region
 from pconv_seg.version import __version__
 
-from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, Difference, miou_difference
-from .confusion import class_accuracy, class_iou, mean_present, pixel_accuracy
+from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, Difference, score_difference
+from .confusion import class_accuracy, class_iou, mean_iou, mean_present, pixel_accuracy
 from .record import Record
 
 
@@ -73,8 +73,7 @@ class Report:
         ]
 
     def _difference(self, mode: int, region: int) -> Difference:
-        first, second = np.moveaxis(self._areas[:, :, mode, region], 1, 0)
-        difference = miou_difference(first, second, seed=self.seed)
+        difference = score_difference(self._areas[:, :, mode, region], mean_iou, seed=self.seed)
         return Difference(*(100 * value for value in difference))
 
     def as_dict(self) -> dict:

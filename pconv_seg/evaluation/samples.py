@@ -141,13 +141,5 @@ def count_sample(
     label, prediction = (
         values.reshape(values.shape[-2:]).cpu().numpy() for values in (label, prediction.long())
     )
-    if label.shape != prediction.shape:
-        height, width = label.shape
-        raise ValueError(
-            f"{file}: the label has {height} x {width} pixels, but its image "
-            f"{' x '.join(map(str, prediction.shape))}"
-        )
     with naming_files(file):
-        return confusion_matrices(
-            label, prediction, num_classes, regions.map(label.shape), ignore_index
-        )
+        return confusion_matrices(label, prediction, num_classes, regions, ignore_index)

@@ -167,12 +167,13 @@ class ShiftRecord:
         }
         if self.areas is None:
             return result
-        border, interior = self.areas[:, :, bins].sum(2)
+        areas = self.areas[:, :, bins].sum(2).swapaxes(0, 1)  # [images, roles, 3, C]
+        border, interior = areas.sum(0)
         for name, score in _SCORES.items():
-            cost = score_difference(border, interior, score, seed=seed)
+            cost = score_difference(areas, score, seed=seed)
             result[name] = {
-                "border": json_number(100 * score(border.sum(0))),
-                "interior": json_number(100 * score(interior.sum(0))),
+                "border": json_number(100 * score(border)),
+                "interior": json_number(100 * score(interior)),
                 "cost": json_number(100 * cost.value),
                 "interval": [json_number(100 * bound) for bound in (cost.low, cost.high)],
             }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmcv.cnn.bricks import Conv2dAdaptivePadding, wrappers
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.pooling import _MaxUnpoolNd
@@ -19,7 +19,6 @@ from pconv_seg.layers import (
     PConv2d,
     PConv3d,
 )
-from pconv_seg.layers.adaptive_padding import adaptive_padding
 from pconv_seg.layers.axes import axes_of_layer
 
 # Plain class of a convolution: its partial form, and its form with padding made from the input.
@@ -60,23 +59,13 @@ def layer_class(layer: nn.Module) -> type:
     return cls.__bases__[0] if parametrize.is_parametrized(layer) else cls
 
 
-def pads_of(conv: _ConvNd, input: Tensor | None = None) -> list[tuple[int, int]]:
-    """(before, after) per spatial axis that a convolution pads, in pixels.
-
-    ``input`` (``Tensor[..., *size]``) is needed for ``Conv2dAdaptivePadding`` only.
-    """
-    if isinstance(conv, Conv2dAdaptivePadding):
-        return adaptive_padding(conv, input)
-    return [(axis.before, axis.after) for axis in axes_of_layer(conv)]
-
-
 def is_padded_convolution(module: nn.Module) -> bool:
     """Whether ``module`` is a convolution, other than a transposed one, that pads its input."""
     if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
         return False
     if isinstance(module, Conv2dAdaptivePadding):
         return any(size > 1 for size in module.kernel_size)
-    return any(max(pads) for pads in pads_of(module))
+    return any(axis.before or axis.after for axis in axes_of_layer(module))
 
 
 def padding_of(module: nn.Module) -> str | None:

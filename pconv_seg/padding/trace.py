@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from prettytable import PrettyTable
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from pconv_seg.geometry import border_runs, transposed_border
+from pconv_seg.layers.adaptive_padding import adaptive_padding
 from pconv_seg.layers.axes import Axis, axes_of, per_axis
 from pconv_seg.wrappers import takes_grey
 
@@ -24,12 +26,9 @@ from .describe import (
     is_padded_convolution,
     is_plain_convolution,
     padding_of,
-    pads_of,
     plain_class,
     why_not_convertible,
 )
-
-Pads = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class PaddedOperation:
     kind: str
     kernel: tuple[int, ...]
     dilation: tuple[int, ...]
-    padding: Pads
+    padding: tuple[tuple[int, int], ...]
     scheme: str
     output_size: tuple[int, ...]
     seeing: int
@@ -214,12 +213,10 @@ class _Tracer(TorchFunctionMode):
         if _is_layer(module):
             n = len(module.kernel_size)
             input = args[0] if args else kwargs["input"]
-            pads = pads_of(module, input)
-            windows = _Windows(
-                axes_of(module.kernel_size, module.stride, pads, module.dilation),
-                padding_of(module),
-                why_not_convertible(module) or "set_padding reaches them",
-            )
+            adapts = isinstance(module, Conv2dAdaptivePadding)
+            pads = adaptive_padding(module, input) if adapts else module.padding
+            axes = axes_of(module.kernel_size, module.stride, pads, module.dilation)
+            windows = _Windows(axes, padding_of(module), "set_padding reaches them")
             self._add_windows(f"conv{n}d", windows, input.shape[-n:], output.shape[-n:])
         self._running.pop()
 

@@ -17,7 +17,7 @@ from pconv_seg.evaluation.shift import TOLERANCES, tolerance_text
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
-from .findings import findings, gap, rounded, shift_cost, shift_gap, signed, where
+from .findings import findings, gap, rounded, shift_cost, shift_gap, signed, where, whole_areas
 from .plan import BASELINE, StudyRun
 from .results import Cell, Results
 from .start import read_start
@@ -54,6 +54,7 @@ class Contents:
         self.context = self._context()
 
     def _context(self) -> dict[str, Any]:
+        whole = [(title, *place, 0) for title, place in whole_areas(self._results).items()]
         context = {
             "name": self._study.file.stem,
             "status": self._status(),
@@ -77,8 +78,8 @@ class Contents:
             ],
             "unevaluated": unevaluated(self._study),
             "convergence": self._convergence(),
-            "scores": self._table(self._whole_columns()),
-            "differences": self._table(self._whole_columns(), differences=True),
+            "scores": self._table(whole),
+            "differences": self._table(whole, differences=True),
             "leave_outs": self._blocks("leave_out"),
             "distances": self._blocks("border_distance") + self._blocks("seam_distance"),
             "cross": self._cross(),
@@ -284,15 +285,6 @@ class Contents:
         return {"text": text, "table": rows}
 
     # --- Scores ---------------------------------------------------------------------------------
-
-    def _whole_columns(self) -> list[Column]:
-        """All modes of all evaluations; whole images only once."""
-        columns = {}
-        for name in self._results.own_evaluations:
-            for mode in self._results.records[name].plan.modes:
-                title = where(self._results, name, mode)
-                columns.setdefault(title, (title, name, mode, 0))
-        return list(columns.values())
 
     def _table(self, columns: Sequence[Column], differences: bool = False) -> Table:
         """One row per padding: its scores, or their differences from those of zero padding."""

@@ -66,6 +66,18 @@ def shift_gap(padding: str, region: int = 0) -> dict[Cell, float]:
     return _minus(shift_cost(padding, region), shift_cost(BASELINE, region))
 
 
+def whole_areas(results: Results) -> dict[str, tuple[str, str]]:
+    """Evaluation and mode of all scores with nothing left out, by :func:`where`.
+
+    Whole images, which do not depend on the tile size, are there only once.
+    """
+    found = {}
+    for name in results.own_evaluations:
+        for mode in results.records[name].plan.modes:
+            found.setdefault(where(results, name, mode), (name, mode))
+    return found
+
+
 def _minus(first: dict[Cell, float], second: dict[Cell, float]) -> dict[Cell, float]:
     """Weights of a difference; no cell is in both."""
     return first | {cell: -weight for cell, weight in second.items()}
@@ -73,15 +85,8 @@ def _minus(first: dict[Cell, float], second: dict[Cell, float]) -> dict[Cell, fl
 
 def _findings(results: Results) -> Iterator[Finding]:
     names = results.own_evaluations
-    # Whole images do not depend on the tile size.
-    seen = set()
-    for name in names:
-        plan = results.records[name].plan
-        for mode in plan.modes:
-            if mode == "regular" and mode in seen:
-                continue
-            seen.add(mode)
-            yield _better(results, name, mode)
+    for name, mode in whole_areas(results).values():
+        yield _better(results, name, mode)
     for name in names:
         if "tile" in results.records[name].plan.modes:
             yield from _growth(results, name)

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
+from pconv_seg.checkpoints.loading import build_network
 from pconv_seg.engine import PreflightError, check_training, scope_of
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json, write_json
@@ -85,7 +86,8 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
         PreflightError: Data or weights are missing, the network has convolutions whose padding
             cannot be switched or cannot predict the tiles of the study's evaluation, the folder
             holds a study with another training config, or another process is at work in it.
-        ValueError: Naming the file, if the state or the log of a run is damaged.
+        ValueError: Naming the file, if the state or the log of a run is damaged, or nobody has
+            registered what the network is made of.
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
@@ -149,7 +151,7 @@ def _check_network(study: Study) -> None:
     # A network with two paddings at once would be trained, and then found under no padding's name.
     config = study.config
     init_default_scope(scope_of(config))
-    model = MODELS.build(copy.deepcopy(config.model)).eval()
+    model = build_network(copy.deepcopy(config.model), str(study.file)).eval()
     for padding in study.paddings:
         kept = set_padding(model, padding).kept
         if scheme_of(model) != padding:

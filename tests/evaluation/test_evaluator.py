@@ -48,7 +48,7 @@ def test_counts_of_every_mode_are_those_of_the_known_answer(
         assert np.array_equal(counts[0], counts[1])
         for mode, matrices in zip(MODES, counts[0], strict=True):
             prediction = border_blind(truth(config, i), windows(mode, plan))
-            regions = plan.regions(mode).map(SIZE)
+            regions = plan.regions(mode)
             label = read(config, "labels", i)
             expected = confusion_matrices(label, prediction, 3, regions, ignore_index=7)
             assert np.array_equal(matrices, expected), mode
@@ -134,7 +134,7 @@ def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, 
     plan = replace(PLAN, modes=["regular"], bands=())
     result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
     padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
-    regions = plan.regions("regular").map(SIZE)
+    regions = plan.regions("regular")
     expected = confusion_matrices(
         read(config, "labels", 0), border_blind(padded)[:24, :40], 3, regions
     )
@@ -153,7 +153,7 @@ def test_each_network_gets_tiles_of_what_its_own_preprocessor_makes(
     padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
     for matrices, seen in zip(counts, (padded, truth(config, 0)), strict=True):
         prediction = border_blind(seen, list(TileGrid(seen.shape, 16)))[:24, :40]
-        regions = plan.regions("tile").map(SIZE)
+        regions = plan.regions("tile")
         label = read(config, "labels", 0)
         assert np.array_equal(matrices, confusion_matrices(label, prediction, 3, regions))
 

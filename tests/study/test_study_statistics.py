@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pconv_seg.evaluation.bootstrap import miou_difference
+from pconv_seg.evaluation.bootstrap import score_difference
+from pconv_seg.evaluation.confusion import mean_iou
 from pconv_seg.study.statistics import (
     BOOTSTRAP_SEED,
     miou_contrast,
@@ -84,7 +85,7 @@ def test_contrast_is_the_weighted_sum_of_each_seeds_miou():
 def test_interval_over_images_of_one_seed_is_that_of_two_networks():
     areas = _areas((20, 1, 2, 5), seed=1)
     contrast = miou_contrast(areas, [-1, 1], (7,))
-    expected = miou_difference(areas[:, 0, 0], areas[:, 0, 1], seed=BOOTSTRAP_SEED)
+    expected = score_difference(areas[:, 0], mean_iou, seed=BOOTSTRAP_SEED)
     assert contrast.over_images == pytest.approx([100 * value for value in expected])
 
 

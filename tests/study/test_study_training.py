@@ -310,6 +310,15 @@ def test_a_network_that_cannot_be_switched_stops_the_study_before_its_first_run(
     train_runs(make_study(("zeros",), (0,), config=own), STUB)  # what such layers have anyway
 
 
+def test_a_network_of_unknown_parts_stops_the_study_before_its_first_run(make_study):
+    study = make_study(config=CONFIG.replace("type='FCNHead'", "type='UnknownHead'"))
+    with pytest.raises(
+        ValueError, match=r"noise\.py: UnknownHead is not in the mmseg::model registry"
+    ):
+        train_runs(study, STUB)
+    assert not study.kept_config.exists()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "size", "map_size"),
     [
