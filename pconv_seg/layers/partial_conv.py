@@ -266,10 +266,10 @@ class _PConvNd(nn.modules.conv._ConvNd):
     def _conv_forward(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        # Most layers have no padding, and all of Python's time is lost on these. Not `type(input)`,
-        # which the compiler of torch 2.1 does not follow.
-        plain = mask is None and input.__class__ is Tensor
-        if plain and type(self.padding) is tuple and not any(self.padding):
+        # Most layers have no padding, and all of Python's time is lost on these.
+        unpadded = mask is None and type(self.padding) is tuple and not any(self.padding)
+        # Not every compiler follows `type(input)`; none follows tensors that track padded batches.
+        if unpadded and (is_dynamo_compiling() or type(input) is Tensor):
             return super()._conv_forward(input, weight, bias)
         return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask

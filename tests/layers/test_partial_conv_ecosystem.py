@@ -227,6 +227,19 @@ def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
         )
 
 
+class Marked(torch.Tensor):
+    """A tensor of another type, which says so of all that is made from it."""
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("padding", [0, 1])
+def test_compiles_for_subclasses_of_tensors(padding):
+    layer = PConv2d(3, 4, 3, padding=padding)
+    output = torch.compile(layer, backend="eager", fullgraph=True)(images().as_subclass(Marked))
+    assert type(output) is Marked
+    torch.testing.assert_close(output.as_subclass(torch.Tensor), layer(images()))
+
+
 @needs_newer_torch
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("follow", ["forward", "backward", "both"])
