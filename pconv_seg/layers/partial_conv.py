@@ -95,8 +95,8 @@ def _partial_conv(
             input.shape, weight.shape, stride, padding, dilation, input.dtype, bias_dtype
         )
         output = convolve(input, weight, bias, stride, plan.around, dilation, groups)
-        # Under autocast it has another type.
-        if output.dtype is input.dtype:
+        # Under autocast it has another dtype, by weights of another class another class.
+        if output.dtype is input.dtype and type(output) is Tensor:
             if ratio_map is not None:
                 if bias is None:
                     return output.mul_(ratio_map)
@@ -269,8 +269,10 @@ class _PConvNd(nn.modules.conv._ConvNd):
         # Most layers have no padding, and all of Python's time is lost on these.
         unpadded = mask is None and type(self.padding) is tuple and not any(self.padding)
         # Not every compiler follows `type(input)`; none follows tensors that track padded batches.
-        if unpadded and (is_dynamo_compiling() or type(input) is Tensor):
-            return super()._conv_forward(input, weight, bias)
+        plain = is_dynamo_compiling() or type(input) is Tensor
+        if unpadded and plain and input.dim() == weight.dim():
+            around = self.padding, None
+            return convolve(input, weight, bias, self.stride, around, self.dilation, self.groups)
         return _partial_conv(
             input, weight, bias, self.stride, self.padding, self.dilation, self.groups, mask
         )

@@ -297,7 +297,7 @@ def views(values: Tensor, strips: list[Strip]) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 @_outside_inference_mode
 def _dense_strips(
     plan: Plan,
@@ -534,7 +534,7 @@ def _holders_of_free_gradient() -> tuple[int, ...]:
 
 
 def as_column(bias: Tensor, output: Tensor) -> Tensor:
-    return of_dtype(bias, output.dtype).view(-1, *(1,) * (output.dim() - 2))
+    return of_dtype(bias, output.dtype).reshape(-1, *(1,) * (output.dim() - 2))
 
 
 def of_dtype(bias: Tensor, dtype: torch.dtype) -> Tensor:

@@ -530,11 +530,13 @@ def test_options_that_pytorch_refuses_are_refused(options):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (6, 7), (1, 6, 7), (1, 1, 6, 7), (1, 1, 1, 6, 7)], ids=str)
-def test_inputs_are_batched_or_unbatched_as_in_pytorch(shape, masked):
-    layer, input = PConv2d(1, 4, 3, padding=1), torch.zeros(shape)
+@pytest.mark.parametrize("padding", [0, 1])
+def test_inputs_are_batched_or_unbatched_as_in_pytorch(shape, masked, padding):
+    layer, input = PConv2d(1, 4, 3, padding=padding), torch.zeros(shape)
     mask = torch.ones(1, 1, 6, 7) if masked else None
     if len(shape) in (3, 4):
-        assert layer(input, mask).shape == F.conv2d(input, layer.weight, padding=1).shape
+        expected = F.conv2d(input, layer.weight, padding=padding)
+        assert layer(input, mask).shape == expected.shape
         return
     with pytest.raises(ValueError, match="must have 4 dimensions, or 3"):
         layer(input, mask)
