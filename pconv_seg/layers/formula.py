@@ -39,7 +39,7 @@ def scale_by_formula(
             ratio = ratio.as_strided(ratio.shape, ratio.stride())
     if bias is None:
         return output.mul_(ratio)
-    column = as_column(bias.to(output.dtype), output)
+    column = as_column(bias, output)
     # Not in place: bias alone may have a dimension of torch.vmap.
     # torch.jit.trace checks its graph in another mode of autograd, so it gets one for both.
     if not compiling or is_recorded(output, bias):
@@ -107,4 +107,4 @@ def reweight_(output: Tensor, bias: Tensor | None, ratio: Tensor) -> Tensor:
     if bias is None:
         return output
     # Not in place: bias alone may have a dimension of torch.vmap.
-    return output + as_column(bias.to(output.dtype), output) * (ratio > 0)
+    return output + as_column(bias, output) * (ratio > 0)

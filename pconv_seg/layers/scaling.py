@@ -65,7 +65,7 @@ class Plan:
     def __init__(self, size: tuple[int, ...], axes: list[Axis]) -> None:
         self.around, self.size, self.frame, self.ends = padding_around(axes), [], [], []
         self.runs, self.holes = [], []
-        self.column = -1, *[1 for _ in axes]
+        self.column = -1, *(1,) * len(axes)
         for axis in axes:
             length = size[axis.dim]
             outputs = axis.outputs(length)
@@ -122,7 +122,8 @@ def plan_on_cpu(
 ) -> tuple[Plan, Tensor | None, list[Strip] | None]:
     """:func:`plan_of`, and the map or the strips by which to scale an output of ``dtype``.
 
-    Neither where :func:`scale_` is to scale. The strips are those of a contiguous output.
+    Neither where :func:`scale_` is to scale, or nothing is. The strips are those of a contiguous
+    output.
     """
     plan = plan_of_size(shape[2:], weight_shape[2:], stride, padding, dilation)
     if plan.holes or not plan.runs or bias_dtype not in (None, dtype):
