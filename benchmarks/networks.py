@@ -205,8 +205,10 @@ class Bench:
     def _check(self, models: dict[str, nn.Module], before=lambda name: None) -> None:
         """Partial padding must predict what the mask convolution does."""
         outputs = []
-        for contender, model in models.items():
-            before(contender)
-            torch.manual_seed(0)  # The same dropout in training.
-            outputs.append(self.predict(model))
+        # In TF32 what differs in the last bit of a float32 is soon rounded to other values.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for contender, model in models.items():
+                before(contender)
+                torch.manual_seed(0)  # The same dropout in training.
+                outputs.append(self.predict(model))
         check_close(self.case["network"], *outputs, 1e-3)

@@ -13,8 +13,8 @@ from torch import Tensor
 if triton.__version__ < "3":
     raise ImportError(f"the kernel needs Triton 3.0 or newer, not {triton.__version__}")
 
-# Values of one program: along what lies side by side in memory, and across it.
-_ALONG, _ACROSS = 64, 16
+# Pixels and channels of one program, and its warps, by whether channels lie side by side in memory.
+_BLOCKS = {False: (64, 16, 4), True: (16, 64, 2)}
 
 # Each layer has its own sizes: the kernel is not to be compiled anew where one is 1 or a multiple
 # of 16.
@@ -35,43 +35,6 @@ def _ratio(i, length, kernel_size, stride, before, dilation, float_type: tl.cons
         place += dilation
     ratio = kernel_size / tl.maximum(count, 1).to(float_type)
     return tl.where(count > 0, ratio, 0)
-
-
-@triton.jit
-def _scale(
-    values,
-    bias,
-    sums,
-    channel,
-    pixel,
-    inside,
-    ratio,
-    channels,
-    pixels,
-    adds_bias: tl.constexpr,
-    channels_last: tl.constexpr,
-    float_type: tl.constexpr,
-):
-    """Scale pixels of one image; ``sums`` is of this program alone."""
-    # What lies side by side in memory goes last: threads take values in this order.
-    if channels_last:
-        place = pixel[:, None] * channels + channel[None, :]
-        mask = inside[:, None] & (channel < channels)[None, :]
-        ratio = ratio[:, None]
-    else:
-        place = channel[:, None] * pixels + pixel[None, :]
-        mask = (channel < channels)[:, None] & inside[None, :]
-        ratio = ratio[None, :]
-    old = tl.load(values + place, mask, 0).to(float_type)
-    new = old * ratio
-    if bias is not None:
-        shift = tl.load(bias + channel, channel < channels, 0).to(float_type)
-        shift = shift[None, :] if channels_last else shift[:, None]
-        new += shift if adds_bias else shift * (1 - ratio)
-    tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
-    if sums is not None:
-        parts = tl.where(ratio == 0, 0, old if adds_bias else old * (1 - ratio))
-        tl.store(sums + channel, tl.sum(parts, 0 if channels_last else 1), channel < channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -100,70 +63,54 @@ def _scale_border(
     channels_last: tl.constexpr,
     float_type: tl.constexpr,
     pixel_block: tl.constexpr,
-    side: tl.constexpr,
     channel_block: tl.constexpr,
 ):
+    number = tl.program_id(0) * pixel_block + tl.arange(0, pixel_block)
+    y, x = number // columns, number % columns
+    if adds_bias:
+        pixel, inside = number, y < rows
+    else:
+        # First the rows at the top and at the bottom, then both ends of the rows between.
+        y += tl.where(y < top, 0, rows - top - bottom)
+        sides = left + right
+        beside = number - (top + bottom) * columns
+        of_row = beside % tl.maximum(sides, 1)
+        y = tl.where(beside < 0, y, top + beside // tl.maximum(sides, 1))
+        x = tl.where(beside < 0, x, of_row + tl.where(of_row < left, 0, columns - sides))
+        inside = beside < (rows - top - bottom) * sides
+        # Most of them are neighbours, and threads are to take them in this order. No vector is
+        # loaded by it, which would need alignment, and nothing says that there is any.
+        pixel = tl.max_contiguous(y * columns + x, pixel_block)
+    ratio = _ratio(y, height, kernel_height, stride_y, before_y, dilation_y, float_type) * _ratio(
+        x, width, kernel_width, stride_x, before_x, dilation_x, float_type
+    )
+    pixel = pixel.to(tl.int64)
     channel = (tl.program_id(1) * channel_block + tl.arange(0, channel_block)).to(tl.int64)
     image = tl.program_id(2).to(tl.int64)
-    values += image * channels * rows * columns
-    if sums is not None:
-        sums += (image * tl.num_programs(0) + tl.program_id(0)) * channels
-    lane = tl.arange(0, pixel_block)
-    # In turns at the start and at the end: first of the map, then of the rows between.
-    at_end = tl.program_id(0) % 2 == 1
-    piece = tl.program_id(0) // 2
-    row_pieces = tl.cdiv(tl.maximum(top, bottom) * columns, pixel_block)
-    # In two branches, so that the compiler sees of each which of its pixels are neighbours.
-    if piece < row_pieces:
-        along = piece * pixel_block + lane
-        inside = along < tl.where(at_end, bottom, top) * columns
-        pixel = tl.where(at_end, (rows - bottom) * columns, 0) + along
-        ratio = _ratio(
-            pixel // columns, height, kernel_height, stride_y, before_y, dilation_y, float_type
-        ) * _ratio(pixel % columns, width, kernel_width, stride_x, before_x, dilation_x, float_type)
-        _scale(
-            values,
-            bias,
-            sums,
-            channel,
-            pixel.to(tl.int64),
-            inside,
-            ratio,
-            channels,
-            rows * columns,
-            adds_bias,
-            channels_last,
-            float_type,
-        )
+    # What lies side by side in memory goes last: threads take values in this order.
+    if channels_last:
+        place = pixel[:, None] * channels + channel[None, :]
+        mask = inside[:, None] & (channel < channels)[None, :]
+        ratio = ratio[:, None]
     else:
-        piece -= row_pieces
-        pieces = tl.cdiv(tl.maximum(left, right), side)
-        along = piece % pieces * side + lane % side
-        y = top + piece // pieces * (pixel_block // side) + lane // side
-        x = tl.where(at_end, columns - right, 0) + along
-        inside = (y < rows - bottom) & (along < tl.where(at_end, right, left))
-        ratio = _ratio(
-            y, height, kernel_height, stride_y, before_y, dilation_y, float_type
-        ) * _ratio(x, width, kernel_width, stride_x, before_x, dilation_x, float_type)
-        _scale(
-            values,
-            bias,
-            sums,
-            channel,
-            (y * columns + x).to(tl.int64),
-            inside,
-            ratio,
-            channels,
-            rows * columns,
-            adds_bias,
-            channels_last,
-            float_type,
-        )
+        place = channel[:, None] * (rows * columns) + pixel[None, :]
+        mask = (channel < channels)[:, None] & inside[None, :]
+        ratio = ratio[None, :]
+    place += image * channels * rows * columns
+    old = tl.load(values + place, mask, 0).to(float_type)
+    new = old * ratio
+    if bias is not None:
+        shift = tl.load(bias + channel, channel < channels, 0).to(float_type)
+        shift = shift[None, :] if channels_last else shift[:, None]
+        new += shift if adds_bias else shift * (1 - ratio)
+    tl.store(values + place, tl.where(ratio == 0, 0, new), mask)
+    if sums is not None:
+        parts = tl.where(ratio == 0, 0, old if adds_bias else old * (1 - ratio))
+        sums += (image * tl.num_programs(0) + tl.program_id(0)) * channels
+        tl.store(sums + channel, tl.sum(parts, 0 if channels_last else 1), channel < channels)
 
 
-def load(
-    device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool, side: int
-) -> None:
+def load(device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool) -> None:
     """Compile and load all that :func:`scale_border_` launches for values like these.
 
     Args:
@@ -171,13 +118,11 @@ def load(
         dtype: That of the values.
         contiguous: Whether they are contiguous; otherwise they are channels_last.
         adds_bias: As in :func:`scale_border_`.
-        side: How many columns at a row's end miss taps, the larger of both ends.
     """
     memory_format = torch.contiguous_format if contiguous else torch.channels_last
-    columns = max(side, 1)
-    values = torch.zeros(1, 2, 2, columns, dtype=dtype, device=device)
+    values = torch.zeros(1, 2, 2, 1, dtype=dtype, device=device)
     values = values.contiguous(memory_format=memory_format)
-    frame = (2, 1, 1, 0, 1, 2, 0, 0), (columns, 1, 1, 0, 1, columns, side, 0)
+    frame = (2, 1, 1, 0, 1, 2, 1, 0), (1, 1, 1, 0, 1, 1, 0, 0)
     for bias in (None, values[0, :, 0, 0].clone()):
         scale_border_(values, bias, adds_bias, frame, False)
     scale_border_(values, None, adds_bias, frame, True)
@@ -208,19 +153,17 @@ def scale_border_(
         (1 - ratio) times them, where ratio is not 0.
     """
     images, channels, rows, columns = values.shape
-    (*taps, top, bottom), (*taps_of_columns, left, right) = frame
-    if adds_bias:
-        top, bottom, left, right = rows - rows // 2, rows // 2, 0, 0
+    (*_, top, bottom), (*_, left, right) = frame
+    pixels = rows * columns
+    if not adds_bias:
+        pixels -= (rows - top - bottom) * (columns - left - right)
     if bias is not None:
         bias = bias.to(values.dtype).contiguous()
         if bias.data_ptr() % 16:
             bias = bias.clone()
     channels_last = not values.is_contiguous()
-    pixel_block, channel_block = (_ACROSS, _ALONG) if channels_last else (_ALONG, _ACROSS)
-    width = max(left, right)
-    side = min(triton.next_power_of_2(max(width, 1)), pixel_block)
-    blocks = 2 * triton.cdiv(max(top, bottom) * columns, pixel_block)
-    blocks += 2 * triton.cdiv(width, side) * triton.cdiv(rows - top - bottom, pixel_block // side)
+    pixel_block, channel_block, num_warps = _BLOCKS[channels_last]
+    blocks = triton.cdiv(pixels, pixel_block)
     double = values.dtype == torch.float64
     parts = None
     if sums:
@@ -234,18 +177,13 @@ def scale_border_(
                 bias,
                 parts,
                 channels,
-                *taps,
-                top,
-                bottom,
-                *taps_of_columns,
-                left,
-                right,
+                *frame[0],
+                *frame[1],
                 adds_bias=adds_bias,
                 channels_last=channels_last,
                 float_type=tl.float64 if double else tl.float32,
                 pixel_block=pixel_block,
-                side=side,
                 channel_block=channel_block,
-                num_warps=2 if channels_last else 4,
+                num_warps=num_warps,
             )
     return parts.sum(0) if sums else None

@@ -46,7 +46,8 @@ def scale_by_formula(
         # Added before the multiplication, the bias has for its gradient a sum of what the
         # convolution gets for its own, which is in memory anyway.
         divisor = ratio if never_empty else ratio.clamp(min=1)
-        scaled = torch.addcmul(output, column, 1 / divisor).mul_(ratio)
+        # Expanded: compilers may keep the product for the gradient where it is smaller than that.
+        scaled = torch.addcmul(output, column.expand_as(output), 1 / divisor).mul_(ratio)
     else:
         scaled = torch.addcmul(column, output, ratio)
         if not never_empty:

@@ -89,7 +89,8 @@ def _partial_conv(
         # Lists have no hash.
         options = [tuple(o) if isinstance(o, list) else o for o in (stride, padding, dilation)]
         stride, padding, dilation = options
-    if mask is None and _is_plain_on_cpu(input) and input.dim() == weight.dim():
+    plain = mask is None and _is_plain(input) and input.dim() == weight.dim()
+    if plain and input.is_cpu:
         bias_dtype = None if bias is None else bias.dtype
         plan, ratio_map, strips = plan_on_cpu(
             input.shape, weight.shape, stride, padding, dilation, input.dtype, bias_dtype
@@ -104,21 +105,22 @@ def _partial_conv(
             if strips and output.is_contiguous() and not output.requires_grad:
                 return scale_each_(output, views(output, strips), bias)
         return scale_(output, bias, plan) if plan.runs or plan.holes else output
-    compiling = is_compiling()
-    # Not while compiling, which the compiler of torch 2.1 cannot follow.
-    if (
-        not compiling
-        and has_torch_function_unary(input)
-        and (isinstance(weight, Proxy) or weight.dim() == 4)
-    ):
-        # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
-        args = (input, weight, bias, stride, padding, dilation, groups, mask)
-        return handle_torch_function(partial_conv2d, (input,), *args)
-    if mask is None and input.dim() != weight.dim():
-        batch = _batch_of_one(input, weight)
-        return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
+    if not plain:
+        compiling = is_compiling()
+        # Not while compiling, which the compiler of torch 2.1 cannot follow.
+        if (
+            not compiling
+            and has_torch_function_unary(input)
+            and (isinstance(weight, Proxy) or weight.dim() == 4)
+        ):
+            # Seen as one operation, like F.conv2d, by whoever follows those (padded batches do).
+            args = (input, weight, bias, stride, padding, dilation, groups, mask)
+            return handle_torch_function(partial_conv2d, (input,), *args)
+        if mask is None and input.dim() != weight.dim():
+            batch = _batch_of_one(input, weight)
+            return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
     shape = input.shape
-    if (
+    if plain or (
         mask is None
         and not compiling
         and type(sum(shape)) is int  # and no symbol or traced value
@@ -141,8 +143,8 @@ def _partial_conv(
     return scale_by_formula(output, bias, shape[2:], axes)
 
 
-def _is_plain_on_cpu(input: Tensor) -> bool:
-    """Whether it lies on a CPU, and nobody compiles, follows or transforms operations on it."""
+def _is_plain(input: Tensor) -> bool:
+    """Whether nobody compiles, follows or transforms operations on it."""
     return (
         not is_dynamo_compiling()
         and type(input) is Tensor
@@ -151,7 +153,6 @@ def _is_plain_on_cpu(input: Tensor) -> bool:
         and not _are_functorch_transforms_active()
         and not _len_torch_dispatch_stack()
         and not _get_tracing_state()
-        and input.is_cpu
     )
 
 

@@ -6,6 +6,7 @@ function transforms see :mod:`.formula` instead.
 
 import sys
 import warnings
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, wraps
@@ -40,7 +41,7 @@ def _outside_inference_mode(make: Callable) -> Callable:
     def made(*args):
         if not torch.is_inference_mode_enabled():  # Asking is faster than leaving it.
             return make(*args)
-        with torch.inference_mode(False):
+        with torch._C._InferenceMode(False):
             return make(*args)
 
     return made
@@ -126,7 +127,8 @@ def plan_on_cpu(
     output.
     """
     plan = plan_of_size(shape[2:], weight_shape[2:], stride, padding, dilation)
-    if plan.holes or not plan.runs or bias_dtype not in (None, dtype):
+    # Sizes without any window are for the convolution to refuse.
+    if plan.holes or not plan.runs or bias_dtype not in (None, dtype) or min(plan.size) < 1:
         return plan, None, None
     size = shape[0], weight_shape[0], *plan.size
     if _is_map_fastest_on_cpu(plan, prod(size)):
@@ -160,7 +162,8 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
     With ``adds_bias`` the convolution has not added it yet.
     """
-    output = not_kept(output)
+    if _len_torch_dispatch_stack():
+        output = not_kept(output)
     scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
         scale_border_ = _ScaleBorder.apply if is_recorded(output, bias) else _scale_border_
@@ -234,7 +237,7 @@ def _kept_ratio_map(
 ) -> Tensor:
     if stream is not None and len(plan.frame) == 2:
         # Should a graph be captured next, it needs the kernel.
-        _border_kernel(device, dtype, contiguous, adds_bias, plan.ends[-1])
+        _border_kernel(device, dtype, contiguous, adds_bias)
     return new_ratio_map(plan, dtype, around_bias, device, stream is not None)
 
 
@@ -247,24 +250,36 @@ def new_ratio_map(
     non_blocking: bool = False,
 ) -> Tensor:
     """Ratios; or, around a bias, 1 minus them: what scaling takes from it."""
-    ratio, *others = _ratios_by_axis(plan, dtype)
-    for of_axis in others:
-        ratio = ratio[..., None] * of_axis
-    ratio = ratio.to(dtype)
+    *outer_axes, values = _ratios_by_axis(plan, dtype)
+    for ratios in reversed(outer_axes):
+        code = values.typecode
+        inner = {ratio: array(code, [ratio * value for value in values]) for ratio in {*ratios}}
+        values = array(code)
+        for ratio in ratios:
+            values += inner[ratio]
+    ratio_map = of_dtype(_tensor(values).view(plan.size), dtype)
     if around_bias:
-        ratio = 1 - ratio
+        ratio_map = 1 - ratio_map
+    if device == "cpu":
+        return ratio_map
     # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not pinned
     # when it returns, blocking or not.
-    return ratio.to(device, non_blocking=non_blocking)
+    return ratio_map.to(device, non_blocking=non_blocking)
 
 
-def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[Tensor]:
-    """From lists, since the first call waits for operations on tensors, which are slow to start."""
-    by_axis = [[1.0] * outputs for outputs in plan.size]
-    for dim, start, length, ratio in (*plan.runs, *((*hole, 0.0) for hole in plan.holes)):
-        by_axis[dim][start : start + length] = [ratio] * length
-    floats = dict(dtype=at_least_float32(dtype), device="cpu")
-    return [torch.tensor(ratios, **floats) for ratios in by_axis]
+def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[array]:
+    """Made by Python, since the first call waits for operations on tensors, slow to start."""
+    typecode = "d" if dtype == torch.float64 else "f"
+    by_axis = [array(typecode, [1]) * outputs for outputs in plan.size]
+    for dim, start, length, ratio in (*plan.runs, *((*hole, 0) for hole in plan.holes)):
+        by_axis[dim][start : start + length] = array(typecode, [ratio]) * length
+    return by_axis
+
+
+def _tensor(values: array) -> Tensor:
+    return torch.frombuffer(
+        values, dtype=torch.float64 if values.typecode == "d" else torch.float32
+    )
 
 
 def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
@@ -321,7 +336,7 @@ def _dense_strips(
     columns = max(plan.ends[1], _COLUMNS if of_column == 1 else 1)
     if 2 * rows > height or 2 * columns > width:
         return None
-    vertical, horizontal = _ratios_by_axis(plan, dtype)
+    vertical, horizontal = map(_tensor, _ratios_by_axis(plan, dtype))
     ends = torch.stack([vertical[:rows], vertical[-rows:]])
     ends = ends[..., None].repeat(1, 1, width)
     ends[0, 0, :columns] *= horizontal[:columns]
@@ -350,11 +365,10 @@ _border_kernels: dict[tuple, Callable | None] = {}
 
 
 def _border_kernel(
-    device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool, side: int
+    device: torch.device, dtype: torch.dtype, contiguous: bool, adds_bias: bool
 ) -> Callable | None:
     """:func:`.border_kernel.scale_border_`, if it can be launched for such values."""
-    # With a bias to add, all values are scaled alike, and there are no sides.
-    key = device, dtype, contiguous, adds_bias, 0 if adds_bias else side
+    key = device, dtype, contiguous, adds_bias
     if key not in _border_kernels:
         if _capturing():
             return None  # CUDA loads no code then.
@@ -390,7 +404,7 @@ def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
         len(plan.frame) != 2
         # Bounds of CUDA's grid and of the kernel's integers.
         or len(values) > 65535
-        or plan.size[0] * plan.size[1] >= 2**31
+        or plan.size[0] * plan.size[1] > 2**30
         or values.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
         # Whatever follows PyTorch's operations would not see the kernel.
         or _len_torch_dispatch_stack()
@@ -401,7 +415,7 @@ def _kernel_for(values: Tensor, plan: Plan, adds_bias: bool) -> Callable | None:
     ):
         return None
     contiguous = values.is_contiguous()
-    return _border_kernel(values.device, values.dtype, contiguous, adds_bias, plan.ends[-1])
+    return _border_kernel(values.device, values.dtype, contiguous, adds_bias)
 
 
 def _is_dense_memory(tensor: Tensor) -> bool:

@@ -50,7 +50,7 @@ def kernel(monkeypatch, fresh_plans):
         # Otherwise a CPU scales small maps before anybody asks for a GPU.
         monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
         monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
-        monkeypatch.setattr(partial_conv, "_is_plain_on_cpu", lambda tensor: False)
+        monkeypatch.setattr(partial_conv, "_is_plain", lambda tensor: False)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)
 

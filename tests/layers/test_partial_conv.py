@@ -528,6 +528,16 @@ def test_options_that_pytorch_refuses_are_refused(options):
         assert error.value.__context__ is None
 
 
+@pytest.mark.parametrize("size", [(2, 2), (0, 4), (4, 1), (0, 0)], ids=str)
+def test_sizes_without_any_window_are_refused_as_by_pytorch(size):
+    input, weight = torch.zeros(1, 1, *size), torch.zeros(1, 1, 3, 5)
+    with pytest.raises(RuntimeError) as expected:
+        F.conv2d(input, weight, padding=1)
+    with pytest.raises(RuntimeError) as found:
+        partial_conv2d(input, weight, padding=1)
+    assert str(found.value) == str(expected.value)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (6, 7), (1, 6, 7), (1, 1, 6, 7), (1, 1, 1, 6, 7)], ids=str)
 @pytest.mark.parametrize("padding", [0, 1])
