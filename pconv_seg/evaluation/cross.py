@@ -4,7 +4,7 @@ from prettytable import PrettyTable
 
 from pconv_seg.files import short_names
 
-from .report import Report
+from .report import Report, score_text
 
 
 def cross_matrices(report: Report) -> list[dict]:
@@ -45,6 +45,6 @@ def cross_tables(matrices: list[dict]) -> str:
         table.title = matrix["title"]
         table.align["checkpoint"] = "l"
         for name, row in zip(matrix["rows"], matrix["mIoU"], strict=True):
-            table.add_row([name, *("absent" if v is None else f"{v:.3f}" for v in row)])
+            table.add_row([name, *map(score_text, row)])
         texts.append(table.get_string())
     return "\n\n".join(texts)

@@ -184,11 +184,11 @@ class Report:
         table.title = title
         table.align["checkpoint"] = "l"
         for n, network in enumerate(self.record.tested):
-            scores = [f"{self.miou[n, m, r]:.3f}" for _, m, r in columns]
+            scores = [score_text(self.miou[n, m, r]) for _, m, r in columns]
             table.add_row([self._names[network.checkpoint], network.padding, *scores])
         if self.differences:
             cells = [self.differences[m][r] for _, m, r in columns]
-            marks = [f"{d.value:+.3f}{' *' if d.distinguishable else ''}" for d in cells]
+            marks = [score_text(d.value, "+") + " *" * d.distinguishable for d in cells]
             table.add_row(["diff", "", *marks])
             intervals = [
                 "none" if np.isnan(d.low) else f"[{d.low:+.3f}, {d.high:+.3f}]" for d in cells
@@ -206,8 +206,7 @@ class Report:
         )
         table.align["class"] = "l"
         for c, name in enumerate(self.record.classes):
-            scores = (self.iou[n, m, i, c] for i, _ in columns)
-            table.add_row([name, *("absent" if np.isnan(s) else f"{s:.3f}" for s in scores)])
+            table.add_row([name, *(score_text(self.iou[n, m, i, c]) for i, _ in columns)])
         return table.get_string()
 
     def _absent(self) -> list[str]:
@@ -219,6 +218,11 @@ class Report:
                 kind = region.kind.replace("_", " ")
                 lines.append(f"absent in some mode, and not in its mean: {kind} {region}: {names}")
         return ["\n".join(lines)] if lines else []
+
+
+def score_text(score: float | None, sign: str = "") -> str:
+    """A score of a table; ``'absent'`` for None and NaN, where nothing has a score."""
+    return "absent" if score is None or np.isnan(score) else f"{score:{sign}.3f}"
 
 
 def write_csv(report: dict, path: str | Path) -> None:

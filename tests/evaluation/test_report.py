@@ -72,3 +72,16 @@ def test_tables_of_two_networks():
     found = [" ".join(row.split()) for row in rows]
     assert found == TABLES.strip().splitlines()
     assert "sky" not in Report(counts).tables()
+
+
+def test_regions_in_which_nothing_is_counted_have_no_score():
+    areas = np.zeros((1, 2, 1, 2, 3, 1), int)  # images, networks, modes, regions, areas, classes
+    areas[:, :, :, 0] = 4
+    tested = record.Tested("a.pth", "zeros", "zeros"), record.Tested("b.pth", "partial", "partial")
+    plan = EvaluationPlan(["regular"], None, 0, ["1/2"])
+    counts = record.Record("config.py", ("sky",), tested, plan, ("0.png",), areas, reduced=True)
+    text = Report(counts).tables()
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()]
+    assert ["zeros", "100.000", "absent"] in rows
+    assert ["", "+0.000", "absent"] in rows
+    assert "nan" not in text
