@@ -41,6 +41,7 @@ def _outside_inference_mode(make: Callable) -> Callable:
     def made(*args):
         if not torch.is_inference_mode_enabled():  # Asking is faster than leaving it.
             return make(*args)
+        # What torch.inference_mode enters, without the time that it takes itself.
         with torch._C._InferenceMode(False):
             return make(*args)
 
