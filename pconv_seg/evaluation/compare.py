@@ -14,6 +14,7 @@ from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
@@ -88,7 +89,7 @@ def evaluate_checkpoints(
     init_default_scope(scope_of(config))
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
-    classes = tuple(dataset.metainfo["classes"])
+    classes = class_names(dataset.metainfo, type(dataset).__name__)
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pconv_seg.datasets.class_names import class_names
 from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
@@ -192,9 +193,10 @@ def evaluate(
             classes, images of a batch differ in size, a network refuses the image, or regions
             follow tiles and the image that these are cut from is resized or padded.
     """
-    num_classes = len(dataloader.dataset.metainfo["classes"])
+    dataset = dataloader.dataset
+    num_classes = len(class_names(dataset.metainfo, type(dataset).__name__))
     if plan.ignore_index is None:
-        plan = replace(plan, ignore_index=ignored_label(dataloader.dataset))
+        plan = replace(plan, ignore_index=ignored_label(dataset))
     images, counts = [], []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -202,7 +204,7 @@ def evaluate(
             stack.enter_context(_evaluation_mode(model))
         if plan.tile is None:
             # Not of the first batch: each process has another one.
-            first = dataloader.collate_fn([read_sample(dataloader.dataset, 0)])
+            first = dataloader.collate_fn([read_sample(dataset, 0)])
             inputs = models[0].data_preprocessor(first, training=False)["inputs"]
             plan = replace(plan, tile=min(inputs[0].shape[-2:]))
         batches = read_batches(dataloader)

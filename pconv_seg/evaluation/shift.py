@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
 from pconv_seg.files import short_names
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
@@ -216,7 +217,7 @@ def shift_checkpoints(
     if images is None:
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
-        classes = tuple(dataset.metainfo["classes"])
+        classes = class_names(dataset.metainfo, type(dataset).__name__)
         ignore_index = ignored_label(dataset)
         source, total = dataset_images(dataloader), len(dataset)
     else:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from known_segmentor import CLASSES, SIZE, border_blind
 from matplotlib.figure import Figure
+from mmengine.config import Config
 from mmseg.registry import DATASETS
 from PIL import Image
 
@@ -122,6 +123,15 @@ def test_python_style_configs_have_classes_for_names(main, trained, make_config,
     config.dump(trained[0])
     make_checkpoint(config, Path(trained[1]), width=2)
     assert main([*trained[:2], *OPTIONS])["results"] == expected
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ["--shift-test", "--tile", "16", "20"]], ids=len)
+def test_a_data_set_without_class_names_is_one_message(main, trained, options):
+    config = Config.fromfile(trained[0])
+    config.test_dataloader.dataset.metainfo = {}
+    config.dump(trained[0])
+    with pytest.raises(SystemExit, match=r"^border_eval\.py.*BaseSegDataset has no class names"):
+        main([*trained[:2], *options])
 
 
 def test_counts_give_the_same_results_without_network_and_data(main, trained, tmp_path, capsys):

@@ -10,6 +10,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 from torch.utils.data import Dataset
 
+from pconv_seg.datasets.class_names import class_names
+
 from .cache import DecodedCache
 from .draw import Draw, seeded
 from .reading import SampleError, SampleReader
@@ -72,14 +74,11 @@ class DrawnDataset(Dataset):
                     f"DrawnDataset wraps data sets of mmseg, not {type(part).__name__}; leave "
                     "other wrappers out"
                 )
-            if not part.metainfo.get("classes"):
+            classes = class_names(part.metainfo, type(part).__name__)
+            if classes != tuple(self.metainfo["classes"]):
                 raise ValueError(
-                    f"{type(part).__name__} has no class names: give it metainfo=dict(classes=...)"
-                )
-            if tuple(part.metainfo["classes"]) != tuple(self.metainfo["classes"]):
-                raise ValueError(
-                    f"the coarse data set has the classes {part.metainfo['classes']}, but the fine "
-                    f"one {self.metainfo['classes']}"
+                    f"the coarse data set has the classes {classes}, but the fine one "
+                    f"{self.metainfo['classes']}"
                 )
         cache = DecodedCache(**decoded_cache) if decoded_cache else None
         self.readers = [SampleReader(part, cache) for part in self.datasets]
