@@ -268,10 +268,15 @@ class _PConvNd(nn.modules.conv._ConvNd):
         self, input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         # Most layers have no padding, and all of Python's time is lost on these.
-        unpadded = mask is None and type(self.padding) is tuple and not any(self.padding)
-        # Not every compiler follows `type(input)`; none follows tensors that track padded batches.
-        plain = is_dynamo_compiling() or type(input) is Tensor
-        if unpadded and plain and input.dim() == weight.dim():
+        if (
+            mask is None
+            and type(self.padding) is tuple
+            and not any(self.padding)
+            # Not every compiler follows `type(input)`; none follows tensors that track padded
+            # batches.
+            and (is_dynamo_compiling() or type(input) is Tensor)
+            and input.dim() == weight.dim()
+        ):
             around = self.padding, None
             return convolve(input, weight, bias, self.stride, around, self.dilation, self.groups)
         return _partial_conv(
