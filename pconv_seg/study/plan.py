@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from pconv_seg.engine import PreflightError, build_training_config, check_work_dir
+from pconv_seg.engine.preflight import type_name
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.shift import shift_regions
 from pconv_seg.padding import SCHEMES
@@ -109,6 +110,12 @@ class Study:
         if "max_iters" not in (train_cfg or {}):
             raise PreflightError(
                 f"{file}: the budget is train_cfg.max_iters, but train_cfg is {train_cfg}"
+            )
+        hooks = [*config.get("default_hooks", {}).values(), *(config.get("custom_hooks") or ())]
+        if any(hook and type_name(hook) == "EarlyStoppingHook" for hook in hooks):
+            raise PreflightError(
+                f"{file}: all runs of a study have the same budget; leave out EarlyStoppingHook, "
+                "which ends each of them where its scores say"
             )
         return cls(Path(file), Path(folder), config, paddings, seeds, plans, shift)
 

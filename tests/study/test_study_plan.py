@@ -166,6 +166,14 @@ def test_runs_that_could_not_resume_are_refused(make_study, hook):
         make_study(config=config)
 
 
+@pytest.mark.parametrize("scope", ["", "mmengine."])
+@pytest.mark.parametrize("hooks", ["default_hooks['stop'] = {}", "custom_hooks = [{}]"])
+def test_runs_of_different_budgets_are_refused(make_study, hooks, scope):
+    hook = f"dict(type='{scope}EarlyStoppingHook', monitor='mIoU')"
+    with pytest.raises(PreflightError, match=r"noise.py: .*leave out EarlyStoppingHook"):
+        make_study(config=f"{CONFIG}\n{hooks.format(hook)}\n")
+
+
 @pytest.mark.parametrize("name", ["camvid", "demo"])
 def test_schedules_of_the_studies_end_with_the_budget(name, monkeypatch):
     monkeypatch.setenv("CAMVID_DATASET", "/elsewhere")
