@@ -87,6 +87,7 @@ def _scale_border(
     pixel = pixel.to(tl.int64)
     channel = (tl.program_id(1) * channel_block + tl.arange(0, channel_block)).to(tl.int64)
     image = tl.program_id(2).to(tl.int64)
+    values += image * channels * rows * columns
     # What lies side by side in memory goes last: threads take values in this order.
     if channels_last:
         place = pixel[:, None] * channels + channel[None, :]
@@ -96,7 +97,6 @@ def _scale_border(
         place = channel[:, None] * (rows * columns) + pixel[None, :]
         mask = (channel < channels)[:, None] & inside[None, :]
         ratio = ratio[None, :]
-    place += image * channels * rows * columns
     old = tl.load(values + place, mask, 0).to(float_type)
     new = old * ratio
     if bias is not None:

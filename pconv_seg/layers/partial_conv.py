@@ -105,20 +105,19 @@ def _partial_conv(
             if strips and output.is_contiguous() and not output.requires_grad:
                 return scale_each_(output, views(output, strips), bias)
         return scale_(output, bias, plan) if plan.runs or plan.holes else output
-    if not plain:
-        compiling = is_compiling()
-        # Not while compiling, which the compiler of torch 2.1 cannot follow.
-        if (
-            not compiling
-            and has_torch_function_unary(input)
-            and (isinstance(weight, Proxy) or weight.dim() == 4)
-        ):
-            # Seen as one operation, like F.conv2d, by whoever follows those (padded batches do).
-            args = (input, weight, bias, stride, padding, dilation, groups, mask)
-            return handle_torch_function(partial_conv2d, (input,), *args)
-        if mask is None and input.dim() != weight.dim():
-            batch = _batch_of_one(input, weight)
-            return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
+    compiling = not plain and is_compiling()
+    # Not while compiling, which the compiler of torch 2.1 cannot follow.
+    if (
+        not compiling
+        and has_torch_function_unary(input)
+        and (isinstance(weight, Proxy) or weight.dim() == 4)
+    ):
+        # Seen as one operation, like F.conv2d, by whoever follows operations (padded batches do).
+        args = (input, weight, bias, stride, padding, dilation, groups, mask)
+        return handle_torch_function(partial_conv2d, (input,), *args)
+    if mask is None and input.dim() != weight.dim():
+        batch = _batch_of_one(input, weight)
+        return _partial_conv(batch, weight, bias, stride, padding, dilation, groups)[0]
     shape = input.shape
     if plain or (
         mask is None

@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from pconv_seg.geometry import border_runs
 
 from .axes import Axis, axes_of, padding_around
-from .compiling import is_compiling
+from .compiling import is_compiling, is_dynamo_compiling
 
 # Strips with at most this share of an output of at least this many values are scaled faster than a
 # pass over all values takes.
@@ -163,8 +163,7 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
     With ``adds_bias`` the convolution has not added it yet.
     """
-    if _len_torch_dispatch_stack():
-        output = not_kept(output)
+    output = not_kept(output)
     scale = _map_if_fastest(output, bias, adds_bias, plan)
     if scale is None:
         scale_border_ = _ScaleBorder.apply if is_recorded(output, bias) else _scale_border_
@@ -183,9 +182,10 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
 
 def not_kept(output: Tensor) -> Tensor:
     """A copy where a mode may keep what operations put out (selective checkpoints do)."""
-    if not is_compiling() and _len_torch_dispatch_stack():
-        return output.clone()
-    return output
+    # What is quick to answer comes first; compilers cannot follow the second question.
+    if is_dynamo_compiling() or not _len_torch_dispatch_stack() or is_compiling():
+        return output
+    return output.clone()
 
 
 def _map_if_fastest(
@@ -258,7 +258,8 @@ def new_ratio_map(
         values = array(code)
         for ratio in ratios:
             values += inner[ratio]
-    ratio_map = of_dtype(_tensor(values).view(plan.size), dtype)
+    ratio_map = torch.frombuffer(values, dtype=at_least_float32(dtype)).view(plan.size)
+    ratio_map = of_dtype(ratio_map, dtype)
     if around_bias:
         ratio_map = 1 - ratio_map
     if device == "cpu":
@@ -275,12 +276,6 @@ def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[array]:
     for dim, start, length, ratio in (*plan.runs, *((*hole, 0) for hole in plan.holes)):
         by_axis[dim][start : start + length] = array(typecode, [ratio]) * length
     return by_axis
-
-
-def _tensor(values: array) -> Tensor:
-    return torch.frombuffer(
-        values, dtype=torch.float64 if values.typecode == "d" else torch.float32
-    )
 
 
 def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
@@ -337,7 +332,10 @@ def _dense_strips(
     columns = max(plan.ends[1], _COLUMNS if of_column == 1 else 1)
     if 2 * rows > height or 2 * columns > width:
         return None
-    vertical, horizontal = map(_tensor, _ratios_by_axis(plan, dtype))
+    vertical, horizontal = (
+        torch.frombuffer(ratios, dtype=at_least_float32(dtype))
+        for ratios in _ratios_by_axis(plan, dtype)
+    )
     ends = torch.stack([vertical[:rows], vertical[-rows:]])
     ends = ends[..., None].repeat(1, 1, width)
     ends[0, 0, :columns] *= horizontal[:columns]
