@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pconv_seg import set_padding
 from pconv_seg.geometry import border_runs
-from pconv_seg.layers import scaling
+from pconv_seg.layers import plan, ratios, scaling
 
 ZEROS, PARTIAL, MASKS = "zeros", "partial", "mask convolution"
 PEERS = (MASKS, "reflect", "replicate")
@@ -54,8 +54,8 @@ def switch(model: nn.Module, contender: str) -> None:
 
 def forget(model: nn.Module) -> None:
     """Drop what any contender has kept from earlier calls, but for a kernel that is loaded."""
-    plans = scaling.plan_of, scaling.plan_of_size, scaling.plan_on_cpu
-    for function in (border_runs, *plans, scaling._kept_ratio_map, scaling._dense_strips):
+    plans = plan.plan_of, plan.plan_of_size, scaling.plan_on_cpu
+    for function in (border_runs, *plans, scaling._kept_ratio_map, ratios.dense_strips):
         function.cache_clear()
     for module in model.modules():
         vars(module).pop("kept", None)

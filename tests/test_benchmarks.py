@@ -50,7 +50,7 @@ def test_a_first_call_finds_nothing_kept() -> None:
         if hasattr(value, "cache_info")
     }
     # How many hold a gradient is a fact of the interpreter, not of a call.
-    del caches["pconv_seg.layers.scaling._holders_of_free_gradient"]
+    del caches["pconv_seg.layers.holders.holders_of_free_gradient"]
     for cache in caches.values():
         cache.cache_clear()
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 400, 3, padding=1))

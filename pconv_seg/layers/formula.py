@@ -11,7 +11,9 @@ from torch import Tensor
 
 from .axes import Axis
 from .compiling import is_compiling, is_exporting, is_known
-from .scaling import Plan, as_column, at_least_float32, is_recorded, new_ratio_map, not_kept
+from .plan import Plan
+from .ratios import at_least_float32, new_ratio_map
+from .scaling import as_column, is_recorded, not_kept
 
 
 def scale_by_formula(

@@ -16,7 +16,9 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from .axes import Axis, axes_of, convolve, padding_around
 from .compiling import is_compiling, is_dynamo_compiling
 from .formula import ratio_of, reweight_, scale_by_formula
-from .scaling import is_bias_apart, plan_of, plan_on_cpu, scale_, scale_each_, views
+from .plan import plan_of
+from .ratios import views
+from .scaling import is_bias_apart, plan_on_cpu, scale_, scale_each_
 
 
 def partial_conv2d(

@@ -4,12 +4,9 @@ By a map of ratios, in strips along the border, or by a kernel, whichever is fas
 function transforms see :mod:`.formula` instead.
 """
 
-import sys
 import warnings
-from array import array
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, wraps
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -17,98 +14,24 @@ from torch import Tensor
 from torch._C import _len_torch_dispatch_stack
 from torch.autograd import forward_ad
 
-from pconv_seg.geometry import border_runs
-
-from .axes import Axis, axes_of, padding_around
 from .compiling import is_compiling, is_dynamo_compiling
+from .holders import holders, holders_of_free_gradient
+from .plan import Plan, plan_of_size
+from .ratios import (
+    Strip,
+    are_strips_thin,
+    at_least_float32,
+    dense_strips,
+    new_ratio_map,
+    of_dtype,
+    views,
+)
 
-# Strips with at most this share of an output of at least this many values are scaled faster than a
-# pass over all values takes.
-_LARGEST_SHARE = 1 / 3
+# Of outputs of fewer values than this, a pass over all of them takes no longer than strips.
 _FEWEST_VALUES = 2**20
-# At each end of a row a strip takes so many values at least: neighbours come from memory with those
-# that miss taps, and vectors and threads want many.
-_COLUMNS = 8
 # On a GPU the border is scaled by a kernel, which takes more of Python than a multiplication, in
 # training there and back, and hides it only behind outputs of more bytes than this.
 _MOST_BYTES_BY_MAP = {False: 2**24, True: 2**26}  # by whether autograd records
-
-
-def _outside_inference_mode(make: Callable) -> Callable:
-    """Make ordinary tensors in inference mode too: they are kept, and training may be next."""
-
-    @wraps(make)
-    def made(*args):
-        if not torch.is_inference_mode_enabled():  # Asking is faster than leaving it.
-            return make(*args)
-        # What torch.inference_mode enters, without the time that it takes itself.
-        with torch._C._InferenceMode(False):
-            return make(*args)
-
-    return made
-
-
-class Plan:
-    """What partial padding does to a map of one size.
-
-    Attributes:
-        around: What :func:`padding_around` returns.
-        column: The shape that a bias takes beside an output.
-        size: Output length per axis.
-        runs: Outputs to scale, ``(dim, start, length, ratio)``.
-        holes: Outputs without any valid tap, ``(dim, start, length)``.
-        frame: Both for :func:`.border_kernel.scale_border_`, one entry per axis.
-        ends: By axis how many outputs miss taps, at the end where more of them do.
-        thin: Whether strips of these are a small part of the output.
-    """
-
-    __slots__ = ("around", "column", "ends", "frame", "holes", "runs", "size", "thin")
-
-    def __init__(self, size: tuple[int, ...], axes: list[Axis]) -> None:
-        self.around, self.size, self.frame, self.ends = padding_around(axes), [], [], []
-        self.runs, self.holes = [], []
-        self.column = -1, *(1,) * len(axes)
-        for axis in axes:
-            length = size[axis.dim]
-            outputs = axis.outputs(length)
-            self.size.append(outputs)
-            taps = axis.kernel_size, axis.stride, axis.before, axis.dilation
-            ends = [0, 0]
-            for start, stop, count in border_runs(length, outputs, *taps):
-                outside = axis.dim, start, stop - start
-                if count:
-                    self.runs.append((*outside, axis.kernel_size / count))
-                else:
-                    self.holes.append(outside)
-                ends[start > ends[0]] += stop - start
-            self.frame.append((length, *taps, outputs, *ends))
-            self.ends.append(max(ends))
-        widths = [*self.ends[:-1], max(self.ends[-1], _COLUMNS)]
-        shares = [2 * width / max(n, 1) for width, n in zip(widths, self.size, strict=True)]
-        self.thin = sum(shares) <= _LARGEST_SHARE
-
-
-# (size, stride, offset, ratios) of a strip of values that lie densely in memory.
-Strip = tuple[tuple[int, ...], tuple[int, ...], int, Tensor]
-
-
-# Pure in their arguments. Plans are kept because Python takes longer for them than a CPU for a
-# small map, and by whole shapes because slicing these takes longer than looking them up.
-@lru_cache(maxsize=4096)
-def plan_of(shape: tuple[int, ...], weight_shape: tuple[int, ...], *options) -> Plan:
-    """The plan for a batch of ``shape`` and weights of ``weight_shape``; cached.
-
-    ``options`` are stride, padding and dilation, as a convolution takes them.
-    """
-    return plan_of_size(shape[2:], weight_shape[2:], *options)
-
-
-@lru_cache(maxsize=4096)
-def plan_of_size(
-    size: tuple[int, ...], kernel_size: tuple[int, ...], stride, padding, dilation
-) -> Plan:
-    """The plan for maps of ``size``; cached, and shared by batches and channels of any number."""
-    return Plan(size, axes_of(kernel_size, stride, padding, dilation))
 
 
 # Fewer than plans, since maps take memory.
@@ -135,11 +58,11 @@ def plan_on_cpu(
     if _is_map_fastest_on_cpu(plan, prod(size)):
         return plan, _kept_ratio_map(plan, dtype, bias_dtype is not None), None
     strides = tuple(prod(size[dim + 1 :]) for dim in range(len(size)))
-    return plan, None, _dense_strips(plan, size, strides, dtype, bias_dtype is not None)
+    return plan, None, dense_strips(plan, size, strides, dtype, bias_dtype is not None)
 
 
 def _is_map_fastest_on_cpu(plan: Plan, values: int) -> bool:
-    return not plan.thin or values < _FEWEST_VALUES
+    return values < _FEWEST_VALUES or not are_strips_thin(plan)
 
 
 def is_bias_apart(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -242,42 +165,6 @@ def _kept_ratio_map(
     return new_ratio_map(plan, dtype, around_bias, device, stream is not None)
 
 
-@_outside_inference_mode
-def new_ratio_map(
-    plan: Plan,
-    dtype: torch.dtype,
-    around_bias: bool,
-    device: torch.device | str,
-    non_blocking: bool = False,
-) -> Tensor:
-    """Ratios; or, around a bias, 1 minus them: what scaling takes from it."""
-    *outer_axes, values = _ratios_by_axis(plan, dtype)
-    for ratios in reversed(outer_axes):
-        code = values.typecode
-        inner = {ratio: array(code, [ratio * value for value in values]) for ratio in {*ratios}}
-        values = array(code)
-        for ratio in ratios:
-            values += inner[ratio]
-    ratio_map = torch.frombuffer(values, dtype=at_least_float32(dtype)).view(plan.size)
-    ratio_map = of_dtype(ratio_map, dtype)
-    if around_bias:
-        ratio_map = 1 - ratio_map
-    if device == "cpu":
-        return ratio_map
-    # A copy takes a GPU fewer launches than all the steps. CUDA has read memory that is not pinned
-    # when it returns, blocking or not.
-    return ratio_map.to(device, non_blocking=non_blocking)
-
-
-def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[array]:
-    """Made by Python, since the first call waits for operations on tensors, slow to start."""
-    typecode = "d" if dtype == torch.float64 else "f"
-    by_axis = [array(typecode, [1]) * outputs for outputs in plan.size]
-    for dim, start, length, ratio in (*plan.runs, *((*hole, 0) for hole in plan.holes)):
-        by_axis[dim][start : start + length] = array(typecode, [ratio]) * length
-    return by_axis
-
-
 def _clear_holes_(output: Tensor, plan: Plan) -> Tensor:
     for hole in plan.holes:
         output.narrow(*hole).zero_()
@@ -290,73 +177,13 @@ def _strips(values: Tensor, plan: Plan, around_bias: bool) -> list[tuple[Tensor,
     By ratios; or, around a bias, 1 minus them. What lies in two strips is scaled twice.
     """
     if values.is_cpu and _is_dense_memory(values):
-        strips = _dense_strips(plan, values.shape, values.stride(), values.dtype, around_bias)
+        strips = dense_strips(plan, values.shape, values.stride(), values.dtype, around_bias)
         if strips:
             return views(values, strips)
     values = values.movedim(1, -1)
     return [
         (values.narrow(dim - 1, start, length), 1 - ratio if around_bias else ratio)
         for dim, start, length, ratio in plan.runs
-    ]
-
-
-def views(values: Tensor, strips: list[Strip]) -> list[tuple[Tensor, Tensor]]:
-    """The strips of dense ``values``, and their ratios."""
-    start = values.storage_offset()
-    return [
-        (values.as_strided(size, stride, start + offset), ratios)
-        for size, stride, offset, ratios in strips
-    ]
-
-
-@lru_cache(maxsize=256)
-@_outside_inference_mode
-def _dense_strips(
-    plan: Plan,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    dtype: torch.dtype,
-    around_bias: bool,
-) -> list[Strip] | None:
-    """Two strips that hold all ends of both axes; None where there are none.
-
-    The first and last rows; and the columns at a row's end, which in memory lie beside those at
-    the next one's start.
-    """
-    if len(plan.size) != 2 or not plan.ends[1]:
-        return None
-    (height, width), (batch, channels) = plan.size, shape[:2]
-    of_image, of_channel, of_row, of_column = stride
-    # The first and the last row also take what the columns' strip leaves.
-    rows = max(plan.ends[0], 1)
-    columns = max(plan.ends[1], _COLUMNS if of_column == 1 else 1)
-    if 2 * rows > height or 2 * columns > width:
-        return None
-    vertical, horizontal = (
-        torch.frombuffer(ratios, dtype=at_least_float32(dtype))
-        for ratios in _ratios_by_axis(plan, dtype)
-    )
-    ends = torch.stack([vertical[:rows], vertical[-rows:]])
-    ends = ends[..., None].repeat(1, 1, width)
-    ends[0, 0, :columns] *= horizontal[:columns]
-    ends[-1, -1, -columns:] *= horizontal[-columns:]
-    sides = torch.cat([horizontal[-columns:], horizontal[:columns]])
-    ends, sides = ends.to(dtype)[..., None], sides.to(dtype)[..., None]
-    if around_bias:
-        ends, sides = 1 - ends, 1 - sides
-    return [
-        (
-            (batch, 2, rows, width, channels),
-            (of_image, (height - rows) * of_row, of_row, of_column, of_channel),
-            0,
-            ends,
-        ),
-        (
-            (batch, height - 1, 2 * columns, channels),
-            (of_image, of_row, of_column, of_channel),
-            (width - columns) * of_column,
-            sides,
-        ),
     ]
 
 
@@ -470,7 +297,7 @@ class _ScaleBorder(torch.autograd.Function):
     ) -> Tensor:
         ctx.mark_dirty(output)
         ctx.adds_bias, ctx.bias_dtype = adds_bias, None if bias is None else bias.dtype
-        ctx.plan, ctx.free = plan, _holders_of_free_gradient()
+        ctx.plan, ctx.free = plan, holders_of_free_gradient()
         return _scale_border_(output, bias, adds_bias, plan, kernel)
 
     @staticmethod
@@ -479,7 +306,7 @@ class _ScaleBorder(torch.autograd.Function):
         alone = not (torch.is_grad_enabled() or is_compiling())
         # Whoever else holds it must not see it scaled. Autograd itself takes a gradient over as
         # .grad by the same rule, without a copy if nobody else holds it.
-        if not (alone and _is_dense_memory(gradient) and _holders(gradient) == ctx.free):
+        if not (alone and _is_dense_memory(gradient) and holders(gradient) == ctx.free):
             gradient = gradient.clone()
         of_bias = None
         for_bias = ctx.needs_input_grad[1]
@@ -508,53 +335,5 @@ def _sum_of_channels(values: Tensor, channel_dim: int, factor: Tensor | float = 
     return values.sum([d for d in range(values.dim()) if d != channel_dim])
 
 
-def _holders(tensor: Tensor) -> tuple[int, ...] | None:
-    """How many hold the tensor, its memory and the Python objects of both; None if unknown."""
-    # Older versions of PyTorch do not say.
-    if not hasattr(tensor, "_use_count"):
-        return None
-    storage = tensor.untyped_storage()
-    in_memory = torch._C._storage_Use_Count(storage._cdata)
-    return tensor._use_count(), in_memory, sys.getrefcount(storage), sys.getrefcount(tensor)
-
-
-class _Held(torch.autograd.Function):
-    """Appends to ``counts`` what :func:`_holders` counts in a backward function."""
-
-    @staticmethod
-    def forward(ctx, output: Tensor, counts: list) -> Tensor:
-        ctx.counts = counts
-        return output.clone()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        ctx.counts.append(_holders(gradient))
-        return gradient, None
-
-
-# Read off an example, since the versions of Python and PyTorch count differently.
-@lru_cache(maxsize=1)
-def _holders_of_free_gradient() -> tuple[int, ...]:
-    """:func:`_holders` of a gradient that nobody but autograd holds."""
-    counts = []
-
-    def differentiate() -> None:
-        (_Held.apply(torch.zeros(1, requires_grad=True), counts) * 2).sum().backward()
-
-    # In a thread of its own, where no mode, transform or profiler of the caller is active.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(differentiate).result()
-    return counts[0] or ()
-
-
 def as_column(bias: Tensor, output: Tensor) -> Tensor:
     return of_dtype(bias, output.dtype).reshape(-1, *(1,) * (output.dim() - 2))
-
-
-def of_dtype(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    # Asking is faster than a conversion that changes nothing.
-    return bias if bias.dtype == dtype else bias.to(dtype)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -11,8 +11,9 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion="3.0")
 
 from pconv_seg import PConv1d, PConv3d, partial_conv2d  # noqa: E402
-from pconv_seg.layers import border_kernel, partial_conv, scaling  # noqa: E402
+from pconv_seg.layers import border_kernel, partial_conv, ratios, scaling  # noqa: E402
 from pconv_seg.layers.border_kernel import scale_border_  # noqa: E402
+from pconv_seg.layers.plan import plan_of_size  # noqa: E402
 
 DEVICE = torch.device("cuda" if GPU else "cpu")
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
@@ -33,7 +34,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 def plan_of(size, *options):
     pairs = [(o, o) if isinstance(o, int) else o for o in options]
-    return scaling.plan_of_size(size, *pairs)
+    return plan_of_size(size, *pairs)
 
 
 def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
@@ -49,7 +50,7 @@ def kernel(monkeypatch, fresh_plans):
     if not GPU:
         # Otherwise a CPU scales small maps before anybody asks for a GPU.
         monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0)
-        monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
+        monkeypatch.setattr(ratios, "_LARGEST_SHARE", math.inf)
         monkeypatch.setattr(partial_conv, "_is_plain", lambda tensor: False)
         monkeypatch.setattr(scaling, "_on_gpu", lambda tensor: True)
         monkeypatch.setattr(scaling, "_capturing", lambda: False)

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pconv_seg import PConv2d, partial_conv2d
 from pconv_seg.geometry import tap_count
-from pconv_seg.layers import PConv1d, PConv3d, axes, scaling
+from pconv_seg.layers import PConv1d, PConv3d, axes, ratios, scaling
+from pconv_seg.layers.plan import plan_of_size
 
 
 def reference(input, weight, bias, stride, before, after, dilation, groups, mask):
@@ -130,9 +131,9 @@ def test_windows_are_known_to_be_never_empty_without_the_length(kernel_size):
 def way(request, monkeypatch, fresh_plans):
     """Both ways to scale the border, on maps of any size."""
     strips = request.param == "in strips"
-    monkeypatch.setattr(scaling, "_LARGEST_SHARE", math.inf)
+    monkeypatch.setattr(ratios, "_LARGEST_SHARE", math.inf)
     monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if strips else math.inf)
-    monkeypatch.setattr(scaling, "_COLUMNS", 2)
+    monkeypatch.setattr(ratios, "_COLUMNS", 2)
     return request.param
 
 
@@ -500,7 +501,7 @@ def test_options_are_given_as_to_pytorch(name, twice, fresh_plans):
 def plan_for(options):
     hashable = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     options = dict(stride=1, dilation=1) | hashable
-    return scaling.plan_of_size((6, 7), (3, 3), **options)
+    return plan_of_size((6, 7), (3, 3), **options)
 
 
 @pytest.mark.parametrize(
@@ -586,15 +587,15 @@ class CountedMaps(TorchDispatchMode):
 @pytest.mark.parametrize(("with_bias", "maps"), [(False, 1), (True, 2)])
 def test_without_bias_one_map_is_made(with_bias, maps):
     """The first call waits for it."""
-    plan = scaling.plan_of_size((7, 17), (3, 3), (1, 1), (1, 1), (1, 1))
+    plan = plan_of_size((7, 17), (3, 3), (1, 1), (1, 1), (1, 1))
     with CountedMaps((7, 17)) as counted:
-        scaling.new_ratio_map(plan, torch.float32, with_bias, "cpu")
+        ratios.new_ratio_map(plan, torch.float32, with_bias, "cpu")
     assert counted.found == maps
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_strips_of_a_part_of_memory(memory_format, way):
-    plan = scaling.plan_of_size((6, 9), (3, 3), (1, 1), (1, 1), (1, 1))
+    plan = plan_of_size((6, 9), (3, 3), (1, 1), (1, 1), (1, 1))
     values = torch.ones(3, 4, 6, 9).contiguous(memory_format=memory_format)
     scaling._scale_border_(values[1:2], None, False, plan, None)
     ratio = torch.ones(6, 9)
@@ -789,7 +790,7 @@ def test_a_gradient_that_nobody_holds_is_not_copied(way):
     if way == "by map":
         pytest.skip("autograd multiplies the gradient into a new one")
     before, after = [], []
-    plan = scaling.plan_of_size((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
+    plan = plan_of_size((5, 6), (3, 3), (1, 1), (1, 1), (1, 1))
     input = torch.ones(2, 3, 5, 6, requires_grad=True)
     output = scaling._ScaleBorder.apply(Pass.apply(input, before), None, False, plan, None)
     Pass.apply(output, after).sum().backward()

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pconv_seg import PConv2d, partial_conv2d, set_padding
-from pconv_seg.layers import PConv1d, PConv3d, scaling
+from pconv_seg.layers import PConv1d, PConv3d, ratios, scaling
 
 NEWER_TORCH = torch.__version__ >= "2.6"
 needs_newer_torch = pytest.mark.skipif(not NEWER_TORCH, reason="torch < 2.6")
@@ -246,7 +246,7 @@ def test_compiles_for_subclasses_of_tensors(padding):
 def test_checkpoints_that_are_followed(net, follow, large, monkeypatch, fresh_plans):
     """What a mode sees may differ from what is done without it, but not what autograd saves."""
     monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if large else math.inf)
-    monkeypatch.setattr(scaling, "_COLUMNS", 2)
+    monkeypatch.setattr(ratios, "_COLUMNS", 2)
     net = net.double()
     input = images(60, 80).double().requires_grad_()
     (expected,) = torch.autograd.grad(net(input).square().sum(), input)
@@ -270,7 +270,7 @@ def test_selective_checkpoints_keep_what_convolutions_put_out(
         return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
 
     monkeypatch.setattr(scaling, "_FEWEST_VALUES", 0 if large else math.inf)
-    monkeypatch.setattr(scaling, "_COLUMNS", 2)
+    monkeypatch.setattr(ratios, "_COLUMNS", 2)
     net = net.double()
     input = images(60, 80).double().requires_grad_()
     mask = (images(60, 80) > 0)[:, :1] if masked else None
