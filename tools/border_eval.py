@@ -18,7 +18,9 @@ from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report, versions, write_csv
 from pconv_seg.evaluation.runs import latest_run
-from pconv_seg.evaluation.shift import TOLERANCES, shift_checkpoints, shift_tables
+from pconv_seg.evaluation.shift import shift_checkpoints
+from pconv_seg.evaluation.shift_record import TOLERANCES
+from pconv_seg.evaluation.shift_tables import shift_tables
 from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file, output_folder
 from pconv_seg.padding import SCHEMES

@@ -3,16 +3,10 @@
 Every image is predicted on the two grids of :class:`pconv_seg.geometry.ShiftedGrids`. Counted are
 the pixels that are border in one and interior in the other, by their distance to the seam in the
 first. Whether both predictions agree needs no labels.
-
-With tiles that overlap by 2 d pixels, every pixel of an image lies d pixels or more from the seams
-of the tile in which it lies deepest. So the share of pixels that change, counted over all
-distances from d on, says what that overlap leaves.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +16,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmseg.models import BaseSegmentor
-from prettytable import PrettyTable
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
-from pconv_seg.files import short_names
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
 from pconv_seg.inference import (
     image_preprocessor,
@@ -38,11 +30,9 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .bootstrap import CONFIDENCE, NO_INTERVAL, RESAMPLES, score_difference
 from .compare import load_tested
-from .confusion import class_areas, divided, mean_iou, pixel_accuracy
+from .confusion import class_areas
 from .record import Tested
-from .report import json_number
 from .samples import (
     count_sample,
     ground_truth,
@@ -51,9 +41,8 @@ from .samples import (
     read_batches,
     refuse_resizing,
 )
+from .shift_record import ShiftRecord
 
-TOLERANCES = (0.005, 0.001)
-_SCORES = {"aAcc": pixel_accuracy, "mIoU": mean_iou}
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -71,114 +60,6 @@ class ShiftImage(NamedTuple):
     pixels: Tensor
     label: Tensor | None = None
     label_name: str | None = None
-
-
-@dataclass(frozen=True)
-class ShiftRecord:
-    """Counts of one network.
-
-    Attributes:
-        tested: The network.
-        regions: Tiles and bins.
-        images: One name per image.
-        pixels: Compared pixels, ``int64[images, bins]``.
-        agreeing: Those on which the two predictions agree, ``int64[images, bins]``.
-        areas: ``int64[2, images, bins, 3, C]`` (:func:`class_areas`) of the labelled ones, first as
-            border, then as interior; None without labels.
-    """
-
-    tested: Tested
-    regions: ShiftRegions
-    images: tuple[str, ...]
-    pixels: np.ndarray
-    agreeing: np.ndarray
-    areas: np.ndarray | None
-
-    def changed(self) -> np.ndarray:
-        """Share of the pixels from a bin on that change, ``float64[bins]``; NaN without any."""
-        pixels, changed = (
-            np.cumsum(counts.sum(0)[::-1])[::-1]
-            for counts in (self.pixels, self.pixels - self.agreeing)
-        )
-        return divided(changed, pixels)
-
-    def overlap(self, tolerance: float) -> int | None:
-        """The smallest overlap in pixels that keeps what changes within a tolerance.
-
-        Twice the smallest distance at which a bin begins and from which on :meth:`changed` never
-        exceeds the tolerance. None if the interior begins before: take larger tiles.
-
-        Args:
-            tolerance: Share of pixels in [0, 1).
-        """
-        changed = self.changed()
-        counted = ~np.isnan(changed)
-        # A later bin with more disagreement would make the promise of an earlier one a chance.
-        worst = np.maximum.accumulate(changed[counted][::-1])[::-1]
-        starts = np.array(self.regions.edges[:-1])[counted][worst <= tolerance]
-        return 2 * int(starts[0]) if len(starts) else None
-
-    def as_dict(self, tolerances: Sequence[float] = TOLERANCES, seed: int = 0) -> dict:
-        """Everything, ready for JSON: scores in percent, null where there is none.
-
-        ``bins`` has one entry per distance, ``total`` is over all of them. ``cost`` is the score as
-        interior minus that as border, with its interval. ``changed`` is the share of pixels in
-        percent that an ``overlap`` of that many pixels leaves. ``recommended`` has one entry per
-        tolerance.
-
-        Args:
-            tolerances: For :meth:`overlap`.
-            seed: Of the bootstrap.
-        """
-        edges = self.regions.edges
-        changed = 100 * self.changed()
-        bins = [
-            {
-                "from_pixel": start,
-                "to_pixel": stop,
-                **self._scores(np.s_[number : number + 1], seed),
-                "overlap": 2 * start,
-                "changed": json_number(changed[number]),
-            }
-            for number, (start, stop) in enumerate(pairwise(edges))
-        ]
-        changed_with = {row["overlap"]: row["changed"] for row in bins}
-        overlaps = {tolerance: self.overlap(tolerance) for tolerance in tolerances}
-        return {
-            **self.tested._asdict(),
-            "tile": self.regions.tile,
-            "interior": edges[-1],
-            "images": len(self.images),
-            "total": self._scores(np.s_[:], seed),
-            "bins": bins,
-            "recommended": [
-                {"tolerance": tolerance, "overlap": least, "changed": changed_with.get(least)}
-                for tolerance, least in overlaps.items()
-            ],
-            "confidence": CONFIDENCE,
-            "resamples": RESAMPLES,
-            "seed": seed,
-        }
-
-    def _scores(self, bins: slice, seed: int) -> dict:
-        pixels, agreeing = (int(n[:, bins].sum()) for n in (self.pixels, self.agreeing))
-        result = {
-            "pixels": pixels,
-            "agreement": 100 * agreeing / pixels if pixels else None,
-        }
-        if self.areas is None:
-            return result
-        areas = self.areas[:, :, bins].sum(2).swapaxes(0, 1)  # [images, roles, 3, C]
-        border, interior = areas.sum(0)
-        for name, score in _SCORES.items():
-            cost = score_difference(areas, score, seed=seed)
-            result[name] = {
-                "border": json_number(100 * score(border)),
-                "interior": json_number(100 * score(interior)),
-                "cost": json_number(100 * cost.value),
-                "interval": [json_number(100 * bound) for bound in (cost.low, cost.high)],
-            }
-        return result
 
 
 def shift_checkpoints(
@@ -217,7 +98,7 @@ def shift_checkpoints(
     if images is None:
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
-        classes = class_names(dataset.metainfo, type(dataset).__name__)
+        classes = class_names(dataset)
         ignore_index = ignored_label(dataset)
         source, total = dataset_images(dataloader), len(dataset)
     else:
@@ -412,69 +293,3 @@ def _count(
 
 def _bincount(cells: np.ndarray, bins: int) -> np.ndarray:
     return np.bincount(cells.ravel(), minlength=bins + 1)[:bins]
-
-
-def shift_tables(results: list[dict]) -> str:
-    """Text tables of several :meth:`ShiftRecord.as_dict`: distances, then recommended overlaps."""
-    names = short_names(result["checkpoint"] for result in results)
-    parts = [_distance_table(result, names[result["checkpoint"]]) for result in results]
-    tolerances = [row["tolerance"] for row in results[0]["recommended"]]
-    table = PrettyTable(["checkpoint", "padding", *map(tolerance_text, tolerances)])
-    table.title = "smallest overlap (px), and share of pixels that change"
-    table.align["checkpoint"] = "l"
-    for result in results:
-        cells = [
-            "none" if row["overlap"] is None else f"{row['overlap']}: {row['changed']:.2f}%"
-            for row in result["recommended"]
-        ]
-        table.add_row([names[result["checkpoint"]], result["padding"], *cells])
-    parts.append(table.get_string())
-    if any(row["overlap"] is None for result in results for row in result["recommended"]):
-        parts.append(
-            f"none: {results[0]['interior']} px from the seam, where the interior begins, more "
-            "pixels than that still change. Larger tiles reach farther."
-        )
-    if "aAcc" in results[0]["total"]:
-        parts.append(
-            f"cost: as interior minus as border, with its {CONFIDENCE:.0%} interval (paired "
-            f"bootstrap over images, {RESAMPLES} resamples, seed {results[0]['seed']})."
-        )
-        rows = (row for result in results for row in (result["total"], *result["bins"]))
-        if any(None in row[score]["interval"] for row in rows for score in _SCORES):
-            parts[-1] += f"\n{NO_INTERVAL}"
-    return "\n\n".join(parts)
-
-
-def _distance_table(result: dict, name: str) -> str:
-    scores = [name for name in _SCORES if name in result["total"]]
-    columns = [f"{name} {role}" for name in scores for role in ("border", "interior", "cost")]
-    table = PrettyTable(["px to seam", "pixels", "agree", *columns, "overlap", "changed"])
-    table.align = "r"
-    table.title = (
-        f"{name} ({result['padding']}), in %: {result['images']} "
-        f"images, tiles of {' x '.join(map(str, result['tile']))}"
-    )
-    rows = [(f"{row['from_pixel']}-{row['to_pixel'] - 1}", row) for row in result["bins"]]
-    for bin_name, row in (*rows, ("all", {**result["total"], "overlap": "", "changed": None})):
-        cells = [bin_name, row["pixels"], _text(row["agreement"])]
-        for score in scores:
-            values = row[score]
-            cells += [_text(values["border"]), _text(values["interior"]), _cost(values)]
-        table.add_row([*cells, row["overlap"], _text(row["changed"])])
-    return table.get_string()
-
-
-def tolerance_text(tolerance: float) -> str:
-    """A share as the title of a column: ``<= 0.5%``."""
-    # All digits, so that no two columns have one title.
-    return f"<= {(100 * Decimal(str(tolerance))).normalize():f}%"
-
-
-def _cost(values: dict) -> str:
-    low, high = values["interval"]
-    interval = "none" if low is None else f"[{low:+.2f}, {high:+.2f}]"
-    return f"{_text(values['cost'], '+.2f')} {interval}"
-
-
-def _text(value: float | None, form: str = ".2f") -> str:
-    return "" if value is None else format(value, form)

@@ -13,7 +13,8 @@ import numpy as np
 
 from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Difference
 from pconv_seg.evaluation.report import json_number
-from pconv_seg.evaluation.shift import TOLERANCES, tolerance_text
+from pconv_seg.evaluation.shift_record import TOLERANCES
+from pconv_seg.evaluation.shift_tables import tolerance_text
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated

@@ -18,7 +18,8 @@ from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record, Tested, reading_counts
 from pconv_seg.evaluation.report import Report
 from pconv_seg.evaluation.runs import finished_run
-from pconv_seg.evaluation.shift import ShiftRecord, shift_checkpoints
+from pconv_seg.evaluation.shift import shift_checkpoints
+from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.files import atomic_path, write_json
 from pconv_seg.geometry import ShiftRegions
 from pconv_seg.parallel import cores

@@ -10,7 +10,7 @@ from pconv_seg.engine import PreflightError
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.bootstrap import Difference
 from pconv_seg.evaluation.record import Record
-from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.geometry import Region, ShiftRegions
 
 from .evaluation import CROSS, SHIFT, evaluations, has_all, names, read_record, read_shift

@@ -48,7 +48,7 @@ def plot_shift(results: list[dict]) -> Figure:
     """Plot the share of pixels that change, and the padding cost, against distance to the seam.
 
     Args:
-        results: Of :meth:`pconv_seg.evaluation.shift.ShiftRecord.as_dict`, one line each.
+        results: Of :meth:`pconv_seg.evaluation.shift_record.ShiftRecord.as_dict`, one line each.
     """
     scores = [name for name in ("aAcc", "mIoU") if name in results[0]["total"]]
     figure = Figure(figsize=(5.5 * (1 + len(scores)), 4.5), layout="constrained")

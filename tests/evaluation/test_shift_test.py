@@ -13,12 +13,12 @@ from pconv_seg.evaluation.bootstrap import score_difference
 from pconv_seg.evaluation.confusion import mean_iou, pixel_accuracy
 from pconv_seg.evaluation.shift import (
     ShiftImage,
-    ShiftRecord,
     predict_grids,
     shift_checkpoints,
     shift_regions,
     shift_test,
 )
+from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions
 
 TOOL = "border_eval"

@@ -10,7 +10,7 @@ from noise_study import CLASSES, CONFIG, STUDY
 from PIL import Image
 
 from pconv_seg.evaluation.record import Record, Tested
-from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study.evaluation import evaluations, save_shift
 from pconv_seg.study.plan import Study

@@ -12,7 +12,7 @@ import torch
 from noise_study import CLASSES, CONFIG, STUDY
 
 from pconv_seg.evaluation import record
-from pconv_seg.evaluation.shift import ShiftRecord
+from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.geometry import ShiftRegions
 from pconv_seg.study import evaluation
 from pconv_seg.study.evaluation import evaluate_runs, unevaluated
