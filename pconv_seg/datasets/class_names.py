@@ -2,8 +2,19 @@
 
 from collections.abc import Mapping
 
+from mmengine.dataset import BaseDataset
 
-def class_names(metainfo: Mapping | None, owner: str) -> tuple[str, ...]:
+
+def class_names(dataset: BaseDataset) -> tuple[str, ...]:
+    """What a data set, or a wrapper of some, calls its classes.
+
+    Raises:
+        ValueError: If it has no names for them.
+    """
+    return classes_in(dataset.metainfo, type(dataset).__name__)
+
+
+def classes_in(metainfo: Mapping | None, owner: str) -> tuple[str, ...]:
     """What mmseg's ``metainfo`` has for classes.
 
     Args:

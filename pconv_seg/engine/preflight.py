@@ -16,8 +16,9 @@ from mmengine.device import get_device
 from mmengine.registry import Registry
 from mmengine.runner import EpochBasedTrainLoop, checkpoint
 from mmseg.datasets import BaseSegDataset
+from mmseg.evaluation import IoUMetric
 from mmseg.models import EncoderDecoder
-from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS, MODELS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, LOOPS, METRICS, MODELS
 
 from pconv_seg.outputs import output_folder
 
@@ -287,12 +288,24 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
-            scope = scope_of(cfg)
+            named, scope = _counts_by_class(cfg, loader), scope_of(cfg)
             for key, dataset_cfg in leaf_datasets(dataset, f"{loader}.dataset"):
-                yield from _dataset_problems(key, dataset_cfg, skip, scope)
+                yield from _dataset_problems(key, dataset_cfg, skip, named, scope)
 
 
-def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> Iterator[_Problem]:
+def _counts_by_class(cfg: Config, loader: str) -> bool:
+    """Whether what is loaded is for a metric that takes the number of classes from their names."""
+    evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        metric = registered(METRICS, evaluator, scope_of(cfg))
+        if isinstance(metric, type) and issubclass(metric, IoUMetric):
+            return True
+    return False
+
+
+def _dataset_problems(
+    key: str, cfg: dict, skip_missing: bool, named: bool, scope: str
+) -> Iterator[_Problem]:
     cls = registered(DATASETS, cfg, scope)
     if cls is None:
         remedy = "Correct its name, or import the package that registers it in custom_imports."
@@ -306,6 +319,9 @@ def _dataset_problems(key: str, cfg: dict, skip_missing: bool, scope: str) -> It
         reason = str(error) or f"{cls.__name__} refuses an option"
         yield _Problem(f"{key}: {reason}", (f"Other options: --cfg-options {key}.NAME=VALUE",))
         return
+    if named and not dataset.metainfo.get("classes"):
+        remedy = f"Name them in its metainfo: --cfg-options {key}.metainfo.classes=road,sky"
+        yield _Problem(f"{key}: {cls.__name__} has no class names to count by", (remedy,))
     remedies = _data_remedies(key, dataset)
     absent = _absent_places(dataset)
     for place in absent:

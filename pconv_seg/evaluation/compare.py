@@ -89,7 +89,7 @@ def evaluate_checkpoints(
     init_default_scope(scope_of(config))
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
-    classes = class_names(dataset.metainfo, type(dataset).__name__)
+    classes = class_names(dataset)
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

@@ -194,7 +194,7 @@ def evaluate(
             follow tiles and the image that these are cut from is resized or padded.
     """
     dataset = dataloader.dataset
-    num_classes = len(class_names(dataset.metainfo, type(dataset).__name__))
+    num_classes = len(class_names(dataset))
     if plan.ignore_index is None:
         plan = replace(plan, ignore_index=ignored_label(dataset))
     images, counts = [], []

@@ -14,7 +14,7 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from pconv_seg.datasets.cityscapes.labels import CITYSCAPES_LABEL_IDS
-from pconv_seg.datasets.class_names import class_names
+from pconv_seg.datasets.class_names import classes_in
 from pconv_seg.files import atomic_path
 from pconv_seg.geometry import BorderRegions, Overlap
 
@@ -117,7 +117,7 @@ class BorderIoUMetric(IoUMetric):
                 counts = count_sample(
                     sample["gt_sem_seg"]["data"],
                     prediction,
-                    len(class_names(self.dataset_meta, "the data set")),
+                    len(classes_in(self.dataset_meta, "the data set")),
                     self.regions,
                     self.ignore_index,
                     sample.get("seg_map_path") or image,

@@ -172,6 +172,27 @@ def test_options_that_a_data_set_only_asserts(root: Path) -> None:
     assert "train_dataloader.dataset: dataset metainfo `classes` should be specified" in message
 
 
+@pytest.mark.parametrize("evaluator", [dict(type="IoUMetric"), [dict(type="BorderIoUMetric")], []])
+def test_metrics_need_the_names_of_classes(root: Path, evaluator: dict | list) -> None:
+    cfg = _config(root, val_evaluator=evaluator)
+    prefix = dict(img_path="leftImg8bit/val/aachen", seg_map_path="gtFine/val/aachen")
+    cfg.val_dataloader.dataset.update(type="BaseSegDataset", img_suffix=".png", data_prefix=prefix)
+    cfg.val_dataloader.dataset.seg_map_suffix = ".png"
+    _touch(root / "gtFine/val/aachen/aachen_000000_000019_leftImg8bit.png")
+    if not evaluator:
+        check_training(cfg)
+        return
+    assert _message(cfg) == (
+        "cannot start:\n"
+        "  - val_dataloader.dataset: BaseSegDataset has no class names to count by\n"
+        "what to do:\n"
+        "  - Name them in its metainfo: --cfg-options "
+        "val_dataloader.dataset.metainfo.classes=road,sky"
+    )
+    cfg.merge_from_dict({"val_dataloader.dataset.metainfo.classes": ["road", "sky"]})
+    check_training(cfg)
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message

@@ -74,7 +74,7 @@ class DrawnDataset(Dataset):
                     f"DrawnDataset wraps data sets of mmseg, not {type(part).__name__}; leave "
                     "other wrappers out"
                 )
-            classes = class_names(part.metainfo, type(part).__name__)
+            classes = class_names(part)
             if classes != tuple(self.metainfo["classes"]):
                 raise ValueError(
                     f"the coarse data set has the classes {classes}, but the fine one "
