@@ -1,4 +1,4 @@
-"""Ratios in memory: maps as large as an output, and strips along its border.
+"""Ratios in memory: maps of the size of an output, and strips along its border.
 
 They are kept, so what is made here depends on the arguments alone.
 """

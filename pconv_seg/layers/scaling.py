@@ -45,7 +45,7 @@ def plan_on_cpu(
     dtype: torch.dtype,
     bias_dtype: torch.dtype | None,
 ) -> tuple[Plan, Tensor | None, list[Strip] | None]:
-    """:func:`plan_of`, and the map or the strips by which to scale an output of ``dtype``.
+    """:func:`.plan.plan_of`, and the map or the strips by which to scale an output of ``dtype``.
 
     Neither where :func:`scale_` is to scale, or nothing is. The strips are those of a contiguous
     output.
