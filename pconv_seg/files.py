@@ -56,6 +56,15 @@ def write_json(content: Any, path: str | Path) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+@contextmanager
+def naming_files(*files: str) -> Iterator[None]:
+    """Begin the message of any ValueError that is raised inside with these files."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{', '.join(files)}: {error}") from error
+
+
 def parse_json(text: bytes, place: object, keys: Collection[str], remedy: str) -> dict:
     """The JSON object that a file, or a line of one, holds.
 

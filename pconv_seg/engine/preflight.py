@@ -289,13 +289,16 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
             named, scope = _counts_by_class(cfg, loader), scope_of(cfg)
-            for key, dataset_cfg in leaf_datasets(dataset, f"{loader}.dataset"):
-                yield from _dataset_problems(key, dataset_cfg, skip, named, scope)
+            for number, (key, leaf) in enumerate(leaf_datasets(dataset, f"{loader}.dataset")):
+                # A wrapper of several has the names of its first.
+                yield from _dataset_problems(key, leaf, skip, named and not number, scope)
 
 
 def _counts_by_class(cfg: Config, loader: str) -> bool:
     """Whether what is loaded is for a metric that takes the number of classes from their names."""
     evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
+    if "metrics" in evaluators:  # of mmengine's Evaluator
+        evaluators = evaluators["metrics"]
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         metric = registered(METRICS, evaluator, scope_of(cfg))
         if isinstance(metric, type) and issubclass(metric, IoUMetric):

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pconv_seg.datasets.class_names import class_names
+from pconv_seg.files import naming_files
 from pconv_seg.geometry import BorderRegions, Overlap, TileGrid
 from pconv_seg.inference import tile_predictor, tiled_inference
 from pconv_seg.padding.batch import added_padding
@@ -28,7 +29,6 @@ from .samples import (
     count_sample,
     ground_truth,
     ignored_label,
-    naming_files,
     read_batches,
     read_sample,
     refuse_resizing,

@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,11 @@ import torch
 from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader, Dataset
 
+from pconv_seg.files import naming_files
 from pconv_seg.geometry import BorderRegions, ShiftRegions
 from pconv_seg.inference import read_pixels
 
 from .confusion import confusion_matrices
-
-
-@contextmanager
-def naming_files(*files: str) -> Iterator[None]:
-    """Begin the message of any ValueError that is raised inside with these files."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{', '.join(files)}: {error}") from error
 
 
 def read_batches(dataloader: DataLoader) -> Iterator[Any]:
@@ -105,9 +96,9 @@ def refuse_resizing(
     """
     if img_shape[:2] != ori_shape[:2]:
         raise ValueError(
-            f"{file}: {what} images that are tested at their own size, but the pipeline resizes "
-            f"{ori_shape} to {img_shape}; to evaluate at that size, use ResizeOriginal after "
-            "LoadAnnotations"
+            f"{file}: {what} images that are tested at their own size, but the pipeline makes "
+            f"{img_shape} of {ori_shape}; take Resize or Pad out of it, or, to evaluate at another "
+            "size, use ResizeOriginal after LoadAnnotations"
         )
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
+from pconv_seg.files import naming_files
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions, pair
 from pconv_seg.inference import (
     image_preprocessor,
@@ -37,7 +38,6 @@ from .samples import (
     count_sample,
     ground_truth,
     ignored_label,
-    naming_files,
     read_batches,
     refuse_resizing,
 )

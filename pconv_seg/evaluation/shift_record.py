@@ -55,7 +55,8 @@ class ShiftRecord:
         """The smallest overlap in pixels that keeps what changes within a tolerance.
 
         Twice the smallest distance at which a bin begins and from which on :meth:`changed` never
-        exceeds the tolerance. None if the interior begins before: take larger tiles.
+        exceeds the tolerance. None if that of the last bin does: take larger tiles or narrower
+        bins.
 
         Args:
             tolerance: Share of pixels in [0, 1).

@@ -26,9 +26,11 @@ def shift_tables(results: list[dict]) -> str:
         table.add_row([names[result["checkpoint"]], result["padding"], *cells])
     parts.append(table.get_string())
     if any(row["overlap"] is None for result in results for row in result["recommended"]):
+        counted = [row for row in results[0]["bins"] if row["changed"] is not None]
         parts.append(
-            f"none: {results[0]['interior']} px from the seam, where the interior begins, more "
-            "pixels than that still change. Larger tiles reach farther."
+            f"none: of the pixels {counted[-1]['from_pixel']} px and more from the seam, where the "
+            "last bin begins, more than that still change. Larger tiles reach farther, and "
+            "narrower bins (--bin-width) come closer to the interior."
         )
     if "aAcc" in results[0]["total"]:
         parts.append(

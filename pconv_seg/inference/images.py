@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor, nn
 
-from pconv_seg.files import atomic_path, remove_leftovers
+from pconv_seg.files import atomic_path, naming_files, remove_leftovers
 from pconv_seg.geometry import Overlap, TileGrid
 
 from .segmentor import image_preprocessor, predicted_labels, tile_predictor
@@ -100,15 +100,16 @@ def predict_file(
             rgb = source.read(top, top + len(rows), 0, rows.shape[1])[..., ::-1]
             append_overlay(rgb // 2 + palette[rows % len(palette)] // 2)
 
-        stream_tiles(
-            tile_predictor(model),
-            read,
-            emit,
-            grid,
-            batch_size=batch_size,
-            window=window,
-            progress=progress,
-        )
+        with naming_files(str(image)):
+            stream_tiles(
+                tile_predictor(model),
+                read,
+                emit,
+                grid,
+                batch_size=batch_size,
+                window=window,
+                progress=progress,
+            )
     return paths
 
 
@@ -229,9 +230,8 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                 try:
                     pixels = image.read(bgr, window=((y0, y1), (x0, x1)))
                 except rasterio.errors.RasterioIOError as error:
-                    raise ValueError(
-                        f"{path} is damaged, perhaps not completely copied: {error}"
-                    ) from error
+                    message = f"damaged, perhaps not completely copied: {error}"
+                    raise ValueError(message) from error
                 return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
             points, crs = image.gcps

@@ -98,7 +98,8 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
                 raise ValueError(
                     f"{self.layer_name}: a map of {size} is too small for {self.padding_mode} "
                     f"padding of {pixels} pixels, which needs at least {pixels + spare}. Use "
-                    "larger images, or another scheme for this layer (`where` of set_padding)"
+                    "larger images or tiles, or another scheme for this layer (`where` of "
+                    "set_padding)"
                 )
 
     def forward(self, input: Tensor) -> Tensor:

@@ -247,6 +247,8 @@ class _PConvNd(nn.modules.conv._ConvNd):
                 "padding_mode at 'zeros', or use PyTorch's convolution for "
                 f"{padding_mode!r}."
             )
+        # mmcv's Conv2dAdaptivePadding takes neither.
+        factory = {"device": device, "dtype": dtype}
         super().__init__(
             in_channels,
             out_channels,
@@ -256,9 +258,7 @@ class _PConvNd(nn.modules.conv._ConvNd):
             dilation,
             groups,
             bias,
-            padding_mode,
-            device,
-            dtype,
+            **{name: value for name, value in factory.items() if value is not None},
         )
         self.multi_channel = multi_channel
         self.return_mask = return_mask

@@ -217,7 +217,7 @@ class _Tracer(TorchFunctionMode):
             pads = adaptive_padding(module, input) if adapts else module.padding
             axes = axes_of(module.kernel_size, module.stride, pads, module.dilation)
             windows = _Windows(axes, padding_of(module), "set_padding reaches them")
-            self._add_windows(f"conv{n}d", windows, input.shape[-n:], output.shape[-n:])
+            self._add_windows(f"conv{n}d", windows, input.shape[-n:], _first(output).shape[-n:])
         self._running.pop()
 
     def __torch_function__(
@@ -236,9 +236,8 @@ class _Tracer(TorchFunctionMode):
             if kind == "partial_conv2d":
                 windows = windows._replace(scheme="partial")
             input = args[0] if args else kwargs["input"]
-            first = output[0] if isinstance(output, tuple) else output
             n = len(windows.axes)
-            sizes, outputs = input.shape[-n:], first.shape[-n:]
+            sizes, outputs = input.shape[-n:], _first(output).shape[-n:]
             if kind == "unfold":
                 outputs = list(map(Axis.outputs, windows.axes, sizes))
             self._add_windows(kind, windows, sizes, outputs)
@@ -294,6 +293,11 @@ class _Tracer(TorchFunctionMode):
                     self.running, "pad", (), (), tuple(pads), scheme, tuple(outputs), seeing, reason
                 )
             )
+
+
+def _first(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """The output without a mask or indices."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _is_layer(module: nn.Module) -> bool:

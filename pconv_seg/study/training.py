@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from tqdm import tqdm
 
 from pconv_seg.checkpoints.loading import build_network
-from pconv_seg.engine import PreflightError, check_training, scope_of
+from pconv_seg.engine import PreflightError, check_testing, check_training, scope_of
 from pconv_seg.evaluation.runs import finished_run
 from pconv_seg.files import atomic_path, parse_json, write_json
 from pconv_seg.geometry import pair
@@ -31,6 +31,7 @@ from pconv_seg.work_dir import newest_checkpoint, progress
 from .curves import reached_iteration
 from .machine import describe_machine
 from .plan import Study, StudyRun
+from .start import read_start
 
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _LOG, _STATE = "train.log", "run.json"
@@ -91,6 +92,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
+    check_testing(study.config, ())  # which the evaluation needs, after all trainings
     with _lock(study.folder / ".lock") as lock, signals_raise():
         study.check_folder()
         unfinished = [run for run in study.runs if not _is_finished(run)]
@@ -103,8 +105,11 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
         print(f"{len(study.runs)} runs, {done} of them finished; logs in {study.folder}/runs/*/")
         machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
         total = study.max_iters * len(waiting)
-        # Before the first process starts, since a damaged log would end those at work.
-        begun = sum(reached_iteration(run.folder) for run in unfinished)
+        # Before the first process starts: a damaged log would end those at work, and the report.
+        reached = {run: reached_iteration(run.folder) for run in study.runs}
+        for run in study.runs:
+            read_start(run.folder)
+        begun = sum(reached[run] for run in unfinished)
         running: list[_Process] = []
         failed = []
         with tqdm(total=total, initial=begun, unit="iter", disable=not total, mininterval=5) as bar:
@@ -120,8 +125,8 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
                         tqdm.write(f"{process.run.name}: {process.record()}")
                         if process.failed:
                             failed.append(process.run)
-                    reached = (reached_iteration(run.folder) for run in unfinished)
-                    bar.update(sum(reached) - bar.n)
+                    done = sum(reached_iteration(run.folder) for run in unfinished)
+                    bar.update(done - bar.n)
             finally:
                 for process in running:
                     process.stop()

@@ -172,7 +172,15 @@ def test_options_that_a_data_set_only_asserts(root: Path) -> None:
     assert "train_dataloader.dataset: dataset metainfo `classes` should be specified" in message
 
 
-@pytest.mark.parametrize("evaluator", [dict(type="IoUMetric"), [dict(type="BorderIoUMetric")], []])
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        dict(type="IoUMetric"),
+        [dict(type="BorderIoUMetric")],
+        dict(type="Evaluator", metrics=dict(type="mmseg.IoUMetric")),
+        [],
+    ],
+)
 def test_metrics_need_the_names_of_classes(root: Path, evaluator: dict | list) -> None:
     cfg = _config(root, val_evaluator=evaluator)
     prefix = dict(img_path="leftImg8bit/val/aachen", seg_map_path="gtFine/val/aachen")

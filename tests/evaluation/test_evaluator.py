@@ -265,7 +265,7 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor
     [[[[found]]]] = evaluate([model], make_loader(config), plan, progress=False).counts
     # It sees each pixel four times, so the one that it is blind to costs none.
     assert np.array_equal(found, np.diag(np.bincount(read(config, "labels", 0).ravel())[:3]))
-    with pytest.raises(ValueError, match="tested at their own size, but the pipeline resizes"):
+    with pytest.raises(ValueError, match="tested at their own size, but the pipeline makes"):
         evaluate([model], make_loader(config), PLAN, progress=False)
     pipeline[1:3] = []
     with pytest.raises(ValueError, match=r"images/0\.png has no ground truth"):

@@ -167,7 +167,7 @@ def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
     wide, narrow = main([*trained, *arguments])["shift_test"]  # the interior begins at 3 pixels
     assert wide["recommended"] == [{"tolerance": 0, "overlap": None, "changed": None}]
     assert narrow["recommended"] == [{"tolerance": 0, "overlap": 2, "changed": 0}]
-    assert "none: 3 px from the seam" in capsys.readouterr().out
+    assert "none: of the pixels 2 px and more from the seam" in capsys.readouterr().out
 
 
 def test_costs_without_an_interval_say_why(main, trained, tmp_path, capsys):
@@ -289,7 +289,7 @@ def test_images_that_the_pipeline_resizes_are_named(make_config, trained):
     config = make_config(images=IMAGES)
     resize = {"type": "Resize", "scale": (80, 48)}
     config.test_dataloader.dataset.pipeline.insert(1, resize)
-    with pytest.raises(ValueError, match=r"images/0\.png: the shift test needs .* resizes"):
+    with pytest.raises(ValueError, match=r"images/0\.png: the shift test needs .* makes"):
         shift_checkpoints(config, trained[1:], TILE, progress=False)
 
 

@@ -204,6 +204,16 @@ def test_adaptive_partial_convolution_takes_masks():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_adaptive_partial_convolution_is_built_like_mmcvs():
+    built = AdaptivePConv2d(2, 3, 3, stride=2, padding=1, dilation=2, bias=False)
+    plain = Conv2dAdaptivePadding(2, 3, 3, stride=2, padding=1, dilation=2, bias=False)
+    built.load_state_dict(plain.state_dict())
+    set_padding(plain, "partial")
+    assert type(plain) is type(built)
+    input = torch.randn(2, 2, 8, 9)
+    assert torch.equal(built(input), plain(input))
+
+
 @pytest.mark.parametrize("mode", ["partial", *MODES])
 def test_compiles_traces_and_keeps_dtypes(mode):
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from mmcv.cnn.bricks.conv_ws import ConvWS2d
 from torch import nn
 
-from pconv_seg import padding_report, partial_conv2d, set_padding
+from pconv_seg import PConv2d, padding_report, partial_conv2d, set_padding
 from pconv_seg.padding import SCHEMES
 from pconv_seg.visualization import plot_padding, save_figure
 
@@ -267,6 +267,12 @@ def test_tensors_wherever_a_model_keeps_them(build, request):
     assert only(model, (10, 16)).seeing == 160 - 8 * 14
     assert all(torch.equal(value, tensors[key]) for key, value in model.state_dict().items())
     assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("multi_channel", [False, True])
+def test_layers_that_return_masks(multi_channel):
+    options = {"padding": 1, "return_mask": True, "multi_channel": multi_channel}
+    assert only(nn.Sequential(PConv2d(3, 4, 3, **options)), (8, 8)).seeing == 64 - 6 * 6
 
 
 def test_layers_called_by_keyword():

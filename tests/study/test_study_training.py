@@ -243,6 +243,7 @@ def test_a_damaged_checkpoint_does_not_count(make_study, whole):
         ("run.json", "", "run.json is damaged"),
         ("run.json", "[]", "run.json is damaged"),
         ("run.json", "{}", "run.json is damaged"),
+        ("start.json", "{}", "start.json is damaged"),
         ("now/vis_data/scalars.json", '{"step": 1}\n{"ste\n', "scalars.json, line 2, is damaged"),
     ],
 )
@@ -251,12 +252,19 @@ def test_a_damaged_file_of_a_run_is_named_before_the_first_starts(make_study, fi
     path = study.runs[1].folder / file
     path.parent.mkdir(parents=True)
     path.write_text(content)
-    with pytest.raises(ValueError, match=rf"{study.runs[1].folder}.*/{words} \(.*\): delete "):
+    refused = pytest.raises(ValueError, match=rf"{study.runs[1].folder}.*/{words} \(.*\): delete ")
+    with refused:
         train_runs(study, STUB)
     assert [calls(run) for run in study.runs] == [[], []]
     path.unlink()
     train_runs(study, STUB)
     assert set(statuses(study).values()) == {"finished"}
+    # Of a finished run, too: the report reads it after all other trainings.
+    path.write_text(content)
+    more = make_study(("zeros", "partial"), (0, 1))
+    with refused:
+        train_runs(more, STUB)
+    assert [calls(run) for run in more.runs[2:]] == [[], []]
 
 
 def test_another_training_config_is_refused_and_another_plan_is_not(make_study):
@@ -294,6 +302,13 @@ def test_a_training_that_outlives_its_study_keeps_others_away(make_study):
 def test_missing_data_stop_the_study_before_its_first_run(make_study):
     study = make_study(config=CONFIG.replace("img_path='images'", "img_path='nothing'"))
     with pytest.raises(PreflightError, match="nothing"):
+        train_runs(study, STUB)
+    assert not study.folder.exists()
+
+
+def test_missing_test_data_stop_the_study_before_its_first_run(make_study):
+    study = make_study(config=CONFIG + "\ntest_dataloader = None\n")
+    with pytest.raises(PreflightError, match=r"test_dataloader: config .*noise\.py has none"):
         train_runs(study, STUB)
     assert not study.folder.exists()
 
