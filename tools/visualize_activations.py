@@ -75,11 +75,11 @@ def main(argv: list[str] | None = None) -> list[Activations]:
     try:
         cfg = build_test_config(args.config, args.checkpoints[0], cfg_options=args.cfg_options)
         check_testing(cfg, args.checkpoints, data=False)
-        images = [read_input(path) for path in args.image]
+        images = {str(path): read_input(path) for path in args.image}
         networks = activations_of_checkpoints(
             cfg,
             args.checkpoints,
-            [torch.from_numpy(image).permute(2, 0, 1) for image in images],
+            {name: torch.from_numpy(image).permute(2, 0, 1) for name, image in images.items()},
             layers=args.layers,
             padding=args.padding,
             with_untrained=args.untrained,
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> list[Activations]:
         (f"{n.name}\n{n.marked_share:.0%} of the border marked", n.response, n.marked)
         for n in networks
     ]
-    save_figure(draw_responses(images[0][..., ::-1], shown), args.out)
+    save_figure(draw_responses(images[str(args.image[0])][..., ::-1], shown), args.out)
     if args.profiles:
         profiles = [(n.name, {p.layer: p.relative for p in n.profiles}) for n in networks]
         save_figure(plot_profiles(profiles), args.profiles)

@@ -5,7 +5,7 @@ border: corners, where two borders meet, are left out.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatch
 from functools import partial
@@ -20,7 +20,7 @@ from mmseg.models import BaseSegmentor
 from torch import Tensor, nn
 
 from pconv_seg.engine import scope_of
-from pconv_seg.files import short_names
+from pconv_seg.files import naming_files, short_names
 from pconv_seg.geometry import edge_distance
 from pconv_seg.inference import image_preprocessor, tile_predictor
 from pconv_seg.padding.describe import is_padded_convolution
@@ -88,7 +88,7 @@ class Activations(NamedTuple):
 def activations_of_checkpoints(
     config: Config,
     checkpoints: Sequence[str],
-    images: Sequence[Tensor],
+    images: Mapping[str, Tensor],
     *,
     layers: Sequence[str] = ("*",),
     padding: str | None = None,
@@ -100,15 +100,16 @@ def activations_of_checkpoints(
     Args:
         config: With the ``model`` of checkpoints that hold none, see :func:`load_segmentor`.
         checkpoints: Files or URLs.
-        images: ``uint8 Tensor[3, H, W]`` each, BGR. Profiles are over all of them, the last
-            response is that to the first.
+        images: ``uint8 Tensor[3, H, W]`` each, BGR, by the names of their files. Profiles are over
+            all of them, the last response is that to the first.
         layers: See :func:`border_profiles`.
         padding: Run all under this scheme, see ``set_padding``; None keeps that of the training.
         with_untrained: Also measure each network with initial weights, after the trained ones.
         seed: Of the initial weights.
 
     Raises:
-        ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``.
+        ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``,
+            naming the image.
         FileNotFoundError: If there is no such checkpoint.
     """
     init_default_scope(scope_of(config))
@@ -119,9 +120,11 @@ def activations_of_checkpoints(
         models += [untrained(model, seed) for model in models]
         names += [f"{name}, untrained" for name in names]
     results = []
+    first = next(iter(images))
     for name, model in zip(names, models, strict=True):
-        response = last_response(model, images[0])
-        marked, share = border_responses(response)
+        with naming_files(first):
+            response = last_response(model, images[first])
+            marked, share = border_responses(response)
         profiles = border_profiles(model, images, layers)
         results.append(Activations(name, response, marked, share, profiles))
     return results
@@ -129,13 +132,13 @@ def activations_of_checkpoints(
 
 @torch.no_grad()
 def border_profiles(
-    model: BaseSegmentor, images: Sequence[Tensor], layers: Sequence[str] = ("*",)
+    model: BaseSegmentor, images: Mapping[str, Tensor], layers: Sequence[str] = ("*",)
 ) -> list[Profile]:
     """Profiles of a network's padded convolutions, in the order in which they run.
 
     Args:
         model: In evaluation mode.
-        images: ``uint8 Tensor[3, H, W]`` each, BGR, of any sizes.
+        images: ``uint8 Tensor[3, H, W]`` each, BGR, of any sizes, by the names of their files.
         layers: Names of layers, with ``*`` and ``?`` as in file names.
 
     Returns:
@@ -143,7 +146,8 @@ def border_profiles(
         activation, which are other layers.
 
     Raises:
-        ValueError: If no padded 2-d convolution of that name runs.
+        ValueError: If no padded 2-d convolution of that name runs, or, naming the image, the
+            network refuses it.
     """
     sums: dict[str, list[tuple[np.ndarray, ...]]] = {}
 
@@ -158,8 +162,9 @@ def border_profiles(
                 and any(fnmatch(name, pattern) for pattern in layers)
             ):
                 hooks.enter_context(module.register_forward_hook(partial(observe, name)))
-        for pixels in images:
-            _run(model, pixels)
+        for name, pixels in images.items():
+            with naming_files(name):
+                _run(model, pixels)
     if not sums:
         raise ValueError(f"no padded convolution of the network is called {' or '.join(layers)}")
     profiles = []

@@ -59,23 +59,23 @@ def constant(value=100, size=SIZE):
 def test_averages_of_a_constant(segmentor, kernel, dilation, border):
     model = segmentor(averaging(kernel, dilation))
     expected = [*border, *[1] * (12 - len(border))]
-    [profile] = border_profiles(model, [constant()])
+    [profile] = border_profiles(model, {"a.png": constant()})
     assert profile.layer == "backbone.0"
     assert profile.response == pytest.approx(100 * np.array(expected), rel=1e-5)
     assert profile.interior == pytest.approx(100, rel=1e-5)
     assert profile.relative == pytest.approx(expected, rel=1e-5)
     set_padding(model, "partial")
-    [profile] = border_profiles(model, [constant()])
+    [profile] = border_profiles(model, {"a.png": constant()})
     assert profile.relative == pytest.approx([1] * 12, rel=1e-5)
 
 
 def test_second_layer_sees_the_dip_of_the_first(segmentor):
     model = segmentor(averaging(3), averaging(3))
-    first, second = border_profiles(model, [constant()])
+    first, second = border_profiles(model, {"a.png": constant()})
     assert [first.layer, second.layer] == ["backbone.0", "backbone.1"]
     # (0 + 2/3 + 1) / 3 and (2/3 + 1 + 1) / 3
     assert second.relative == pytest.approx([5 / 9, 8 / 9, *[1] * 10])
-    [chosen] = border_profiles(model, [constant()], layers=["*.1", "head.*"])
+    [chosen] = border_profiles(model, {"a.png": constant()}, layers=["*.1", "head.*"])
     assert chosen.layer == "backbone.1"
 
 
@@ -86,12 +86,12 @@ def test_random_weights_dip_with_zeros_and_peak_with_partial_padding(segmentor):
     conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.normal_(conv.weight)
     model = segmentor(conv, nn.Conv2d(channels, 3, 1))
-    [profile] = border_profiles(model, [constant()])
+    [profile] = border_profiles(model, {"a.png": constant()})
     error = 4 * math.sqrt((math.pi / 2 - 1) / channels)  # of 4 standard errors
     assert profile.relative[0] == pytest.approx(math.sqrt(6 / 9), rel=error)
     zeros = profile.relative[0]
     set_padding(model, "partial")
-    [profile] = border_profiles(model, [constant()])
+    [profile] = border_profiles(model, {"a.png": constant()})
     assert profile.relative[0] == pytest.approx(1.5 * zeros)
 
 
@@ -113,7 +113,7 @@ def test_profile_over_images_of_different_sizes(segmentor):
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((9, 14), (16, 12))]
     with torch.no_grad():
         maps = [conv(image[None].float())[0].abs().mean(0).numpy() for image in images]
-    [profile] = border_profiles(model, images)
+    [profile] = border_profiles(model, {"a.png": images[0], "b.png": images[1]})
     expected = [slow_profile(maps, distance) for distance in range(6)]
     assert profile.response == pytest.approx(expected)
     inner = [maps[0][2:7, 3:11], maps[1][4:12, 3:9]]
@@ -179,8 +179,16 @@ def test_untrained_networks_share_their_weights(segmentor):
     assert torch.all(zeros.backbone[0].weight == 7)
 
 
+def test_an_image_that_the_network_refuses_is_named(segmentor):
+    model = segmentor(nn.Conv2d(3, 3, 5, padding=2))
+    set_padding(model, "reflect")
+    images = {"a.png": constant(), "small.png": constant()[:, :2]}
+    with pytest.raises(ValueError, match=r"^small\.png: backbone\.0: a map of 2x\d+ is too small"):
+        border_profiles(model, images)
+
+
 def test_names_that_fit_no_layer_are_refused(segmentor):
     with pytest.raises(
         ValueError, match=r"no padded convolution of the network is called head\.\*"
     ):
-        border_profiles(segmentor(averaging(3)), [constant()], layers=["head.*"])
+        border_profiles(segmentor(averaging(3)), {"a.png": constant()}, layers=["head.*"])
