@@ -100,6 +100,14 @@ def check(args: argparse.Namespace) -> None:
     twice = [str(path) for path, count in targets.items() if count > 1]
     if twice:
         raise ValueError(f"several images would be written to {', '.join(twice)}")
+    sources = {Path(image).resolve() for image in args.images}
+    for image in args.images:
+        for target in output_paths(image, args.out):
+            if target.resolve() in sources:
+                raise ValueError(
+                    f"the result of {image} would replace {target}, which is to be predicted, too: "
+                    "give another --out"
+                )
     try:
         torch.empty(0, device=args.device)
     except (AssertionError, RuntimeError) as error:

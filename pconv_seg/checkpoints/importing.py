@@ -240,7 +240,7 @@ def save_weights(
     """
     path = Path(path)
     digest = hashlib.sha256()
-    with open(source, "rb") as file:
+    with Path(source).expanduser().open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     origin = {

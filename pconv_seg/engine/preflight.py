@@ -336,10 +336,11 @@ def _dataset_problems(
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:
     name = type(dataset).__name__
     sources = [line for part, lines in _DATA_SOURCES.items() if part in name for line in lines]
+    coarse = key.endswith(".coarse")  # which the demo has not
     if dataset.data_root == _DEMO_ROOT:
-        sources = [f"{_DRAW_DEMO} draws it"]
+        sources = [] if coarse else [f"{_DRAW_DEMO} draws it"]
     remedies = (*sources, f"Other data: --cfg-options {key}.data_root=DIR")
-    if key.endswith(".coarse"):
+    if coarse:
         return (f"Train without coarse images: --cfg-options {key}=None", *remedies)
     return remedies
 

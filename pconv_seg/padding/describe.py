@@ -104,6 +104,8 @@ def padding_of(module: nn.Module) -> str | None:
 
 def _pads(padding: Any) -> bool:
     """Whether a layer's attribute asks for any padding; explicit padding's may be nested."""
+    if hasattr(padding, "tolist"):  # of an array or a tensor
+        padding = padding.tolist()
     if isinstance(padding, tuple | list):
         return any(map(_pads, padding))
     return bool(padding) and padding != "valid"

@@ -297,8 +297,13 @@ def _interpolate(call: Call) -> Tensor:
     if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if not all(isinstance(length, Number) for length in size):
-            size = for_sample(size, None)
-            size = tuple(map(number, size, zip(*_extents_at(size, call), strict=True)))
+            plain = for_sample(size, None)
+            by_ratio = map(number, plain, zip(*_extents_at(plain, call), strict=True))
+            # What is known of one length is not to be guessed because the other is a plain number.
+            size = tuple(
+                length if isinstance(length, Number) else guess
+                for length, guess in zip(size, by_ratio, strict=True)
+            )
         own["size"] = size
     return _per_sample(call._replace(args=(own.pop("input"),), kwargs=own))
 

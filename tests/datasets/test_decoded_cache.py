@@ -98,6 +98,12 @@ def test_the_size_is_bounded(sources, tmp_path):
         DecodedCache(folder, 0)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot be kept: .*/file.*decoded_cache\.folder=DIR"):
+        DecodedCache(tmp_path / "file", 1)
+
+
 def test_folders_that_vanish_do_no_harm(sources, tmp_path):
     """A temporary folder of another process that is listed and then gone: here a dangling link."""
     store = DecodedCache(tmp_path / "cache", 1)

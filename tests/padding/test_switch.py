@@ -5,6 +5,7 @@ import io
 import itertools
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -259,6 +260,12 @@ class Padding(nn.Module):
     def __init__(self, padding):
         super().__init__()
         self.padding = padding
+
+
+def test_padding_may_be_an_array():
+    layers = nn.ModuleList(nn.Module() for _ in range(2))
+    layers[0].padding, layers[1].padding = np.array([0, 1]), torch.zeros(2)
+    assert [layer.name for layer in set_padding(layers, "partial").kept] == ["0"]
 
 
 def test_what_cannot_follow_is_listed_and_left_alone():

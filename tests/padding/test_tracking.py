@@ -306,6 +306,9 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "bicubic": lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic"),
     "nearest": lambda x: F.interpolate(x, scale_factor=(2, 0.5)),
     "to a shape": lambda x: F.interpolate(x[..., ::3, ::3], size=x.shape[-2:], mode="bilinear"),
+    "to one length of a shape": lambda x: F.interpolate(
+        x[..., ::2, :].mean(3, keepdim=True), size=(x.shape[2], 1), mode="bilinear"
+    ),
     "to half a shape": lambda x: F.interpolate(x, size=(x.size(2) // 2, x.size(3) // 2)),
     "in place": lambda x: F.relu(x.clone(), inplace=True).mul_(2).add_(x).clamp_(0.1),
     "end of a slice": lambda x: x[:, :, : x.shape[2] // 2, 1 : x[..., ::3].shape[3]],

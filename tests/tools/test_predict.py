@@ -158,6 +158,7 @@ def test_configs_without_a_network_are_named(main, trained, tmp_path, text, mess
         (["a.png", "--config", "none.py"], "predict.py: no such config: none.py"),
         (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
         (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
+        (["a.png", "a_labels.png", "--out", "."], "the result of a.png would replace a_labels.png"),
         (["a.png", "--overlap", "5/4"], "overlap must lie in [0, 1), got '5/4'"),
         (["a.png", "--overlap", "1"], "overlap must lie in [0, 1) or be 2 pixels or more"),
         (["a.png", "--overlap", "1024"], "1024"),
@@ -167,7 +168,7 @@ def test_configs_without_a_network_are_named(main, trained, tmp_path, text, mess
 )
 def test_bad_arguments_end_with_one_line(main, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("a.png", "a.jpg", "config.py", "weights.pth"):
+    for name in ("a.png", "a_labels.png", "a.jpg", "config.py", "weights.pth"):
         Path(name).touch()
     with pytest.raises(SystemExit) as stopped:
         main(["--config", "config.py", "--checkpoint", "weights.pth", *arguments])

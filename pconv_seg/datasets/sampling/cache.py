@@ -42,7 +42,13 @@ class DecodedCache:
         if max_gb <= 0:
             raise ValueError(f"max_gb of a decoded cache is a size above 0, not {max_gb}")
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"decoded images cannot be kept: {error}: name another place with --cfg-options "
+                "train_dataloader.dataset.decoded_cache.folder=DIR"
+            ) from error
         self.max_bytes = max_gb * 1e9
         self._verified: set[str] = set()
         self._full = False
