@@ -96,13 +96,13 @@ def check(args: argparse.Namespace) -> None:
                 raise ValueError(f"{kind} {path} is a folder: name files, such as {path}/*")
             if not Path(path).is_file():
                 raise FileNotFoundError(f"no such {kind}: {path}")
-    targets = Counter(output_paths(image, args.out)[0] for image in args.images)
-    twice = [str(path) for path, count in targets.items() if count > 1]
+    results = [output_paths(image, args.out) for image in args.images]
+    twice = [str(path) for path, count in Counter(path for path, _ in results).items() if count > 1]
     if twice:
         raise ValueError(f"several images would be written to {', '.join(twice)}")
     sources = {Path(image).resolve() for image in args.images}
-    for image in args.images:
-        for target in output_paths(image, args.out):
+    for image, targets in zip(args.images, results, strict=True):
+        for target in targets:
             if target.resolve() in sources:
                 raise ValueError(
                     f"the result of {image} would replace {target}, which is to be predicted, too: "

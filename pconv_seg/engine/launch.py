@@ -13,7 +13,14 @@ from mmseg.registry import DATASETS
 from pconv_seg.checkpoints import use_safe_loading
 from pconv_seg.padding import SCHEMES, add_padding
 
-from .preflight import PreflightError, leaf_datasets, registered, scope_of, type_name
+from .preflight import (
+    PreflightError,
+    leaf_datasets,
+    metric_configs,
+    registered,
+    scope_of,
+    type_name,
+)
 
 # Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
 _STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
@@ -227,11 +234,10 @@ def build_test_config(
     if format_only:
         _format_only(cfg, out)
     elif out:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator.output_dir = str(out)
-            if type_name(evaluator) == "CityscapesMetric":
-                evaluator.keep_results = True  # it deletes its files otherwise
+        for metric in metric_configs(cfg.test_evaluator):
+            metric.output_dir = str(out)
+            if type_name(metric) == "CityscapesMetric":
+                metric.keep_results = True  # it deletes its files otherwise
     return cfg
 
 

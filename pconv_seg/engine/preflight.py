@@ -178,6 +178,14 @@ def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
         yield key, cfg
 
 
+def metric_configs(evaluator: dict | list | None) -> list[dict]:
+    """The config of each metric in any form that mmengine's runner takes for an evaluator."""
+    metrics = evaluator or []
+    if "metrics" in metrics:  # of an Evaluator
+        metrics = metrics["metrics"]
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+
 def scope_of(cfg: Config) -> str:
     """The registry scope of a config; Python-style ones have None, as they need none."""
     return cfg.get("default_scope") or "mmseg"
@@ -296,12 +304,9 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
 
 def _counts_by_class(cfg: Config, loader: str) -> bool:
     """Whether what is loaded is for a metric that takes the number of classes from their names."""
-    evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
-    if "metrics" in evaluators:  # of mmengine's Evaluator
-        evaluators = evaluators["metrics"]
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        metric = registered(METRICS, evaluator, scope_of(cfg))
-        if isinstance(metric, type) and issubclass(metric, IoUMetric):
+    for metric in metric_configs(cfg.get(loader.replace("dataloader", "evaluator"))):
+        cls = registered(METRICS, metric, scope_of(cfg))
+        if isinstance(cls, type) and issubclass(cls, IoUMetric):
             return True
     return False
 

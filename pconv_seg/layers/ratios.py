@@ -73,6 +73,8 @@ def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[array]:
 Strip = tuple[tuple[int, ...], tuple[int, ...], int, Tensor]
 
 
+# Kept, since training on a CPU asks in every call with a large output.
+@lru_cache(maxsize=4096)
 def are_strips_thin(plan: Plan) -> bool:
     """Whether strips of the border are a small part of the output."""
     widths = [*plan.ends[:-1], max(plan.ends[-1], _COLUMNS)]

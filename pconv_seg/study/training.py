@@ -106,10 +106,10 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
         machine = {**describe_machine(), "jobs": jobs, "threads": max(1, cores() // jobs)}
         total = study.max_iters * len(waiting)
         # Before the first process starts: a damaged log would end those at work, and the report.
-        reached = {run: reached_iteration(run.folder) for run in study.runs}
+        logged = {run: reached_iteration(run.folder) for run in study.runs}
         for run in study.runs:
             read_start(run.folder)
-        begun = sum(reached[run] for run in unfinished)
+        begun = sum(logged[run] for run in unfinished)
         running: list[_Process] = []
         failed = []
         with tqdm(total=total, initial=begun, unit="iter", disable=not total, mininterval=5) as bar:
@@ -125,8 +125,8 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
                         tqdm.write(f"{process.run.name}: {process.record()}")
                         if process.failed:
                             failed.append(process.run)
-                    done = sum(reached_iteration(run.folder) for run in unfinished)
-                    bar.update(done - bar.n)
+                    reached = (reached_iteration(run.folder) for run in unfinished)
+                    bar.update(sum(reached) - bar.n)
             finally:
                 for process in running:
                     process.stop()

@@ -91,6 +91,13 @@ def test_types_are_also_classes_and_names_with_a_scope(tmp_path: Path) -> None:
 
 
 def test_out_reaches_every_evaluator(config: str) -> None:
+    nested = build_test_config(
+        config,
+        "x.pth",
+        out="maps",
+        cfg_options={"test_evaluator": dict(metrics=dict(type="IoUMetric"), _delete_=True)},
+    )
+    assert nested.test_evaluator.metrics == dict(type="IoUMetric", output_dir="maps")
     assert build_test_config(config, "x.pth", out="maps").test_evaluator == [
         dict(type="IoUMetric", output_dir="maps"),
         dict(type="CityscapesMetric", output_dir="maps", keep_results=True),

@@ -82,7 +82,9 @@ def test_more_than_8_bits_are_refused(tmp_path, channels):
 
 def test_a_model_in_training_mode_is_refused(tmp_path):
     Image.fromarray(rgb_image(9, 9)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png: BrightestChannel is in training mode: call"):
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path}/a\.png: BrightestChannel is in training mode: call"
+    ):
         predict_file(BrightestChannel().train(), tmp_path / "a.png", tmp_path / "out", 16)
     assert not list((tmp_path / "out").iterdir())
 
