@@ -212,11 +212,18 @@ class Report:
     def _absent(self) -> list[str]:
         lines = []
         for r, region in enumerate(self.regions):
-            missing = np.isnan(self.iou[:, :, r]).any((0, 1))
-            if missing.any():
-                names = ", ".join(np.array(self.record.classes)[missing])
-                kind = region.kind.replace("_", " ")
-                lines.append(f"absent in some mode, and not in its mean: {kind} {region}: {names}")
+            missing = np.isnan(self.iou[:, :, r])  # [networks, modes, C]
+            place = f"{region.kind.replace('_', ' ')} {region}"
+            for what, classes in (
+                ("absent in some mode, and not in its mean", missing.any((0, 1))),
+                (
+                    "in the mean of some checkpoints alone, since the others predict none",
+                    (missing.any(0) & ~missing.all(0)).any(0),
+                ),
+            ):
+                if classes.any():
+                    names = ", ".join(np.array(self.record.classes)[classes])
+                    lines.append(f"{what}: {place}: {names}")
         return ["\n".join(lines)] if lines else []
 
 

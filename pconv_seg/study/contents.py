@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pconv_seg.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Difference
+from pconv_seg.evaluation.bootstrap import CONFIDENCE, FEWEST_IMAGES, RESAMPLES, Difference
 from pconv_seg.evaluation.report import json_number
 from pconv_seg.evaluation.shift_record import TOLERANCES
 from pconv_seg.evaluation.shift_tables import tolerance_text
@@ -64,6 +64,7 @@ class Contents:
             ],
             "resamples": RESAMPLES,
             "bootstrap_seed": BOOTSTRAP_SEED,
+            "fewest_images": FEWEST_IMAGES,
             "setup": list(self._setup()),
             "runs": self._runs(),
             "start": self._start(),
@@ -133,7 +134,7 @@ class Contents:
             "iterations": reached_iteration(run.folder),
             "seconds_per_iteration": _seconds_per_iteration(run),
             "training_loss": {step: json_number(loss) for step, loss in losses.items()},
-            "validation_mIoU": scores,
+            "validation_mIoU": {step: json_number(score) for step, score in scores.items()},
             "not_evaluated": read_reasons(self._study, run),
             "shift_test": shift and shift.as_dict(),
         }
@@ -277,6 +278,8 @@ class Contents:
             return {"text": "There are not yet two validations.", "table": rows}
         before, last = steps[-2:]
         changes = [c[last] - c[before] for c in curves.values() if before in c and last in c]
+        if not changes:
+            return {"text": "No run has both of the last two validations.", "table": rows}
         text = (
             f"From iteration {before} to {last} the validation mIoU changed by "
             f"{signed(np.mean(changes))} percentage points in the mean (runs: {len(changes)}; "
@@ -333,7 +336,7 @@ class Contents:
 
     def _blocks(self, kind: str) -> list[dict[str, Any]]:
         """Two tables for each mode of each plan; the same regions of whole images only once."""
-        blocks = {}
+        blocks, whole = {}, whole_areas(self._results)
         for name in self._results.own_evaluations:
             regions = self._results.regions(name)
             for mode in self._results.records[name].plan.modes:
@@ -341,9 +344,11 @@ class Contents:
                 if not numbers:
                     continue
                 title = where(self._results, name, mode)
+                columns = [
+                    (str(regions[i]), *((name, mode) if i else whole[title]), i) for i in numbers
+                ]
                 if title in blocks:
                     title += f", regions of {name}"
-                columns = [(str(regions[i]), name, mode, i) for i in numbers]
                 blocks[title] = {
                     "title": title if kind == "leave_out" else f"By {_KINDS[kind]}, {title}",
                     "scores": self._table(columns),
@@ -399,6 +404,7 @@ class Contents:
             "costs": costs,
             "gaps": gaps,
             "overlaps": overlaps,
+            "largest": 2 * self._results.shift_tiles.edges[-2],
         }
 
     def _pattern(self) -> Table:

@@ -231,6 +231,8 @@ def verdict(contrast: Contrast, in_paper: bool = True) -> str:
         side = f"above 0{same}" if contrast.mean > 0 else f"below 0{other}"
     if len(contrast.seeds) == 1:
         reason = "one seed says nothing about the chance in training"
+    elif math.isnan(images.low):
+        reason = "these images give no interval"
     elif seeds.distinguishable:
         reason = "the interval over seeds excludes 0, that over images does not"
     elif images.distinguishable:

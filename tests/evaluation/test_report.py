@@ -38,7 +38,7 @@ class | 0 | 1/2
 sky | 100.000 | 25.000
 tree | 100.000 | 25.000
 road | absent | absent
-diff: second row minus first. * its 95% interval (paired bootstrap over 2 images, 2000 resamples, \
+diff: second row minus first. * its 95% interval (paired bootstrap over 6 images, 2000 resamples, \
 seed 5) excludes 0.
 absent in some mode, and not in its mean: leave out 0: road
 absent in some mode, and not in its mean: leave out 1/2: road
@@ -51,7 +51,7 @@ absent in some mode, and not in its mean: seam distance >= 3: road
 
 def test_tables_of_two_networks():
     # Of 8 pixels of sky and 2 of trees so many of the sky are said to be trees, by network and
-    # region, and in both images: whatever is drawn, the scores are the same.
+    # region, and in all images: whatever is drawn, the scores are the same.
     wrong = np.array([[2, 6, 6, 8, 0, 6], [0, 6, 2, 6, 8, 2]])[:, None]
     right, none = 8 - wrong, np.zeros_like(wrong)
     rows = [[right, none + 2, none], [none + 8, none + 2, none], [right, wrong + 2, none]]
@@ -63,8 +63,8 @@ def test_tables_of_two_networks():
         ("sky", "tree", "road"),
         tuple(record.Tested(*network) for network in networks),
         plan,
-        ("0.png", "1.png"),
-        np.array([areas, areas]),
+        tuple(f"{i}.png" for i in range(6)),
+        np.array([areas] * 6),
         reduced=True,
     )
     text = Report(counts, seed=5).tables(per_class=True)
@@ -85,3 +85,18 @@ def test_regions_in_which_nothing_is_counted_have_no_score():
     assert ["zeros", "100.000", "absent"] in rows
     assert ["", "+0.000", "absent"] in rows
     assert "nan" not in text
+
+
+def test_classes_that_one_network_alone_predicts_are_named():
+    areas = np.zeros((1, 2, 1, 1, 3, 3), int)  # images, networks, modes, regions, areas, classes
+    areas[..., 0] = 4  # sky, and no trees
+    areas[0, 1, 0, 0, 2, 2] = 1  # a pixel that the second network takes for road
+    tested = record.Tested("a.pth", "zeros", "zeros"), record.Tested("b.pth", "partial", "partial")
+    plan = EvaluationPlan(["regular"], None, 0, [])
+    classes = "sky", "tree", "road"
+    report = Report(record.Record("c.py", classes, tested, plan, ("0.png",), areas, reduced=True))
+    assert report.miou.ravel().tolist() == [100, 50]
+    assert report.tables().splitlines()[-2:] == [
+        "absent in some mode, and not in its mean: leave out 0: tree, road",
+        "in the mean of some checkpoints alone, since the others predict none: leave out 0: road",
+    ]

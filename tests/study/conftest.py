@@ -44,7 +44,7 @@ def make_study(tmp_path: Path) -> Callable[..., Study]:
 
 @pytest.fixture
 def evaluate_at_random() -> Callable[..., Study]:
-    """A function that leaves random counts of five images as the evaluation of a study's runs."""
+    """A function that leaves random counts of six images as the evaluation of a study's runs."""
 
     def evaluate(study: Study, skip: tuple[str, ...] = ()) -> Study:
         runs = [run for run in study.runs if run.name not in skip]
@@ -53,7 +53,7 @@ def evaluate_at_random() -> Callable[..., Study]:
             regions = len(plan.regions("regular").regions)
             for run in runs:
                 tested = [run.padding if p is None else p for p in paddings]
-                counts = rng.integers(50, size=(5, len(tested), len(plan.modes), regions, 2, 2))
+                counts = rng.integers(50, size=(6, len(tested), len(plan.modes), regions, 2, 2))
                 # Nested regions hold less and less; a matrix of zeros would have no mIoU.
                 counts += 10 * np.eye(2, dtype=int)
                 record = Record(
@@ -61,19 +61,19 @@ def evaluate_at_random() -> Callable[..., Study]:
                     classes=CLASSES,
                     tested=tuple(Tested(f"{run.name}/iter_2.pth", p, run.padding) for p in tested),
                     plan=plan,
-                    images=tuple(f"{i}.png" for i in range(5)),
+                    images=tuple(f"{i}.png" for i in range(6)),
                     counts=counts.astype(np.int32),
                 )
                 record.save(run.folder / "evaluation" / f"{name}.npz")
         for run in runs:
-            areas = np.sort(rng.integers(1, 50, size=(2, 5, 2, 3, 2)), axis=3)  # two bins
-            pixels = rng.integers(50, 100, size=(5, 2))
+            areas = np.sort(rng.integers(1, 50, size=(2, 6, 2, 3, 2)), axis=3)  # two bins
+            pixels = rng.integers(50, 100, size=(6, 2))
             record = ShiftRecord(
                 Tested(f"{run.name}/iter_2.pth", run.padding, run.padding),
                 ShiftRegions((16, 16), 2),
-                tuple(f"{i}.png" for i in range(5)),
+                tuple(f"{i}.png" for i in range(6)),
                 pixels,
-                pixels - rng.integers(0, 50, size=(5, 2)),
+                pixels - rng.integers(0, 50, size=(6, 2)),
                 areas,
             )
             save_shift(record, study.shift, run.folder / "evaluation" / "shift.npz")
