@@ -16,7 +16,8 @@ def adaptive_padding(conv: nn.Conv2d, input: Tensor) -> list[tuple[int, int]]:
     for axis in (0, 1):
         size, stride = input.shape[axis - 2], conv.stride[axis]
         span = (conv.kernel_size[axis] - 1) * conv.dilation[axis] + 1
-        total = max((-(-size // stride) - 1) * stride + span - size, 0)
+        # Of nothing negative, whose division ONNX would round up.
+        total = max((size - 1) // stride * stride + span - size, 0)
         padding.append((total // 2, total - total // 2))
     return padding
 

@@ -47,10 +47,12 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
         kernel_size, pads = (2 * reach + 1, 1), (reach, 0)
         means = F.avg_pool2d(rows, kernel_size, 1, pads, count_include_pad=False).reshape(shape)
     padded = F.pad(means, padding, mode="replicate")
-    interior = padded
-    for axis in range(n):
-        interior = interior.narrow(-1 - axis, padding[2 * axis], shape[-1 - axis])
-    interior.copy_(input)
+    # Indices, not `narrow`, of which the TorchScript exporter to ONNX would lose what is written.
+    starts = padding[-2::-2]
+    interior = [
+        slice(start, start + length) for start, length in zip(starts, shape[-n:], strict=True)
+    ]
+    padded[(..., *interior)] = input
     return padded
 
 

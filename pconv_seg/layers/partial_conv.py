@@ -66,6 +66,7 @@ def partial_conv2d(
         ``mask``: ``[N or 1, 1, H', W']`` or, for a multi-channel mask, ``[N or 1, C_out, H', W']``.
 
     Raises:
+        TypeError: if padding is to be added to an input of integers.
         ValueError: if the input is neither batched nor unbatched, the shape of ``mask`` does not
             fit it, or ``F.conv2d`` would not take ``stride``, ``padding`` or ``dilation``.
     """
@@ -332,6 +333,11 @@ def fx_node(layer: nn.Module, *args: Proxy) -> Proxy:
     fx does this for classes of torch.nn alone; mmengine's graph rewriting finds convolutions by it.
     """
     tracer = args[0].tracer
+    if tracer.root is layer:
+        name = type(layer).__name__
+        raise TypeError(
+            f"fx has no name for a {name} that is traced alone: trace nn.Sequential({name}(...))"
+        )
     return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, {})
 
 

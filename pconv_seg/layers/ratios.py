@@ -62,7 +62,7 @@ def new_ratio_map(
 
 def _ratios_by_axis(plan: Plan, dtype: torch.dtype) -> list[array]:
     """Made by Python, since the first call waits for operations on tensors, slow to start."""
-    typecode = "d" if dtype == torch.float64 else "f"
+    typecode = "d" if at_least_float32(dtype) == torch.float64 else "f"
     by_axis = [array(typecode, [1]) * outputs for outputs in plan.size]
     for dim, start, length, ratio in (*plan.runs, *((*hole, 0) for hole in plan.holes)):
         by_axis[dim][start : start + length] = array(typecode, [ratio]) * length
@@ -148,4 +148,4 @@ def of_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32

@@ -20,7 +20,6 @@ from .plan import Plan, plan_of_size
 from .ratios import (
     Strip,
     are_strips_thin,
-    at_least_float32,
     dense_strips,
     new_ratio_map,
     of_dtype,
@@ -51,6 +50,8 @@ def plan_on_cpu(
     output.
     """
     plan = plan_of_size(shape[2:], weight_shape[2:], stride, padding, dilation)
+    if (plan.runs or plan.holes) and not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"partial padding needs an input of a floating dtype, not {dtype}")
     # Sizes without any window are for the convolution to refuse.
     if plan.holes or not plan.runs or bias_dtype not in (None, dtype) or min(plan.size) < 1:
         return plan, None, None
@@ -202,7 +203,7 @@ def _border_kernel(
     return _border_kernels[key]
 
 
-def _load_border_kernel(device: torch.device, *values: torch.dtype | bool | int) -> Callable | None:
+def _load_border_kernel(device: torch.device, *values: torch.dtype | bool) -> Callable | None:
     try:
         from . import border_kernel
 
@@ -331,7 +332,8 @@ class _ScaleBorder(torch.autograd.Function):
 
 
 def _sum_of_channels(values: Tensor, channel_dim: int, factor: Tensor | float = 1) -> Tensor:
-    values = values.to(at_least_float32(values.dtype)) * factor
+    # Not :func:`at_least_float32`, which would leave imaginary parts out.
+    values = values.to(torch.promote_types(values.dtype, torch.float32)) * factor
     return values.sum([d for d in range(values.dim()) if d != channel_dim])
 
 

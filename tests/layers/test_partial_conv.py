@@ -281,6 +281,28 @@ def test_vmap_over_one_argument(mapped, masked):
         torch.testing.assert_close(output, expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.complex64, 1e-5), (torch.complex128, 1e-13)]
+)
+def test_complex_layers_are_real_ones_of_their_parts(dtype, tolerance, way):
+    layer = (2, 3, 5, 1, 2, 1, 1, 9, 12)
+    parts = zip(draw(layer, seed=0), draw(layer, seed=1), strict=True)
+    input, weight, bias = (torch.complex(*part).to(dtype) for part in parts)
+    (a, b), (c, d) = (torch.view_as_real(x).double().unbind(-1) for x in (input, weight))
+
+    def of_parts(x, w):
+        return partial_conv2d(x, w, None, *conv_args(layer))
+
+    expected = torch.complex(of_parts(a, c) - of_parts(b, d), of_parts(a, d) + of_parts(b, c))
+    expected = expected.to(dtype) + bias[:, None, None]
+    output = partial_conv2d(input, weight, bias.requires_grad_(), *conv_args(layer))
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output, expected, rtol=0, atol=tolerance * scale)
+    output.backward(expected.detach())
+    total = expected.detach().sum((0, 2, 3))
+    torch.testing.assert_close(bias.grad, total, rtol=10 * tolerance, atol=0)
+
+
 @pytest.mark.parametrize("records_gradient", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
 def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, way):
@@ -475,6 +497,10 @@ def test_errors_say_what_to_do():
             partial_conv2d(square, layer.weight, mask=torch.ones(shape))
     with pytest.raises(ValueError, match=r"mask_in of shape \(5, 6\) must have 1 channel"):
         layer(input, torch.ones(5, 6))
+    integers = torch.ones(1, 1, 4, 4, dtype=torch.int32), torch.ones(1, 1, 3, 3, dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"input of a floating dtype, not torch\.int32"):
+        partial_conv2d(*integers, padding=1)
+    assert torch.equal(partial_conv2d(*integers), F.conv2d(*integers))
 
 
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])

@@ -206,25 +206,50 @@ def test_exports_padding_that_depends_on_the_size(size):
         torch.testing.assert_close(program.module()(x), net(x))
 
 
-@needs_newer_torch
-def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
+def assert_onnx_agrees(net, inputs, **options):
+    """Export ``net`` with the first of ``inputs``, and run the ONNX file on all of them."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    dims = {2: torch.export.Dim("H", min=16, max=512), 3: torch.export.Dim("W", min=16, max=512)}
+    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            net, (images(),), dynamo=True, dynamic_shapes={"x": dims}, verbose=False
-        )
-    buffer = io.BytesIO()
-    program.save(buffer)
+        torch.onnx.export(net, (inputs[0],), buffer, **options)
     session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
     (name,) = (entry.name for entry in session.get_inputs())
-    for size in SIZES:
-        (output,) = session.run(None, {name: images(*size).numpy()})
+    for input in inputs:
+        (output,) = session.run(None, {name: input.numpy()})
         torch.testing.assert_close(
-            torch.from_numpy(output), net(images(*size)).detach(), rtol=1e-4, atol=1e-5
+            torch.from_numpy(output), net(input).detach(), rtol=1e-4, atol=1e-5
         )
+
+
+@needs_newer_torch
+def test_onnx_runs_in_onnxruntime_at_other_sizes(net):
+    dims = {2: torch.export.Dim("H", min=16, max=512), 3: torch.export.Dim("W", min=16, max=512)}
+    inputs = [images(), *(images(*size) for size in SIZES)]
+    assert_onnx_agrees(net, inputs, dynamo=True, dynamic_shapes=(dims,), verbose=False)
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("scheme", ["partial", "distribution"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_older_exporter_to_onnx_agrees(net, scheme, dynamic):
+    set_padding(net, scheme)
+    inputs = [images(), *(images(*size) for size in SIZES if dynamic)]
+    axes = {"input": {2: "height", 3: "width"}} if dynamic else None
+    assert_onnx_agrees(net, inputs, dynamo=False, input_names=["input"], dynamic_axes=axes)
+
+
+@needs_newer_torch
+@pytest.mark.parametrize("stride", [2, 3])
+def test_onnx_pads_by_the_size_as_mmcv_does(stride):
+    net = nn.Sequential(Conv2dAdaptivePadding(3, 4, 3, stride=stride))
+    set_padding(net, "partial")
+    assert_onnx_agrees(net, [images(8, 11)], dynamo=False)
+    size = torch.export.Dim.DYNAMIC
+    inputs = [images(24, 26), images(31, 41)]
+    shapes = ({2: size, 3: size},)
+    assert_onnx_agrees(net, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
 
 
 class Marked(torch.Tensor):
@@ -303,6 +328,11 @@ def test_fx_keeps_the_layer_as_one_node(net):
     targets = {node.target for node in traced.graph.nodes if node.op == "call_module"}
     assert {"layers.0", "layers.3", "layers.4"} <= targets
     torch.testing.assert_close(traced(images()), net(images()))
+
+
+def test_fx_of_a_layer_alone_says_what_to_trace():
+    with pytest.raises(TypeError, match=r"PConv2d that is traced alone: trace nn\.Sequential\("):
+        torch.fx.symbolic_trace(PConv2d(3, 4, 3, padding=1))
 
 
 def test_fx_keeps_the_layer_with_a_mask_as_one_node():
