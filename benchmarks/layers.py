@@ -92,9 +92,9 @@ def _measure(layer: Layer, format_name: str, options: argparse.Namespace) -> Ite
         # Nothing is left on the leaves, whose release would count in the next call's memory.
         return lambda: torch.autograd.grad(model(images), leaves, seed)
 
+    torch._dynamo.reset()
     compiled = {}
     for contender in (ZEROS, PARTIAL):
-        torch._dynamo.reset()
         compiled[contender] = torch.compile(deepcopy(eager[contender]), dynamic=False)
     modes = {"eager": eager, "compiled": compiled}
     for mode, models in modes.items():

@@ -5,6 +5,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -111,10 +112,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         events = json.loads(path.read_text())["traceEvents"]
     changes = [event for event in events if event.get("name") == "[memory]"]
     changes.sort(key=lambda event: event["ts"])
-    held = [0]
-    for event in changes:
-        held.append(held[-1] + event["args"]["Bytes"])
-    return max(held)
+    return max(accumulate((event["args"]["Bytes"] for event in changes), initial=0))
 
 
 def time_records(

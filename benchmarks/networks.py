@@ -20,7 +20,6 @@ from measure import cuda_graph, memory_records, peak_bytes, progress, take_turns
 from mmcv.cnn import VGG
 from mmengine import Config
 from mmengine.registry import init_default_scope
-from mmengine.utils import import_modules_from_strings
 from mmseg.models.backbones import ResNet
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -49,7 +48,6 @@ class Segmentor(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         init_default_scope("mmseg")
-        import_modules_from_strings("pconv_seg")
         cfg = Config.fromfile(CONFIGS / f"deeplabv3plus_{name}_zero_cityscapes.py").model
         cfg.decode_head.norm_cfg = cfg.backbone.norm_cfg = dict(type="BN")
         cfg.backbone.init_cfg = None

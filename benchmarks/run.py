@@ -134,12 +134,11 @@ def markdown(report: dict) -> str:
 
 
 def _table(records: list[dict]) -> PrettyTable:
-    contenders = list(dict.fromkeys(record["contender"] for record in records))
     rows = {}
     for record in records:
         rows.setdefault(tuple(record["case"].values()), {})[record["contender"]] = record
     baseline = records[0]["baseline"]
-    others = [name for name in contenders if name != baseline]
+    others = list(dict.fromkeys(r["contender"] for r in records if r["contender"] != baseline))
     table = PrettyTable([*records[0]["case"], baseline, *others])
     table.set_style(TableStyle.MARKDOWN)
     for case, row in rows.items():

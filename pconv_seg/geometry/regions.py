@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -95,19 +96,18 @@ class BorderRegions:
             raise ValueError("region='tile' needs the size of the tiles: give tile")
         if self.tile is not None:
             TileGrid((1, 1), self.tile, self.overlap)  # refuses what makes no grid
-        if any(a >= b for a, b in zip((0, *self.bands), self.bands, strict=False)):
+        if any(a >= b for a, b in pairwise((0, *self.bands))):
             raise ValueError(f"bands must be ascending distances above 0, got {self.bands}")
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The regions, in the order of the counts: leave-outs, border bands, seam bands."""
-        starts, stops = (0, *self.bands), (*self.bands, None)
         kinds = ["border_distance"] if self.bands else []
         if self.bands and self.tile is not None:
             kinds.append("seam_distance")
         return (
             *(Region("leave_out", p) for p in self.leave_outs),
-            *(Region(kind, a, b) for kind in kinds for a, b in zip(starts, stops, strict=True)),
+            *(Region(kind, *band) for kind in kinds for band in pairwise((0, *self.bands, None))),
         )
 
     def map(self, size: tuple[int, int]) -> RegionMap:
@@ -132,14 +132,12 @@ def border_width(size: int, leave_out: Fraction, proportion: str = "side") -> in
 
 def _depth(size: int, intervals: Iterable, regions: BorderRegions) -> np.ndarray:
     """How many leave-out regions each pixel of an axis belongs to by its place on that axis."""
-    pixels = np.arange(size)
     depth = np.zeros(size, np.int64)
     for leave_out in regions.leave_outs:
         outside = np.zeros(size, bool)
         for start, stop in intervals:
             width = border_width(stop - start, leave_out, regions.proportion)
-            outside[start:stop] |= (pixels < start + width)[start:stop]
-            outside[start:stop] |= (pixels >= stop - width)[start:stop]
+            outside[start : start + width] = outside[stop - width : stop] = True
         depth += outside
     return depth
 

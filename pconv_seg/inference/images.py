@@ -98,7 +98,7 @@ def predict_file(
             rows = predicted_labels(logits, model)[0].cpu().numpy()
             append_labels(rows if rows.dtype == np.uint8 else rows.astype(np.uint16))
             rgb = source.read(top, top + len(rows), 0, rows.shape[1])[..., ::-1]
-            append_overlay(rgb // 2 + palette[rows % len(palette)] // 2)
+            append_overlay(rgb // 2 + palette.take(rows, axis=0, mode="wrap") // 2)
 
         with naming_files(str(image)):
             stream_tiles(

@@ -8,6 +8,7 @@ tensors.
 
 import logging
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from mmengine.logging import print_log
@@ -67,14 +68,14 @@ def tiled_inference(
     if images.ndim != 4 or images.shape[0] == 0:
         raise ValueError(f"images must be Tensor[N, C, H, W], N > 0, got {tuple(images.shape)}")
     grid = TileGrid(tuple(images.shape[-2:]), tile, overlap)
-    result = torch.empty(0)
+    labels: Tensor | None = None
 
     def keep(top: int, logits: Tensor) -> None:
-        nonlocal result
+        nonlocal labels
         rows = argmax_labels(logits)
-        if result.numel() == 0:
-            result = rows.new_empty((len(images), *grid.size))
-        result[:, top : top + rows.shape[1]] = rows
+        if labels is None:
+            labels = rows.new_empty((len(images), *grid.size))
+        labels[:, top : top + rows.shape[1]] = rows
 
     sums = stream_tiles(
         predict,
@@ -87,7 +88,7 @@ def tiled_inference(
         out_device=out_device,
         progress=progress,
     )
-    return result if reduce == "argmax" else sums
+    return labels if reduce == "argmax" else sums
 
 
 def argmax_labels(logits: Tensor) -> Tensor:
@@ -148,12 +149,7 @@ def stream_tiles(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     refuse_training(predict)
     average = _Average(grid, window, emit)
-    tiles = [
-        (row, col, image)
-        for row in range(len(grid.rows))
-        for col in range(len(grid.cols))
-        for image in range(num_images)
-    ]
+    tiles = list(product(range(len(grid.rows)), range(len(grid.cols)), range(num_images)))
     done = 0
     with tqdm(total=len(tiles), unit="tile", disable=not progress) as bar:
         while done < len(tiles):

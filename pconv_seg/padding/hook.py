@@ -77,10 +77,10 @@ class PaddingHook(Hook):
                 "was trained with. If that was another (zeros, most often), expect worse scores."
             )
         elif trained not in (None, present):
+            hook = f"dict(type='pconv_seg.PaddingHook', scheme={trained!r}) in custom_hooks"
             runner.logger.warning(
                 f"{doing} with {present} padding a checkpoint that was trained with {trained} "
-                f"padding: expect worse scores than with dict(type='pconv_seg.PaddingHook', "
-                f"scheme={trained!r}) in custom_hooks."
+                f"padding: expect worse scores than with {hook if trained in SCHEMES else 'that'}."
             )
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from pconv_seg.geometry import pair
 from pconv_seg.layers import partial_conv2d
 from pconv_seg.layers.extents import Extents, conv2d_within
 
@@ -295,7 +296,7 @@ def _interpolate(call: Call) -> Tensor:
     own = call.bound("input", "size", "scale_factor", "mode", "align_corners")
     size = own.get("size")
     if size is not None:
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = pair(size, "size")
         if not all(isinstance(length, Number) for length in size):
             plain = for_sample(size, None)
             by_ratio = map(number, plain, zip(*_extents_at(plain, call), strict=True))
@@ -313,9 +314,7 @@ def _extents_at(size: tuple[int, int], call: Call) -> Extents:
     module = forward.running[-1][0] if forward.running else None
     if type(module).__name__ == "Upsample" and module.scale_factor:
         # mmseg's, which turns its factor into a size.
-        factor = module.scale_factor
-        factors = factor if isinstance(factor, (list, tuple)) else (factor, factor)
-        return _scaled(extents, factors)
+        return _scaled(extents, pair(module.scale_factor, "scale_factor"))
     if size == tuple(forward.images.shape[2:]):
         return forward.area.extents
     own_size = call.area.size(call.tracked[0])

@@ -1,6 +1,7 @@
 """Where a model pads, and how much of its maps sees that: one traced forward."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -107,12 +108,8 @@ class PaddingTrace:
                 ]
             )
         lines = [str(table), f"{self.total_share:.1%} of all these outputs see padding"]
-        zeros = [operation for operation in self.operations if operation.scheme == "zeros"]
-        reasons = dict.fromkeys(operation.reason for operation in zeros)
-        lines += [
-            f"zeros in {sum(operation.reason == reason for operation in zeros)}: {reason}"
-            for reason in reasons
-        ]
+        reasons = Counter(op.reason for op in self.operations if op.scheme == "zeros")
+        lines += [f"zeros in {count}: {reason}" for reason, count in reasons.items()]
         return "\n".join(lines)
 
 
@@ -233,8 +230,6 @@ class _Tracer(TorchFunctionMode):
             self._add_explicit(*args, **kwargs)
         elif kind in _READERS and (kind != "unfold" or func is F.unfold):  # not Tensor.unfold
             windows = _READERS[kind](*args, **kwargs)
-            if kind == "partial_conv2d":
-                windows = windows._replace(scheme="partial")
             input = args[0] if args else kwargs["input"]
             n = len(windows.axes)
             sizes, outputs = input.shape[-n:], _first(output).shape[-n:]
@@ -325,16 +320,17 @@ def _along(axis: Axis, size: int, output: int, transposed: bool) -> tuple[int, i
 
 
 def _windows(n: int, kernel, stride, padding, dilation, scheme: str, reason: str) -> _Windows:
+    stride = kernel if stride in (None, []) else stride
     axes = axes_of(per_axis("kernel_size", kernel, n, 1), stride, padding, dilation)
     return _Windows(axes, scheme, reason)
 
 
 def _convolution(
-    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, mask=None
+    scheme: str, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, mask=None
 ) -> _Windows:
     reason = "functional call: no layer to switch"
     n = weight.dim() - 2
-    return _windows(n, weight.shape[2:], stride, padding, dilation, "zeros", reason)
+    return _windows(n, weight.shape[2:], stride, padding, dilation, scheme, reason)
 
 
 def _transposed(
@@ -345,7 +341,6 @@ def _transposed(
 
 
 def _max_pooling(n: int, input, kernel_size, stride=None, padding=0, dilation=1, *_, **__):
-    stride = kernel_size if stride in (None, []) else stride
     return _windows(n, kernel_size, stride, padding, dilation, "-inf", "")
 
 
@@ -359,7 +354,6 @@ def _average_pooling(
     count_include_pad=True,
     divisor_override=None,
 ) -> _Windows:
-    stride = kernel_size if stride in (None, []) else stride
     windows = _windows(n, kernel_size, stride, padding, 1, "zeros", AVERAGE_POOLING)
     # What only `ceil_mode` lets hang over is never counted; a given divisor counts everything.
     padded = count_include_pad and any(axis.before or axis.after for axis in windows.axes)
@@ -374,8 +368,8 @@ def _unfold(input, kernel_size, dilation=1, padding=0, stride=1) -> _Windows:
 
 
 _READERS: dict[str, Callable[..., _Windows]] = {
-    **{f"conv{n}d": _convolution for n in (1, 2, 3)},
-    "partial_conv2d": _convolution,
+    **{f"conv{n}d": partial(_convolution, "zeros") for n in (1, 2, 3)},
+    "partial_conv2d": partial(_convolution, "partial"),
     **{f"conv_transpose{n}d": _transposed for n in (1, 2, 3)},
     **{f"max_pool{n}d": partial(_max_pooling, n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": partial(_average_pooling, n) for n in (1, 2, 3)},

@@ -41,13 +41,12 @@ def draw_comparison(
     columns = len(titles)
     figure = Figure(figsize=(4 * columns, 4 * height / width + 0.6), layout="constrained")
     panels = figure.subplots(1, columns)
-    for axes, title, shown in zip(panels, titles, [image, *maps], strict=False):
-        axes.imshow(shown, interpolation="nearest")
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
-    _mark_differences(panels[-1], label, ignored, list(predictions.items()))
-    panels[-1].set_title(titles[-1])
-    for axes in panels:
         axes.set_axis_off()
+    for axes, shown in zip(panels, [image, *maps], strict=False):
+        axes.imshow(shown, interpolation="nearest")
+    _mark_differences(panels[-1], label, ignored, list(predictions.items()))
     for axes in panels[2:] if grid is not None else []:
         for window in grid:
             outline(axes, window, color="white", lw=1.6)

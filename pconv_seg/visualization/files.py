@@ -28,6 +28,6 @@ def figure_path(text: str) -> Path:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure; the suffix decides the format (``.png``, ``.svg``, ``.pdf``, ...)."""
     # Without its date an SVG of the same figure is the same but for random identifiers.
-    metadata = {"Date": None} if Path(path).suffix == ".svg" else None
+    metadata = {"Date": None} if Path(path).suffix.lower() in (".svg", ".svgz") else None
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=metadata)

@@ -222,6 +222,14 @@ def test_one_logit_is_thresholded(tmp_path):
     assert (np.asarray(Image.open(labels)) == (rgb[..., 0] > 127)).all()
 
 
+def test_palettes_may_have_more_colours_than_uint8_counts(tmp_path):
+    rgb, model = rgb_image(9, 12), BrightestChannel()
+    model.dataset_meta = {"palette": PALETTE + [[255, 255, 255]] * 253}
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    labels, overlay = map(Image.open, predict_file(model, tmp_path / "a.png", tmp_path, 16))
+    assert np.array_equal(overlay, overlay_of(rgb, np.asarray(labels)))
+
+
 @pytest.mark.parametrize("meta", [{"palette": None}, None])
 def test_without_palette_classes_still_differ(tmp_path, meta):
     Image.fromarray(rgb_image(8, 8)).save(tmp_path / "a.png")

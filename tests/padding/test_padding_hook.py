@@ -174,6 +174,11 @@ def test_where_leaves_a_mixture(tmp_path):
         "partial padding in 1 convolutions; 1 padded layers keep theirs:\n"
         "  second: zeros (not selected by `where`)"
     ]
+    path = str(tmp_path / "epoch_1.pth")
+    model.conv = nn.Conv2d(1, 1, 3, padding=1)
+    (message,) = warnings_of_test(tmp_path, [dict(HOOK, scheme=None)], model, load_from=path)
+    # No scheme of one hook would bring it back.
+    assert message.endswith("with partial+zeros padding: expect worse scores than with that.")
 
 
 class Twice(BaseTTAModel):

@@ -1,3 +1,4 @@
+import gzip
 import numpy as np
 import pytest
 from PIL import Image
@@ -236,3 +237,13 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path):
         save_figure(figure, tmp_path / "new/regions.nonsense")
     assert [file.name for file in path.parent.iterdir()] == ["regions.png"]
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("suffix", "opened"), [("svg", open), ("SVG", open), ("svgz", gzip.open)])
+def test_drawings_have_no_date(tmp_path, suffix, opened):
+    path = tmp_path / f"regions.{suffix}"
+    save_figure(draw_regions(), path)
+    with opened(path, "rt") as file:
+        text = file.read()
+    assert "<svg" in text
+    assert "dc:date" not in text
