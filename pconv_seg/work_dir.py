@@ -55,11 +55,9 @@ def damage(checkpoint: str | Path) -> str | None:
         seal = _SEAL.fullmatch(file.read())
         if seal:
             file.seek(0)
-            digest, rest = hashlib.sha256(), size - _SEAL_SIZE
-            while rest:
-                chunk = file.read(min(rest, _CHUNK))
-                digest.update(chunk)
-                rest -= len(chunk)
+            digest, sealed = hashlib.sha256(), size - _SEAL_SIZE
+            for begin in range(0, sealed, _CHUNK):
+                digest.update(file.read(min(_CHUNK, sealed - begin)))
             same = digest.hexdigest().encode() == seal[1]
             return None if same else "its bytes are not those that were written (SHA-256)"
     try:

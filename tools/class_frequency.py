@@ -10,13 +10,7 @@ from pconv_seg.datasets.sampling import (
     compare_sampling,
     frequency_table,
 )
-from pconv_seg.engine import (
-    PreflightError,
-    add_config_options,
-    check_parts,
-    read_config,
-    scope_of,
-)
+from pconv_seg.engine import PreflightError, add_config_options, read_config, scope_of
 from pconv_seg.visualization import figure_path, plot_class_frequency, save_figure
 
 from mmengine.registry import init_default_scope
@@ -48,8 +42,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, ClassFrequency]:
     args = parse_args(argv)
     try:
-        cfg = read_config(args.config, args.cfg_options)
-        check_parts(cfg, "train_dataloader")
+        cfg = read_config(args.config, args.cfg_options, ["train_dataloader"])
         init_default_scope(scope_of(cfg))
         classes, found = compare_sampling(cfg, args.samples, args.seed, args.num_workers)
     except PreflightError as error:

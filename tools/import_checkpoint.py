@@ -16,7 +16,7 @@ from pconv_seg.checkpoints import (
     network_of,
     save_weights,
 )
-from pconv_seg.engine import PreflightError, check_parts, read_config, scope_of
+from pconv_seg.engine import PreflightError, read_config, scope_of
 from pconv_seg.outputs import output_file
 
 from mmengine.registry import init_default_scope
@@ -53,10 +53,7 @@ def main(argv: list[str] | None = None) -> ImportReport:
     args = parse_args(argv)
     source = str(args.source)
     try:
-        config = None
-        if args.config:
-            config = read_config(args.config)
-            check_parts(config, "model")
+        config = read_config(args.config, parts=["model"]) if args.config else None
         init_default_scope(scope_of(config or {}))
         content = load_file(args.source)
         network = network_of(content, config, args.format, source)

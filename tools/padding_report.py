@@ -5,13 +5,7 @@ import sys
 
 from pconv_seg.arguments import image_size
 from pconv_seg.checkpoints import build_network
-from pconv_seg.engine import (
-    PreflightError,
-    add_config_options,
-    check_parts,
-    read_config,
-    scope_of,
-)
+from pconv_seg.engine import PreflightError, add_config_options, read_config, scope_of
 from pconv_seg.files import write_json
 from pconv_seg.outputs import output_file
 from pconv_seg.padding import SCHEMES, PaddingTrace, padding_report, set_padding
@@ -49,8 +43,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> PaddingTrace:
     args = parse_args(argv)
     try:
-        cfg = read_config(args.config, args.cfg_options)
-        check_parts(cfg, "model")
+        cfg = read_config(args.config, args.cfg_options, ["model"])
         init_default_scope(scope_of(cfg))
         model = build_network(cfg.model, f"config {args.config}")
         if args.padding:

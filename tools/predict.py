@@ -14,13 +14,7 @@ import torch
 
 from pconv_seg.arguments import TileAction, overlap, positive
 from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
-from pconv_seg.engine import (
-    PreflightError,
-    add_config_options,
-    check_parts,
-    read_config,
-    scope_of,
-)
+from pconv_seg.engine import PreflightError, add_config_options, read_config, scope_of
 from pconv_seg.geometry import WINDOWS, TileGrid
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
@@ -120,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         check(args)
         content = load_checkpoint(args.checkpoint)
-        cfg = read_config(args.config, args.cfg_options)
-        check_parts(cfg, "model")
+        cfg = read_config(args.config, args.cfg_options, ["model"])
         cfg.default_scope = scope_of(cfg)
         add_padding(cfg, args.padding or trained_padding(content))
         try:

@@ -5,6 +5,7 @@ import sys
 
 from pconv_seg.arguments import seed
 from pconv_seg.checkpoints import CheckpointError
+from pconv_seg.datasets.sampling import SampleError
 from pconv_seg.engine import (
     PreflightError,
     add_run_arguments,
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         check_work_dir(cfg)
         join_processes(cfg)
         build_runner(cfg).train()
-    except (PreflightError, CheckpointError) as error:
+    except (PreflightError, CheckpointError, SampleError) as error:
         sys.exit(f"train.py: {error}")
 
 

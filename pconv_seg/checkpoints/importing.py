@@ -160,20 +160,16 @@ def _shape(value: Tensor) -> str:
 def _hints(state: State, expected: State, given: Mapping[str, str]) -> Iterator[str]:
     """What people most often have to change in their config."""
 
-    def one_sided(part: str) -> tuple[bool, bool]:
-        theirs, ours = (any(part in key for key in keys) for keys in (state, expected))
-        return theirs and not ours, ours and not theirs
+    def only_in(here: State, part: str, there: State) -> bool:
+        return any(part in key for key in here) and not any(part in key for key in there)
 
-    theirs, ours = one_sided("decode_head.")
-    if ours and all(key.startswith("backbone.") for key in given):
+    if only_in(expected, "decode_head.", state) and all(k.startswith("backbone.") for k in given):
         yield "the file holds a trunk only; name it in init_cfg of model.backbone"
-    theirs, ours = one_sided("stem.0.")
-    if theirs:
+    if only_in(state, "stem.0.", expected):
         yield "the file has the stem of three 3x3 convolutions; use type='ResNetV1c'"
-    if ours:
+    if only_in(expected, "stem.0.", state):
         yield "the file has a 7x7 stem; use type='ResNet'"
-    theirs, _ = one_sided("sep_bottleneck.")
-    if theirs:
+    if only_in(state, "sep_bottleneck.", expected):
         yield (
             "the file has mmseg's separable head; use "
             "type='PaddingAwareDepthwiseSeparableASPPHead', or take its trunk alone in init_cfg of "

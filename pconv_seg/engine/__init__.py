@@ -10,7 +10,6 @@ from .launch import (
 )
 from .preflight import (
     PreflightError,
-    check_parts,
     check_testing,
     check_training,
     check_work_dir,
@@ -33,7 +32,6 @@ __all__ = [
     "build_runner",
     "build_test_config",
     "build_training_config",
-    "check_parts",
     "check_testing",
     "check_training",
     "check_work_dir",

@@ -3,6 +3,7 @@
 import os
 import os.path as osp
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pconv_seg.padding import SCHEMES, add_padding
 
 from .preflight import (
     PreflightError,
+    check_parts,
     leaf_datasets,
     metric_configs,
     registered,
@@ -100,15 +102,19 @@ def add_config_options(parser: ArgumentParser, example: str) -> None:
     )
 
 
-def read_config(config: str, cfg_options: dict[str, Any] | None = None) -> Config:
+def read_config(
+    config: str, cfg_options: dict[str, Any] | None = None, parts: Sequence[str] = ()
+) -> Config:
     """A config file with the values of ``--cfg-options``.
 
     Args:
         config: Config file.
         cfg_options: Dotted keys and values that override the config's.
+        parts: Keys that the config must have.
 
     Raises:
-        PreflightError: No such config file, it cannot be run, or it cannot take one of the options.
+        PreflightError: No such config file, it cannot be run, it cannot take one of the options, or
+            it lacks a part.
     """
     try:
         cfg = Config.fromfile(config)
@@ -125,6 +131,7 @@ def read_config(config: str, cfg_options: dict[str, Any] | None = None) -> Confi
         options = " ".join(f"{key}={value}" for key, value in cfg_options.items())
         message = f"--cfg-options {options}: {error.args[0]}, says {osp.abspath(config)}"
         raise PreflightError(message) from error
+    check_parts(cfg, parts)
     return cfg
 
 
@@ -226,14 +233,15 @@ def build_test_config(
             _require(cfg, "visualizer", "--show-dir")
             cfg.visualizer.save_dir = str(show_dir)
     if tta:
-        _require(cfg, "tta_pipeline", "--tta")
-        _require(cfg, "tta_model", "--tta")
+        for key in ("tta_pipeline", "tta_model", "model", "test_dataloader"):
+            _require(cfg, key, "--tta")
         for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ""):
             dataset.pipeline = cfg.tta_pipeline
         cfg.model = {**cfg.tta_model, "module": cfg.model}
     if format_only:
         _format_only(cfg, out)
     elif out:
+        _require(cfg, "test_evaluator", "--out")
         for metric in metric_configs(cfg.test_evaluator):
             metric.output_dir = str(out)
             if type_name(metric) == "CityscapesMetric":
@@ -276,6 +284,7 @@ def _require(cfg: Config, key: str, flag: str) -> None:
 def _format_only(cfg: Config, out: str | Path | None) -> None:
     if not out:
         raise PreflightError("--format-only: also give --out DIR, where the files go")
+    _require(cfg, "test_dataloader", "--format-only")
     for key, dataset in leaf_datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"):
         cls = registered(DATASETS, dataset, scope_of(cfg))
         if cls is None or not issubclass(cls, CityscapesDataset):

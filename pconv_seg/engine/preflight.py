@@ -5,6 +5,7 @@ import os.path as osp
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
@@ -70,6 +71,12 @@ _LAUNCHER_COMMANDS = {
 }
 
 
+# mmengine takes all of these, or none.
+_TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")
+_VALIDATION = ("val_dataloader", "val_cfg", "val_evaluator")
+_TESTING = ("test_dataloader", "test_cfg", "test_evaluator")
+
+
 class PreflightError(RuntimeError):
     """A run cannot start; the message says what was looked for, where, and what to do."""
 
@@ -92,7 +99,8 @@ def check_training(cfg: Config) -> None:
     """
     _report(
         [
-            *_missing_parts(cfg, ("model", "train_dataloader")),
+            *_missing_parts(cfg, ("model", *_TRAINING)),
+            *_validation_problems(cfg),
             *_mode_problems(cfg),
             *_device_problems(cfg),
             *_loop_problems(cfg),
@@ -110,7 +118,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
 
     Args:
         cfg: Of the test.
-        checkpoints: Files or URLs; None is `load_from` alone.
+        checkpoints: Files or URLs; None is `load_from` alone, in a run of mmengine.
         data: Whether `test_dataloader` is needed.
 
     Raises:
@@ -118,7 +126,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
     """
     loaders = ("test_dataloader",) if data else ()
     problems = [
-        *_missing_parts(cfg, loaders),
+        *_missing_parts(cfg, ("model", *_TESTING) if checkpoints is None else loaders),
         *_mode_problems(cfg),
         *_device_problems(cfg),
         *_data_problems(cfg, loaders),
@@ -129,7 +137,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
                 "Training writes checkpoints into its work dir (here "
                 f"{osp.abspath(cfg.work_dir)}); the file last_checkpoint there names the newest."
             )
-            problems.append(_Problem(f"checkpoint: {unavailable[0]}", (remedy,)))
+            problems.append(_Problem(f"checkpoint: {unavailable.what}", (remedy,)))
     _report(problems)
 
 
@@ -148,7 +156,7 @@ def check_work_dir(cfg: Config) -> None:
         raise PreflightError(f"--work-dir: {error}") from error
 
 
-def check_parts(cfg: Config, *keys: str) -> None:
+def check_parts(cfg: Config, keys: Sequence[str]) -> None:
     """Check that a config has what is under these keys.
 
     Raises:
@@ -245,10 +253,21 @@ def _device_problems(cfg: Config) -> Iterator[_Problem]:
 
 def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
     for key in keys:
-        if not cfg.get(key):
+        if cfg.get(key) is None:
             yield _Problem(
                 f"{key}: config {cfg.filename} has none", (f"Give a config that has {key}.",)
             )
+
+
+def _validation_problems(cfg: Config) -> Iterator[_Problem]:
+    missing = [key for key in _VALIDATION if cfg.get(key) is None]
+    if missing and len(missing) < len(_VALIDATION):
+        none = " ".join(f"{key}=None" for key in _VALIDATION)
+        yield _Problem(
+            f"{', '.join(missing)}: config {cfg.filename} has none, and validation takes "
+            f"{', '.join(_VALIDATION)}",
+            (f"Train without validation: --cfg-options {none}",),
+        )
 
 
 def _mode_problems(cfg: Config) -> Iterator[_Problem]:
@@ -320,6 +339,11 @@ def _dataset_problems(
         yield _Problem(f"{key}: there is no data set of type {cfg.get('type')!r}", (remedy,))
     if not (isinstance(cls, type) and issubclass(cls, BaseSegDataset)) or cfg.get("backend_args"):
         return
+    parameters = signature(cls).parameters
+    if not {"pipeline", "lazy_init"} <= parameters.keys() and not any(
+        parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()
+    ):
+        return  # It cannot be built unread.
     try:
         # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
         dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
@@ -335,7 +359,8 @@ def _dataset_problems(
     for place in absent:
         yield _Problem(f"{key}: no {place}", remedies)
     if not absent:
-        yield from _sample_problems(key, dataset, skip_missing, remedies)
+        kinds = {} if skip_missing else _kinds_of_files(cfg.get("pipeline"))
+        yield from _sample_problems(key, dataset, kinds, remedies)
 
 
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:
@@ -358,20 +383,38 @@ def _absent_places(dataset: BaseSegDataset) -> list[str]:
     return [osp.abspath(place) for place in places if place and not osp.exists(place)]
 
 
+def _kinds_of_files(pipeline: list | None) -> dict[str, str]:
+    """What of a sample names a file that a pipeline reads, by its key.
+
+    A step of one's own may take it for something else, such as a key of an archive.
+    """
+    kinds = {"img_path": "images", "seg_map_path": "label maps"}
+    steps = [type_name(step) if isinstance(step, dict) else "" for step in pipeline or ()]
+    if steps and steps[0] != "LoadImageFromFile":
+        return {}
+    if steps and "LoadAnnotations" not in steps:
+        del kinds["seg_map_path"]
+    return kinds
+
+
 def _sample_problems(
-    key: str, dataset: BaseSegDataset, skip_missing: bool, remedies: tuple[str, ...]
+    key: str, dataset: BaseSegDataset, kinds: dict[str, str], remedies: tuple[str, ...]
 ) -> Iterator[_Problem]:
     try:
         samples = dataset.load_data_list()
-    except (OSError, ValueError) as error:
-        yield _Problem(f"{key}: {error}", remedies)
+    except Exception as error:  # a data set is a program, and may be anybody's
+        reason = error if isinstance(error, (OSError, ValueError)) else repr(error)
+        yield _Problem(f"{key}: {reason}", remedies)
         return
+    suffix = dataset.img_suffix
+    if dataset.ann_file:
+        listed = f"Each line of {osp.abspath(dataset.ann_file)} has to be a name without {suffix}"
+        remedies = (listed, *remedies)
     if not samples:
         place = osp.abspath(dataset.ann_file or dataset.data_prefix["img_path"])
-        yield _Problem(f"{key}: no image *{dataset.img_suffix} in {place}", remedies)
-    if skip_missing:
-        return
-    for field, name in (("img_path", "images"), ("seg_map_path", "label maps")):
+        ending = f"Images that end otherwise: --cfg-options {key}.img_suffix=SUFFIX"
+        yield _Problem(f"{key}: no image *{suffix} in {place}", (ending, *remedies))
+    for field, name in kinds.items():
         paths = [sample[field] for sample in samples if field in sample]
         missing = [path for path in paths if not osp.isfile(path)]
         if missing:
@@ -395,10 +438,10 @@ def _train_id_remedies(label: str, root: str | None) -> tuple[str, ...]:
 def _weight_problems(tree: dict) -> Iterator[_Problem]:
     for key, location in _pretrained(tree):
         if unavailable := _unavailable(location):
-            reason, *remedies = unavailable
-            source = _WEIGHT_SOURCES.get(osp.basename(location), ())
+            source = _WEIGHT_SOURCES.get(osp.basename(str(location)), ())
             without = f"Train without these weights: --cfg-options {key}=None"
-            yield _Problem(f"{key}: {reason}", (without, *remedies, *source))
+            remedies = (without, *unavailable.remedies, *source)
+            yield _Problem(f"{key}: {unavailable.what}", remedies)
 
 
 def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -416,34 +459,36 @@ def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _pretrained(value, path)
 
 
-def _unavailable(location: str) -> tuple[str, ...]:
-    """Why weights cannot be had, and for a URL what to do about it; empty if they can be had."""
+def _unavailable(location: str) -> _Problem | None:
+    """Why weights cannot be had, and for a URL what to do about it; None if they can be had."""
+    if not isinstance(location, str):
+        return _Problem(f"{location!r} is no file", ())
     scheme, separator, name = location.partition("://")
     if not separator:
         path = osp.abspath(osp.expanduser(location))
-        return () if osp.isfile(path) else (f"no file {path}",)
+        return None if osp.isfile(path) else _Problem(f"no file {path}", ())
     url = location
     if scheme in ("torchvision", "modelzoo", "open-mmlab", "openmmlab", "mmcls"):
         try:
             url = _named_urls(scheme)[name]
         except ImportError:
             needs = "needs torchvision, which is not installed (pip install torchvision)"
-            return (f"{location} {needs}",)
+            return _Problem(f"{location} {needs}", ())
         except KeyError:
-            return (f"{location} is not a name that mmengine knows",)
+            return _Problem(f"{location} is not a name that mmengine knows", ())
     if not url.startswith(("http://", "https://")):
-        return ()  # a remote backend with an access check of its own
+        return None  # a remote backend with an access check of its own
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
     if cached.is_file():
-        return ()
+        return None
     try:
         urlopen(url, timeout=_CONNECT_TIMEOUT).close()
     except (OSError, HTTPException) as error:
-        return (
+        return _Problem(
             f"{url} cannot be reached ({error}), and there is no {cached}",
-            f"Or download {url} where there is a network; put it at {cached}",
+            (f"Or download {url} where there is a network; put it at {cached}",),
         )
-    return ()
+    return None
 
 
 def _named_urls(scheme: str) -> dict[str, str]:

@@ -68,16 +68,20 @@ def image_interval(
 
     Args:
         counts: Of each image, ``int[images, *shape]``.
-        statistic: ``float64[..., *shape] -> float64[...]`` of the added counts.
+        statistic: ``[..., *shape] -> float64[...]`` of the added counts.
         seed: As in :func:`score_difference`.
 
     Returns:
         Its value and interval, NaN as in :func:`score_difference`.
     """
     images = len(counts)
+    value = float(statistic(counts.sum(0)))
+    if images < FEWEST_IMAGES:
+        return Difference(value, np.nan, np.nan)
+    expansion = np.sqrt(images / (images - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, images - 1)
     flat = counts.reshape(images, -1).astype(np.float64)
 
-    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+    def of_drawn(drawn: np.ndarray, axis: int) -> np.ndarray:
         drawn = np.moveaxis(drawn, axis, -1)
         # How often each image is drawn turns adding up counts into one matrix product.
         offsets = images * np.arange(drawn.size // images).reshape(*drawn.shape[:-1], 1)
@@ -85,10 +89,6 @@ def image_interval(
         totals = times.reshape(drawn.shape).astype(np.float64) @ flat
         return statistic(totals.reshape(*drawn.shape[:-1], *counts.shape[1:]))
 
-    value = float(of_drawn(np.arange(images)))
-    if images < FEWEST_IMAGES:
-        return Difference(value, np.nan, np.nan)
-    expansion = np.sqrt(images / (images - 1)) * stats.t.ppf((1 + CONFIDENCE) / 2, images - 1)
     with warnings.catch_warnings():
         # Said of NaN among the resamples; the NaN interval says it too.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)

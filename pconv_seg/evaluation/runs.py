@@ -1,7 +1,6 @@
 """Finding trained networks and loading them."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +38,8 @@ def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
         ValueError: If the checkpoint is damaged.
         PreflightError: If a run's config cannot be read.
     """
-    runs = list(_runs(Path(work_dirs)))
+    pointers = sorted(Path(work_dirs).rglob("last_checkpoint"))
+    runs = [run for pointer in pointers if (run := _run(pointer.parent))]
     finished = [run for run in runs if _is_finished(run)]
     if finished:
         newest = max(finished, key=lambda run: run.checkpoint.stat().st_mtime)
@@ -60,17 +60,15 @@ def finished_run(work_dir: str | Path) -> Run | None:
     Raises:
         PreflightError: If its config cannot be read.
     """
-    runs = (run for run in _runs(Path(work_dir)) if run.config.parent == Path(work_dir))
-    finished = next((run for run in runs if _is_finished(run)), None)
-    return None if finished is None or damage(finished.checkpoint) else finished
+    run = _run(Path(work_dir))
+    return run if run and _is_finished(run) and not damage(run.checkpoint) else None
 
 
-def _runs(work_dirs: Path) -> Iterator[Run]:
-    for pointer in sorted(work_dirs.rglob("last_checkpoint")):
-        configs = sorted(pointer.parent.glob("*.py"), key=lambda path: path.stat().st_mtime)
-        found = [path for path in checkpoints(pointer.parent) if path.is_file()]
-        if configs and found:
-            yield Run(configs[-1], found[0])
+def _run(work_dir: Path) -> Run | None:
+    configs = sorted(work_dir.glob("*.py"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in checkpoints(work_dir) if path.is_file()]
+    is_run = configs and found and (work_dir / "last_checkpoint").exists()
+    return Run(configs[-1], found[0]) if is_run else None
 
 
 def _is_finished(run: Run) -> bool:

@@ -208,39 +208,26 @@ class Contents:
         )
 
     def _runs(self) -> Table:
-        rows = [
-            [
-                "run",
-                "status",
-                "iterations",
-                "attempts",
-                "exit codes",
-                "time",
-                "s/iteration",
-                "last loss",
-                "last validation mIoU",
-                "start",
-            ]
-        ]
+        rows = []
         for run, state in self._states.items():
             losses, scores = training_curves(run.folder)
             pace = _seconds_per_iteration(run)
             attempts = state["attempts"]
             rows.append(
-                [
-                    run.name,
-                    state["status"],
-                    f"{reached_iteration(run.folder)} of {self._study.max_iters}",
-                    ", ".join(f"from {a['from_iteration']}" for a in attempts) or "-",
-                    ", ".join(map(_exit_code, attempts)) or "-",
-                    _duration(_seconds(state)),
-                    "-" if pace is None else f"{pace:.3f}",
-                    f"{list(losses.values())[-1]:.3f}" if losses else "-",
-                    f"{list(scores.values())[-1]:.2f}" if scores else "-",
-                    _start_name(run) or "-",
-                ]
+                {
+                    "run": run.name,
+                    "status": state["status"],
+                    "iterations": f"{reached_iteration(run.folder)} of {self._study.max_iters}",
+                    "attempts": ", ".join(f"from {a['from_iteration']}" for a in attempts) or "-",
+                    "exit codes": ", ".join(map(_exit_code, attempts)) or "-",
+                    "time": _duration(_seconds(state)),
+                    "s/iteration": "-" if pace is None else f"{pace:.3f}",
+                    "last loss": f"{list(losses.values())[-1]:.3f}" if losses else "-",
+                    "last validation mIoU": f"{list(scores.values())[-1]:.2f}" if scores else "-",
+                    "start": _start_name(run) or "-",
+                }
             )
-        return rows
+        return [list(rows[0]), *(list(row.values()) for row in rows)]
 
     def _start(self) -> str:
         differing = [

@@ -18,10 +18,9 @@ from pconv_seg.evaluation.compare import evaluate_checkpoints
 from pconv_seg.evaluation.record import Record, Tested, reading_counts
 from pconv_seg.evaluation.report import Report
 from pconv_seg.evaluation.runs import finished_run
-from pconv_seg.evaluation.shift import shift_checkpoints
+from pconv_seg.evaluation.shift import shift_checkpoints, shift_regions
 from pconv_seg.evaluation.shift_record import ShiftRecord
 from pconv_seg.files import atomic_path, write_json
-from pconv_seg.geometry import ShiftRegions
 from pconv_seg.parallel import cores
 
 from .plan import Study, StudyRun
@@ -68,7 +67,8 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     tasks = [_Task(study, *item, name) for name in names(study) for item in checkpoints.items()]
     waiting = [task for task in tasks if not _is_current(task)]
     if waiting:
-        check_testing(build_test_config(str(study.file), str(waiting[0].checkpoint)))
+        checkpoint = str(waiting[0].checkpoint)
+        check_testing(build_test_config(str(study.file), checkpoint), [checkpoint])
     for task in waiting:
         # Whatever stops its evaluation, the report must not take outdated counts for the run's.
         for suffix in (".npz", ".json", ".txt"):
@@ -162,10 +162,9 @@ def load_shift(path: Path) -> tuple[ShiftRecord, dict]:
     """
     with reading_counts(path), np.load(path, allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
-        regions = about["regions"]
         record = ShiftRecord(
             Tested(**about["tested"]),
-            ShiftRegions(**{**regions, "tile": tuple(regions["tile"])}),
+            shift_regions(**about["regions"]),
             tuple(about["images"]),
             *(file[name] for name in _SHIFT_COUNTS),
         )

@@ -82,11 +82,10 @@ def _convergence(results: Results) -> Figure:
 
 def _leave_out(results: Results) -> Figure:
     """One row per evaluation, one column per mode of any of them; whole images once."""
-    names = results.own_evaluations
-    cells = product(names, MODES)
+    cells = product(results.own_evaluations, MODES)
     shown = [(name, mode) for name, mode in cells if results.new_regions(name, mode, "leave_out")]
-    rows = [name for name in names if any(name == other for other, _ in shown)]
-    modes = [mode for mode in MODES if any(mode == other for _, other in shown)]
+    rows = list(dict.fromkeys(name for name, _ in shown))
+    modes = sorted({mode for _, mode in shown}, key=MODES.index)
     figure = Figure(figsize=(4 * len(modes), 3.4 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(modes), squeeze=False, sharey=True)
     for name, row in zip(rows, grid, strict=True):

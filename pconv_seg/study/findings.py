@@ -96,13 +96,11 @@ def _findings(results: Results) -> Iterator[Finding]:
     if CROSS in results.records:
         yield _across(results)
     if results.shift:
-        parts = [shift_cost(padding) for padding in (BASELINE, METHOD)]
-        contrast = results.contrast(_minus(*parts))
-        costs = [results.contrast(part, contrast.seeds).mean for part in parts]
+        contrast, zero, partial = _difference(results, shift_cost(BASELINE), shift_cost(METHOD))
         yield _finding(
             "Does a seam cost the same pixels more with zero than with partial padding?",
-            f"mIoU as interior minus as border in the shift test, with zero ({signed(costs[0])}) "
-            f"minus with partial padding ({signed(costs[1])})",
+            f"mIoU as interior minus as border in the shift test, with zero ({zero}) minus with "
+            f"partial padding ({partial})",
             None,
             contrast,
         )
@@ -133,15 +131,13 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
     if len(leave_outs) < 2:
         return
     last = leave_outs[-1]
-    first_gap, last_gap = (gap(name, "tile", region) for region in (0, last))
-    contrast = results.contrast(_minus(last_gap, first_gap))
-    start, end = (results.contrast(part, contrast.seeds).mean for part in (first_gap, last_gap))
+    contrast, end, start = _difference(results, gap(name, "tile", last), gap(name, "tile", 0))
     place = where(results, name, "tile")
     whole = "each side" if results.records[name].plan.proportion == "side" else "the area"
     yield _finding(
         f"Does the gap between partial and zero padding grow with leave-out, {place}?",
-        f"the gap where {regions[last]} of {whole} is left out ({signed(end)}) minus the gap where "
-        f"nothing is ({signed(start)})",
+        f"the gap where {regions[last]} of {whole} is left out ({end}) minus the gap where nothing "
+        f"is ({start})",
         f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
         f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",
         contrast,
@@ -149,18 +145,17 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
 
 
 def _tiling(results: Results, name: str) -> Finding:
-    parts = [
+    losses = [
         {Cell(name, padding, padding, "regular"): 1.0, Cell(name, padding, padding, "tile"): -1.0}
         for padding in (BASELINE, METHOD)
     ]
-    contrast = results.contrast(_minus(*parts))
-    costs = [results.contrast(part, contrast.seeds).mean for part in parts]
+    contrast, zero_loss, partial_loss = _difference(results, *losses)
     zero, partial, whole_gap = paper.BY_MODE["regular"]
     zero_tile, partial_tile, tile_gap = paper.BY_MODE["tile"]
     return _finding(
         f"Does tiling cost zero padding more than partial padding, {where(results, name, 'tile')}?",
-        "what zero padding loses from whole images to tiles "
-        f"({signed(costs[0])}) minus what partial padding loses ({signed(costs[1])})",
+        f"what zero padding loses from whole images to tiles ({zero_loss}) minus what partial "
+        f"padding loses ({partial_loss})",
         f"{tile_gap - whole_gap:+.3f} "
         f"({zero - zero_tile:+.3f} and {partial - partial_tile:+.3f}: tiles gain there)",
         contrast,
@@ -171,14 +166,13 @@ def _across(results: Results) -> Finding:
     mode = results.records[CROSS].plan.modes[0]
     kept = {p: Cell(CROSS, p, p, mode) for p in (BASELINE, METHOD)}
     moved = {a: Cell(CROSS, a, b, mode) for a, b in ((BASELINE, METHOD), (METHOD, BASELINE))}
-    parts = [{kept[p]: 1.0, moved[p]: -1.0} for p in (BASELINE, METHOD)]
-    contrast = results.contrast(_minus(*parts))
-    losses = [results.contrast(part, contrast.seeds).mean for part in parts]
+    losses = [{kept[p]: 1.0, moved[p]: -1.0} for p in (BASELINE, METHOD)]
+    contrast, zero_loss, partial_loss = _difference(results, *losses)
     return _finding(
         "Is it worse to test a network trained with zero padding under partial padding than the "
         f"reverse, {MODE_NAMES[mode]}?",
-        f"what zero -> partial loses ({signed(losses[0])}) minus what partial -> zero loses "
-        f"({signed(losses[1])})",
+        f"what zero -> partial loses ({zero_loss}) minus what partial -> zero loses "
+        f"({partial_loss})",
         f"{paper.ZERO_TO_PARTIAL_LOSS - paper.PARTIAL_TO_ZERO_LOSS:+.2f} in ImageNet top-1 of "
         f"ResNet50 ({paper.ZERO_TO_PARTIAL_LOSS:+.2f} and {paper.PARTIAL_TO_ZERO_LOSS:+.2f})",
         contrast,
@@ -202,6 +196,15 @@ def where(results: Results, name: str, mode: str) -> str:
         return MODE_NAMES[mode]
     overlap = f", overlap {plan.overlap}" if mode == "tile_overlap" else ""
     return f"{MODE_NAMES[mode]} ({plan.tile_text} px{overlap})"
+
+
+def _difference(
+    results: Results, first: dict[Cell, float], second: dict[Cell, float]
+) -> tuple[Contrast, str, str]:
+    """First minus second, and the mean of either over the same seeds."""
+    contrast = results.contrast(_minus(first, second))
+    means = (signed(results.contrast(part, contrast.seeds).mean) for part in (first, second))
+    return contrast, *means
 
 
 def _finding(question: str, measured: str, in_paper: str | None, contrast: Contrast) -> Finding:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -46,17 +46,13 @@ class StartDigestHook(Hook):
         for image, sample in zip(data_batch["inputs"], data_batch["data_samples"], strict=True):
             _add(self._seen, image)
             _add(self._seen, sample.gt_sem_seg.data)
-        if runner.iter == min(_BATCHES, runner.max_iters) - 1:
-            self._write(Path(runner.work_dir) / _FILE, runner.iter + 1)
-
-    @master_only
-    def _write(self, path: Path, number: int) -> None:
-        content = {
-            "weights": self._weights,
-            "batches": self._seen.hexdigest(),
-            "number_of_batches": number,
-        }
-        write_json(content, path)
+        if runner.iter == min(_BATCHES, runner.max_iters) - 1 and is_main_process():
+            content = {
+                "weights": self._weights,
+                "batches": self._seen.hexdigest(),
+                "number_of_batches": runner.iter + 1,
+            }
+            write_json(content, Path(runner.work_dir) / _FILE)
 
 
 def _add(digest: Any, value: torch.Tensor) -> None:

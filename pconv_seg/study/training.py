@@ -206,10 +206,9 @@ class _Process:
             "seconds": None,
             "exit_code": None,
         }
-        state = read_state(run)
-        state.pop("log_tail", None)
-        self._state = {**state, "machine": machine, "status": "running"}
-        self._state["attempts"] = [*state["attempts"], self._attempt]
+        self._state = {**read_state(run), "machine": machine, "status": "running"}
+        self._state.pop("log_tail", None)
+        self._state["attempts"].append(self._attempt)
         self._write()
         command = [
             *(sys.executable, str(train_tool), str(study.file)),

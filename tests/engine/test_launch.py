@@ -131,6 +131,18 @@ def test_only_hooks_that_mmengine_does_not_know_as_none_are_taken_out(config: st
             "--tta: the config has no tta_model",
         ),
         (
+            dict(
+                tta=True,
+                cfg_options={"tta_pipeline": [1], "tta_model.type": "a", "test_dataloader": None},
+            ),
+            "--tta: the config has no test_dataloader",
+        ),
+        (dict(out="maps", cfg_options={"test_evaluator": None}), "--out: .* no test_evaluator"),
+        (
+            dict(format_only=True, out="maps", cfg_options={"test_dataloader": None}),
+            "--format-only: the config has no test_dataloader",
+        ),
+        (
             dict(show_dir="a", cfg_options={"default_hooks.visualization.type": "a"}),
             "--show-dir: the config has no visualizer",
         ),

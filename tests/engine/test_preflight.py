@@ -74,8 +74,14 @@ def _config(root: Path, **changes: object) -> Config:
                 neck=dict(init_cfg=dict(type="Xavier")),
             ),
             train_dataloader=_loader(root, "train"),
+            train_cfg=dict(max_iters=1),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
             val_dataloader=_loader(root, "val"),
+            val_cfg=dict(),
+            val_evaluator=dict(),
             test_dataloader=_loader(root, "val"),
+            test_cfg=dict(),
+            test_evaluator=dict(),
         )
     )
     cfg.merge_from_dict(changes)
@@ -207,6 +213,8 @@ def test_missing_annotation_file(root: Path) -> None:
     (root / "train.txt").touch()
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no image *_leftImg8bit.png in {root}/train.txt\n" in message
+    assert "--cfg-options train_dataloader.dataset.img_suffix=SUFFIX\n" in message
+    assert f"Each line of {root}/train.txt has to be a name without _leftImg8bit.png\n" in message
 
 
 def test_image_that_only_the_annotation_file_knows(root: Path) -> None:
@@ -304,12 +312,59 @@ def test_all_missing_checkpoints_are_named(root: Path) -> None:
 
 def test_parts_that_a_config_lacks(root: Path) -> None:
     cfg = Config(dict(load_from=str(_touch(root / "a.pth")), work_dir=str(root)))
-    assert "  - test_dataloader: config None has none\n" in _message(cfg, check_testing)
-    check_testing(cfg, data=False)
-    message = _message(cfg)
-    for key in ("model", "train_dataloader"):
-        assert f"  - {key}: config None has none\n" in message
-        assert f"  - Give a config that has {key}." in message
+    check_testing(cfg, [cfg.load_from], data=False)
+    training = "model", "train_dataloader", "train_cfg", "optim_wrapper"
+    testing = "model", "test_dataloader", "test_cfg", "test_evaluator"
+    for check, keys in ((check_testing, testing), (check_training, training)):
+        message = _message(cfg, check)
+        for key in keys:
+            assert f"  - {key}: config None has none\n" in message
+            assert f"  - Give a config that has {key}." in message
+
+
+def test_validation_is_there_whole_or_not_at_all(root: Path) -> None:
+    parts = dict(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    check_training(_config(root, **parts))
+    message = _message(_config(root, val_dataloader=None, val_evaluator=None))
+    assert "  - val_dataloader, val_evaluator: config None has none, and validation" in message
+    assert "--cfg-options val_dataloader=None val_cfg=None val_evaluator=None" in message
+
+
+class OwnSignature(CityscapesDataset):
+    """Cannot be built without reading its data."""
+
+    def __init__(self, data_root: str) -> None:
+        raise AssertionError("built")
+
+
+class OwnReading(CityscapesDataset):
+    """Its samples are entries of an archive."""
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path="a.h5::0", seg_map_path="a.h5::1")]
+
+
+class OwnError(CityscapesDataset):
+    def load_data_list(self) -> list[dict]:
+        raise KeyError("annotations")
+
+
+def test_data_sets_that_read_in_their_own_way_are_left_to_themselves(root: Path) -> None:
+    own = dict(_delete_=True, type=OwnSignature, data_root=str(root))
+    check_training(_config(root, **{"train_dataloader.dataset": own}))
+    archive = {"train_dataloader.dataset.type": OwnReading}
+    steps = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations")]
+    pipeline = "train_dataloader.dataset.pipeline"
+    check_training(_config(root, **archive, **{pipeline: [dict(type="OpenArchive"), *steps]}))
+    message = _message(_config(root, **archive, **{pipeline: steps}))
+    assert "1 of 1 images are missing" in message
+    assert "1 of 1 label maps are missing" in message
+    assert "label maps" not in _message(_config(root, **archive, **{pipeline: steps[:1]}))
+
+
+def test_what_a_data_set_raises_is_named_by_its_key(root: Path) -> None:
+    message = _message(_config(root, **{"val_dataloader.dataset.type": OwnError}))
+    assert "  - val_dataloader.dataset: KeyError('annotations')\n" in message
 
 
 @pytest.mark.parametrize("kind", ["NobodysDataset", "mmdet.CocoDataset", None])
@@ -353,6 +408,13 @@ def test_missing_pretrained_file_and_how_to_train_without(
 
     cfg.merge_from_dict({key: None})
     check_training(cfg)
+
+
+def test_pretrained_weights_without_a_file_say_how_to_train_without(root: Path) -> None:
+    init = dict(type="Pretrained", checkpoint=None)
+    message = _message(_config(root, **{"model.backbone.init_cfg": init}))
+    assert "  - model.backbone.init_cfg: None is no file\n" in message
+    assert "--cfg-options model.backbone.init_cfg=None" in message
 
 
 def test_published_weights_come_with_their_source(root: Path) -> None:

@@ -77,6 +77,16 @@ def test_only_data_sets_of_mmseg_are_compared(config):
         main([config])
 
 
+def test_without_a_sampler_the_default_one_is_compared(config):
+    key = "train_dataloader.sampler"
+    found, expected = (
+        main([config, "--samples", "8", "--cfg-options", option])
+        for option in (f"{key}=None", f"{key}.type=ClassUniformSampler")
+    )
+    for name in found:
+        assert np.array_equal(found[name].pixels, expected[name].pixels)
+
+
 def test_a_sampler_is_known_with_its_scope_too(config):
     option = "train_dataloader.sampler.type=pconv_seg.ClassUniformSampler"
     with pytest.raises(SystemExit, match="tile must be a positive number of pixels, got 0"):

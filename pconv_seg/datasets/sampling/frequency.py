@@ -97,9 +97,9 @@ def compare_sampling(
             f"train_dataloader.dataset: {type(dataset).__name__} is no data set of mmseg; name the "
             "one inside it with --cfg-options train_dataloader.dataset.type=..."
         )
-    sampler = cfg.train_dataloader.sampler
-    cls = DATA_SAMPLERS.get(sampler.type) if isinstance(sampler.type, str) else sampler.type
-    if cls is not ClassUniformSampler:
+    sampler = cfg.train_dataloader.get("sampler") or {}
+    cls = sampler.get("type")
+    if (DATA_SAMPLERS.get(cls) if isinstance(cls, str) else cls) is not ClassUniformSampler:
         sampler = dict(type="ClassUniformSampler")
     fine = DrawnDataset(dataset.datasets[0], on_error=dataset.on_error)
     plain = ResumableSampler(fine, seed)
