@@ -58,9 +58,7 @@ def main(argv: list[str] | None = None) -> dict:
         plan = EvaluationPlan(**plan_options(args))
         cfg = build_test_config(args.config, args.checkpoints[0], cfg_options=args.cfg_options)
         check_testing(cfg, args.checkpoints)
-        record = evaluate_checkpoints(
-            cfg, args.checkpoints, plan, paddings=args.paddings, matrices=False
-        )
+        record = evaluate_checkpoints(cfg, args.checkpoints, plan, paddings=args.paddings)
     except (PreflightError, ValueError, OSError) as error:
         # What layers say of maps that are too small for a padding.
         way_out = ", or leave it out of --paddings" if "set_padding" in str(error) else ""

@@ -3,6 +3,7 @@
 import itertools
 import json
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -304,6 +305,25 @@ def test_show_dir_gets_a_picture_of_every_image(
     arguments = [config, str(trained / "iter_2.pth"), "--work-dir", str(tmp_path / "work")]
     main["test"]([*arguments, "--show-dir", str(pictures)])
     assert len(list(pictures.rglob("*.png"))) == 2
+
+
+def test_labels_that_no_crop_can_be_drawn_from_end_training_with_a_message(
+    config: str, main: dict, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(config)
+    data = cfg.train_dataloader
+    shutil.copytree(data.dataset.data_root, tmp_path / "data")
+    data.dataset.data_root = str(tmp_path / "data")
+    label = tmp_path / "data/gtFine/train/town/town_000001_000000_gtFine_labelTrainIds.png"
+    Image.fromarray(np.full((32, 64), 19, np.uint8)).save(label)
+    crop = dict(type="RandomScaleCrop", crop_size=(32, 64), scale=(1, 1))
+    data.dataset.pipeline.insert(2, crop)
+    data.dataset = dict(type="DrawnDataset", dataset=data.dataset)
+    data.sampler = dict(type="ClassUniformSampler")
+    cfg.custom_imports = dict(imports=["pconv_seg"])
+    cfg.dump(tmp_path / "drawn.py")
+    with pytest.raises(SystemExit, match=rf"^train\.py: .*, first {label}: label value.* 19; there"):
+        main["train"]([str(tmp_path / "drawn.py"), "--work-dir", str(tmp_path / "work")])
 
 
 def test_corrupt_image_ends_training_instead_of_hanging(
