@@ -97,6 +97,8 @@ def check(args: argparse.Namespace) -> None:
     sources = {Path(image).resolve() for image in args.images}
     for image, targets in zip(args.images, results, strict=True):
         for target in targets:
+            if target.is_dir():
+                raise ValueError(f"the result of {image} goes to {target}, which is a folder")
             if target.resolve() in sources:
                 raise ValueError(
                     f"the result of {image} would replace {target}, which is to be predicted, too: "
@@ -119,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         add_padding(cfg, args.padding or trained_padding(content))
         try:
             model = init_model(cfg, device=args.device)
-        except KeyError as error:  # of a registry; its own text would be in quotes
+        except (KeyError, TypeError) as error:  # of a registry; a KeyError's text is in quotes
             raise PreflightError(f"config {args.config}: {error.args[0]}") from error
         load_weights(model, content, args.checkpoint)
         model.dataset_meta = stored_classes(content.get("meta") or {})

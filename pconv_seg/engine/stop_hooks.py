@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import parent_process
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ def _outlive_signals(init: Callable[[int], None] | None, worker: int) -> None:
 def _obey_parent() -> None:
     # A loader ends its workers by SIGTERM if nothing else helps. torch's handler for that would
     # also end them when the cluster sends it, and the loader's process with them.
-    while signal.sigwaitinfo(_SIGNALS).si_pid != os.getppid():
+    # Not os.getppid(): that is the server where workers start from one (forkserver).
+    while signal.sigwaitinfo(_SIGNALS).si_pid != parent_process().pid:
         pass
     os._exit(0)
 

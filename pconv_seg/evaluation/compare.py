@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from mmengine.runner import Runner
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
+from pconv_seg.engine.preflight import metric_configs
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.inference import read_pixels
@@ -27,6 +30,7 @@ from .confusion import class_areas
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .runs import load_segmentor
+from .samples import ignored_label
 
 
 def load_tested(
@@ -55,6 +59,23 @@ def load_tested(
             models.append(model)
             tested.append(Tested(path, scheme_of(model), scheme_of(loaded)))
     return models, tested
+
+
+def check_ignored_label(config: Config, dataset: Dataset) -> None:
+    """Refuse metrics that leave out another label than the data set, whose own counts here.
+
+    Raises:
+        ValueError: Naming both, and the way out.
+    """
+    ignored = ignored_label(dataset)
+    for metric in metric_configs(config.get("test_evaluator")):
+        other = metric.get("ignore_index", ignored)
+        if other != ignored:
+            raise ValueError(
+                f"test_evaluator has ignore_index={other}, the data set {ignored}: give "
+                f"--cfg-options test_dataloader.dataset.ignore_index={other}, as mmseg's metric "
+                "takes its own"
+            )
 
 
 def evaluate_checkpoints(
@@ -91,12 +112,18 @@ def evaluate_checkpoints(
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = class_names(dataset)
+    check_ignored_label(config, dataset)
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:
         # Images of several folders may have one name.
-        images = (dataset.get_data_info(i)["img_path"] for i in range(len(dataset)))
-        common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in images])
+        images = {
+            os.path.abspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))
+        }
+        common = os.path.commonpath([os.path.dirname(path) for path in images])
+        names = Counter(os.path.splitext(path)[0] for path in images)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"several images would have the figure of {twice[0]}: rename them")
 
     def draw(
         sample: SegDataSample, label_maps: list[dict[str, Tensor]], plan: EvaluationPlan

@@ -5,6 +5,7 @@ the pixels that are border in one and interior in the other, by their distance t
 first. Whether both predictions agree needs no labels.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -31,7 +32,7 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .compare import load_tested
+from .compare import check_ignored_label, load_tested
 from .confusion import class_areas
 from .record import Tested
 from .samples import (
@@ -99,6 +100,7 @@ def shift_checkpoints(
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
         classes = class_names(dataset)
+        check_ignored_label(config, dataset)
         ignore_index = ignored_label(dataset)
         source, total = dataset_images(dataloader), len(dataset)
     else:
@@ -138,11 +140,11 @@ def image_files(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    paths = sorted(
-        path
-        for path in Path(folder).rglob("*")
-        if path.suffix.lower() in _SUFFIXES and path.is_file()
+    # Unlike rglob it follows links, as data sets of mmseg do.
+    files = (
+        Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names
     )
+    paths = sorted(p for p in files if p.suffix.lower() in _SUFFIXES and p.is_file())
     if not paths:
         raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in {Path(folder).absolute()}")
     return paths

@@ -142,16 +142,19 @@ def read_input(path: str | Path) -> np.ndarray:
 def _read(path: str | Path, flag: str | int) -> np.ndarray:
     try:
         pixels = mmcv.imread(path, flag)
-    except cv2.error:  # of a file without a byte
+    except cv2.error:  # of a file without a byte, or one of too many pixels
         pixels = None
     if pixels is None:
-        raise ValueError(f"{path}: not an image that OpenCV can read")
+        raise ValueError(
+            f"{path}: not an image that OpenCV can read, or too large for it (2^30 pixels, 2^20 "
+            "per side); predict.py streams larger ones as TIFF"
+        )
     return pixels
 
 
 def _palette(model: nn.Module) -> np.ndarray:
     palette = (getattr(model, "dataset_meta", None) or {}).get("palette")
-    if palette is None:
+    if palette is None or not len(palette):  # as of data sets without class names
         palette = np.multiply(colormaps["tab20"].colors, 255).round()
     return np.asarray(palette, dtype=np.uint8)
 
@@ -221,6 +224,15 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                     "-b 1 or -b 1 -b 2 -b 3 for more bands"
                 )
 
+            # What GDAL says of values that it hands out as they are stored.
+            inverted = image.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+            bits = int(image.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+            if bits < 8:
+                raise ValueError(
+                    f"{path}: expected 8 bits per channel, got {bits}; convert it with "
+                    f"gdal_translate -ot Byte -scale 0 {2**bits - 1} 0 255 -co NBITS=8"
+                )
+
             if set(colours) == {"red", "green", "blue"}:  # in any order
                 bgr = tuple(1 + colours.index(colour) for colour in ("blue", "green", "red"))
             else:
@@ -232,7 +244,8 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                 except rasterio.errors.RasterioIOError as error:
                     message = f"damaged, perhaps not completely copied: {error}"
                     raise ValueError(message) from error
-                return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+                pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+                return 255 - pixels if inverted else pixels
 
             points, crs = image.gcps
             if points:

@@ -48,9 +48,9 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
         means = F.avg_pool2d(rows, kernel_size, 1, pads, count_include_pad=False).reshape(shape)
     padded = F.pad(means, padding, mode="replicate")
     # Indices, not `narrow`, of which the TorchScript exporter to ONNX would lose what is written.
-    starts = padding[-2::-2]
     interior = [
-        slice(start, start + length) for start, length in zip(starts, shape[-n:], strict=True)
+        slice(padding[2 * axis], padding[2 * axis] + shape[-1 - axis])
+        for axis in range(n - 1, -1, -1)
     ]
     padded[(..., *interior)] = input
     return padded

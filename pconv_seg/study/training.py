@@ -253,7 +253,7 @@ class _Process:
         """Write how the attempt ended; returns that in words."""
         code = self._child.returncode
         self._attempt.update(seconds=round(time.monotonic() - self._begin, 2), exit_code=code)
-        if finished_run(self.run.folder) and code == 0:
+        if code == 0 and finished_run(self.run.folder):
             status = "finished"
         else:
             status = "interrupted" if interrupted else "failed"

@@ -199,6 +199,17 @@ def test_workers_outlive_the_signal_and_change_nothing(
     tiny_run.assert_same(train.end(), uninterrupted)
 
 
+@pytest.mark.slow
+def test_workers_of_a_server_end_with_the_training(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    workers = "train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"
+    train = tiny_run.Train(
+        tiny_config, tmp_path, *workers, "env_cfg.mp_cfg.mp_start_method=forkserver"
+    )
+    tiny_run.assert_same(train.end(), uninterrupted)
+
+
 def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) -> None:
     """mmengine's sampler, with augmentation that draws from the process's generators."""
     text = Path(tiny_config).read_text()

@@ -229,6 +229,34 @@ def test_images_of_one_name_have_figures_of_their_own(main, trained, tmp_path, d
     assert written == {f"{name}_regular.png" for name in ("a/0", "a/b/0", "b/0", "b/1")}
 
 
+def test_images_that_differ_in_their_suffix_alone_have_no_figures(main, trained, tmp_path, drawn):
+    config = Config.fromfile(trained[0])
+    dataset = config.test_dataloader.dataset
+    for folder, suffix in (("images", ".bmp"), ("labels", ".png")):
+        file = tmp_path / f"data/{folder}/0"
+        Image.open(f"{file}.png").save(f"{file}{suffix}")
+    config.test_dataloader.dataset = dict(
+        type="ConcatDataset", datasets=[dataset, dict(dataset, img_suffix=".bmp")]
+    )
+    config.dump(trained[0])
+    main([*trained, *OPTIONS, "--modes", "regular"])
+    with pytest.raises(SystemExit, match=r"would have the figure of .*data/images/0: rename"):
+        main([*trained, *OPTIONS, "--modes", "regular", "--show-dir", str(tmp_path / "figures")])
+    assert not drawn
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ["--shift-test", "--tile", "16", "20"]], ids=len)
+def test_a_metric_that_ignores_another_label_is_refused(main, trained, tmp_path, options):
+    config = Config.fromfile(trained[0])
+    config.test_evaluator = [{"type": "IoUMetric", "ignore_index": IGNORED}]
+    config.dump(trained[0])
+    main([*trained, *options])
+    key = "test_dataloader.dataset.ignore_index"
+    other = [*trained, *options, "--cfg-options", f"{key}=255"]
+    with pytest.raises(SystemExit, match=rf"ignore_index=7, the data set 255: give .* {key}=7,"):
+        main(other)
+
+
 def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, drawn, capsys):
     checkpoints = [tmp_path / f"{name}/seed0/iter_4.pth" for name in "ab"]
     for path, checkpoint in zip(checkpoints, trained[1:], strict=True):

@@ -3,6 +3,7 @@ import warnings
 from types import SimpleNamespace
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -212,6 +213,16 @@ def test_grey_tiff_is_read_as_mmcv_reads_grey(tmp_path, alpha, recwarn):
         assert (file.read() == bands[0] // 2 + np.array(PALETTE[1])[:, None, None] // 2).all()
 
 
+def test_tiff_whose_zeros_are_white_is_read_as_mmcv_reads_it(tmp_path):
+    bands = rgb_image(30, 40).transpose(2, 0, 1)[:1]
+    image = write_tiff(tmp_path / "a.tif", bands, photometric="MINISWHITE")
+    shown = mmcv.imread(str(image), "color", channel_order="rgb")
+    assert np.array_equal(shown, 255 - np.repeat(bands[0, ..., None], 3, 2))
+    _, overlay = predict_file(BrightestChannel(), image, tmp_path, 16)
+    with rasterio.open(overlay) as file:
+        assert np.array_equal(file.read().transpose(1, 2, 0), overlay_of(shown, shown.argmax(2)))
+
+
 def test_one_logit_is_thresholded(tmp_path):
     rgb = rgb_image(20, 20)
     Image.fromarray(rgb).save(tmp_path / "a.png")
@@ -230,7 +241,7 @@ def test_palettes_may_have_more_colours_than_uint8_counts(tmp_path):
     assert np.array_equal(overlay, overlay_of(rgb, np.asarray(labels)))
 
 
-@pytest.mark.parametrize("meta", [{"palette": None}, None])
+@pytest.mark.parametrize("meta", [{"palette": None}, {"palette": []}, None])
 def test_without_palette_classes_still_differ(tmp_path, meta):
     Image.fromarray(rgb_image(8, 8)).save(tmp_path / "a.png")
     model = BrightestChannel()
@@ -287,6 +298,14 @@ def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
         "-scale for more bits, -expand rgb for a palette, -b 1 or -b 1 -b 2 -b 3 for more bands"
     )
     with pytest.raises(ValueError, match=f"odd.tif: .*{message}.*{advice}"):
+        predict_file(BrightestChannel(), image, tmp_path, 8)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_tiff_of_fewer_than_8_bits_is_refused(tmp_path, bits):
+    image = write_tiff(tmp_path / "a.tif", np.ones((3, 8, 8), np.uint8), nbits=bits)
+    message = rf"a\.tif: expected 8 bits per channel, got {bits}; .* -scale 0 {2**bits - 1} 0 255 "
+    with pytest.raises(ValueError, match=message):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
 

@@ -140,6 +140,7 @@ def test_images_without_permission_end_with_one_line(main, trained, tmp_path, mo
     [
         ("a = 1", r"  - model: config .*config\.py has none\n"),
         ("model = dict(type='Nobody')", r"config .*config\.py: Nobody is not in the"),
+        ("model = dict(type='ResNet', depth=18, foo=4)", r"config .*: .*__init__\(\) got .*'foo'$"),
     ],
 )
 def test_configs_without_a_network_are_named(main, trained, tmp_path, text, message):
@@ -159,6 +160,7 @@ def test_configs_without_a_network_are_named(main, trained, tmp_path, text, mess
         (["a.png", "--checkpoint", "none.pth"], "predict.py: no such checkpoint: none.pth"),
         (["a.png", "a.jpg"], "several images would be written to predictions/a_labels.png"),
         (["a.png", "a_labels.png", "--out", "."], "the result of a.png would replace a_labels.png"),
+        (["a.png", "--out", "out"], "result of a.png goes to out/a_overlay.png, which is a folder"),
         (["a.png", "--overlap", "5/4"], "overlap must lie in [0, 1), got '5/4'"),
         (["a.png", "--overlap", "1"], "overlap must lie in [0, 1) or be 2 pixels or more"),
         (["a.png", "--overlap", "1024"], "1024"),
@@ -170,6 +172,7 @@ def test_bad_arguments_end_with_one_line(main, arguments, message, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "a_labels.png", "a.jpg", "config.py", "weights.pth"):
         Path(name).touch()
+    Path("out/a_overlay.png").mkdir(parents=True)
     with pytest.raises(SystemExit) as stopped:
         main(["--config", "config.py", "--checkpoint", "weights.pth", *arguments])
     assert message in stopped.value.code

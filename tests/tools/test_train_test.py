@@ -315,6 +315,7 @@ def test_labels_that_no_crop_can_be_drawn_from_end_training_with_a_message(
     shutil.copytree(data.dataset.data_root, tmp_path / "data")
     data.dataset.data_root = str(tmp_path / "data")
     label = tmp_path / "data/gtFine/train/town/town_000001_000000_gtFine_labelTrainIds.png"
+    saved = label.read_bytes()
     Image.fromarray(np.full((32, 64), 19, np.uint8)).save(label)
     crop = dict(type="RandomScaleCrop", crop_size=(32, 64), scale=(1, 1))
     data.dataset.pipeline.insert(2, crop)
@@ -322,8 +323,17 @@ def test_labels_that_no_crop_can_be_drawn_from_end_training_with_a_message(
     data.sampler = dict(type="ClassUniformSampler")
     cfg.custom_imports = dict(imports=["pconv_seg"])
     cfg.dump(tmp_path / "drawn.py")
-    with pytest.raises(SystemExit, match=rf"^train\.py: .*, first {label}: label value.* 19; there"):
+    with pytest.raises(
+        SystemExit, match=rf"^train\.py: .*, first {label}: label value.* 19; there"
+    ):
         main["train"]([str(tmp_path / "drawn.py"), "--work-dir", str(tmp_path / "work")])
+    label.write_bytes(saved)
+    for image in (tmp_path / "data/leftImg8bit/train/town").iterdir():
+        image.write_bytes(b"no image")
+    worker = ["--cfg-options", "train_dataloader.num_workers=1"]
+    with pytest.raises(SystemExit, match=r"^train\.py: .*_leftImg8bit\.png: .*[^\n]$") as stopped:
+        main["train"]([str(tmp_path / "drawn.py"), "--work-dir", str(tmp_path / "work"), *worker])
+    assert "\n" not in str(stopped.value)
 
 
 def test_corrupt_image_ends_training_instead_of_hanging(

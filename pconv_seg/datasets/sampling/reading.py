@@ -15,6 +15,10 @@ from .cache import DecodedCache
 class SampleError(RuntimeError):
     """An image or a label file is missing, corrupt or holds what no class stands for."""
 
+    def __init__(self, message: str) -> None:
+        # A loader hands on its worker's traceback in place of the message, which is its end.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
+
 
 class SampleReader:
     """The loading steps at the head of a data set's pipeline.
