@@ -2,7 +2,7 @@
 
 The processes live side by side and take turns, so that a busy machine disturbs all alike. Memory is
 the peak of the resident set during a call above what the process held before, images included: it
-counts whatever a library takes, through PyTorch or not.
+counts whatever a library takes, through PyTorch or not. Only Linux tells it.
 """
 
 import importlib
@@ -70,7 +70,7 @@ def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]
         workers.append(spawn.Process(target=_work, args=arguments, daemon=True))
         workers[-1].start()
         far_end.close()  # so that a process that dies is noticed
-        problem = connection.recv()
+        problem = _answer(connection, name, size)
         if problem:
             print(f"{name}: skipped ({problem})")
         else:
@@ -84,10 +84,7 @@ def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]
         # A call leaves its memory to the next one, so nobody may always be the first.
         for name in order.sample(list(connections), len(connections)):
             connections[name].send(True)
-            try:
-                times[name], peak, samples[name] = connections[name].recv()
-            except EOFError:
-                raise SystemExit(f"{name}, {size} x {size}: its process died") from None
+            times[name], peak, samples[name] = _answer(connections[name], name, size)
             peaks[name] = max(peaks[name], peak)
         for name, sample in samples.items():
             check(name, sample, samples[baseline])
@@ -97,6 +94,13 @@ def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]
     for worker in workers:
         worker.join()
     return rounds, peaks
+
+
+def _answer(connection, name: str, size: int):
+    try:
+        return connection.recv()
+    except EOFError:
+        raise SystemExit(f"{name}, {size} x {size}: its process died") from None
 
 
 def _work(module: str, name: str, size: int, threads: int | None, connection) -> None:

@@ -148,7 +148,7 @@ def _judged(goals: dict[str, float] | None, name: str, low: float, high: float) 
     goal = (goals or {}).get(name)
     if goal is None:
         return {}
-    verdict = "meets" if high <= goal else "misses" if low > goal else "open:"
+    verdict = "meets" if high <= goal else "misses" if low > goal else "open"
     return {"goal": goal, "interval": [low, high], "verdict": verdict}
 
 

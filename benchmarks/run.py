@@ -65,7 +65,8 @@ def main() -> None:
         # The tunables are read when a process starts.
         arguments = [sys.executable, *sys.argv]
         os.execve(sys.executable, arguments, {**os.environ, "GLIBC_TUNABLES": KEEP_MEMORY})
-    options.seconds = options.seconds or (2 if options.quick else 10)
+    if options.seconds is None:
+        options.seconds = 2 if options.quick else 10
     if options.threads:
         torch.set_num_threads(options.threads)
 
@@ -93,7 +94,7 @@ def main() -> None:
     print((options.out / "results.md").read_text())
 
 
-def machine(device: str) -> dict[str, str | int]:
+def machine(device: str) -> dict[str, str | int | None]:
     """What the figures depend on, for the head of a report."""
     about = describe_machine()
     found = {
@@ -101,6 +102,7 @@ def machine(device: str) -> dict[str, str | int]:
         "cores": about["cores"],
         "threads": torch.get_num_threads(),
         **about["versions"],
+        "commit": about["commit"],
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
     }
     if device == "cuda":

@@ -171,7 +171,6 @@ def test_resnet50_has_output_stride_8_and_the_plain_stem():
 def test_one_training_step_and_a_prediction(path):
     # Pretrained weights are not at hand here: this is the documented way to go without.
     cfg = load(path, "model.backbone.init_cfg=None", "model.data_preprocessor.size=(49,65)")
-    torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)

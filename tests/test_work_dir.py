@@ -112,10 +112,7 @@ def test_the_newest_whole_one_and_why_not_the_others(tmp_path: Path) -> None:
     old = save(tmp_path / "iter_2.pth", age=20)
     new = save(tmp_path / "iter_4.pth", age=10)
     (tmp_path / "last_checkpoint").write_text(f"{tmp_path}/iter_6.pth")
-    assert newest_checkpoint(tmp_path) == (
-        new,
-        [f"{tmp_path}/iter_6.pth: there is no such file"],
-    )
+    assert newest_checkpoint(tmp_path) == (new, [f"{tmp_path}/iter_6.pth: there is no such file"])
     (tmp_path / "last_checkpoint").write_bytes(b"\xff")  # no text
     assert newest_checkpoint(tmp_path) == (new, [])
     (tmp_path / "last_checkpoint").write_text(f"{tmp_path}/iter_6.pth")

@@ -21,6 +21,7 @@ from pconv_seg.models import WideResNet38
 ROOT = Path(__file__).parents[2]
 TOOL = "import_checkpoint"
 BN = dict(type="BN")
+RESNET = dict(type="ResNet", depth=18, stem_channels=4, base_channels=4)
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +259,7 @@ def test_deepwv3plus_gives_the_logits_of_that_network(reference_trunk):
 @pytest.mark.parametrize("layout", ["torchvision", "partialconv"])
 def test_resnet_gives_the_maps_of_that_network(layout):
     content = LAYOUTS[layout]()
-    network = build(type="ResNet", depth=18, stem_channels=4, base_channels=4)
+    network = build(**RESNET)
     network, report = loaded(content, network)
     assert report.dropped == dict.fromkeys(("fc.weight", "fc.bias"), "classifier of ImageNet")
     x = torch.randn(1, 3, 65, 98, generator=torch.Generator().manual_seed(1))
@@ -330,7 +331,7 @@ def test_what_does_not_fit_comes_with_the_way_out(mmseg_file):
     plain_head = build(**deeplabv3plus("DeepLabV3PlusHead", auxiliary=False))
     with pytest.raises(ValueError, match=r"(?s)depthwise_conv.*no place.*hint: .*PaddingAware"):
         import_weights(content, plain_head)
-    trunk = build(type="ResNet", depth=18, stem_channels=4, base_channels=4)
+    trunk = build(**RESNET)
     with pytest.raises(ValueError, match=r"hint: .*ResNetV1c"):
         import_weights(content, trunk)
     with pytest.raises(ValueError, match=r"hint: .*7x7 stem; use type='ResNet'"):
@@ -426,7 +427,7 @@ def test_a_trunk_whose_first_weight_has_no_shape_is_named():
 def test_two_keys_for_one_parameter_are_refused():
     state = tensors(resnet18())
     state["backbone.bn1.bias"] = state["bn1.bias"] + 1
-    trunk = build(type="ResNet", depth=18, stem_channels=4, base_channels=4)
+    trunk = build(**RESNET)
     message = r"\n  bn1\.bias and backbone\.bn1\.bias are both for bn1\.bias$"
     with pytest.raises(ValueError, match=message):
         import_weights(state, trunk)
@@ -498,11 +499,20 @@ def test_what_holds_no_weights_is_refused(content, message):
 class TestInitCfg:
     """The original files in a config."""
 
+    @pytest.fixture
+    def published(self, tmp_path):
+        """A function that writes a file and returns what takes the weights from it."""
+
+        def write(content):
+            torch.save(content, tmp_path / "file.pth")
+            return dict(type="PublishedWeights", checkpoint=str(tmp_path / "file.pth"))
+
+        return write
+
     @pytest.mark.usefixtures("narrow")
     @pytest.mark.parametrize("layout", ["wider_resnet38", "deepwv3plus"])
-    def test_a_backbone_takes_the_trunk(self, tmp_path, layout):
-        torch.save(LAYOUTS[layout](), tmp_path / "file.pth.tar")
-        init_cfg = dict(type="PublishedWeights", checkpoint=str(tmp_path / "file.pth.tar"))
+    def test_a_backbone_takes_the_trunk(self, published, layout):
+        init_cfg = published(LAYOUTS[layout]())
         head = dict(
             type="FCNHead", in_channels=256, channels=4, num_convs=1, num_classes=2, norm_cfg=BN
         )
@@ -517,39 +527,30 @@ class TestInitCfg:
         for key in checked:
             assert torch.equal(state[key], expected[key]), key
 
-    def test_a_whole_network_is_not_initialized_again(self, tmp_path, mmseg_file):
+    def test_a_whole_network_is_not_initialized_again(self, published, mmseg_file):
         content, theirs = mmseg_file
-        torch.save(content, tmp_path / "file.pth")
         config = deeplabv3plus("PaddingAwareDepthwiseSeparableASPPHead", auxiliary=False)
         config["backbone"]["init_cfg"] = dict(type="Constant", layer="Conv2d", val=0)
-        config["init_cfg"] = dict(
-            type="pconv_seg.PublishedWeights", checkpoint=str(tmp_path / "file.pth")
-        )
+        config["init_cfg"] = published(content) | dict(type="pconv_seg.PublishedWeights")
         network = build(**config)
         network.init_weights()
         expected = theirs.state_dict()
         for key, value in network.state_dict().items():
             assert torch.equal(value, expected[key]), key
 
-    def test_layers_that_initialize_themselves_keep_what_was_loaded(self, tmp_path, randomized):
+    def test_layers_that_initialize_themselves_keep_what_was_loaded(self, published, randomized):
         # The first layer is mmcv's ConvModule, which is no BaseModule.
         trunk = dict(type="MobileNetV2", widen_factor=0.1, norm_cfg=BN)
         expected = randomized(build(**trunk)).state_dict()
         state = {f"backbone.{key}": value for key, value in expected.items()}
-        torch.save({**state, "decode_head.x": torch.ones(1)}, tmp_path / "file.pth")
-        init_cfg = dict(type="PublishedWeights", checkpoint=str(tmp_path / "file.pth"))
-        network = build(**trunk, init_cfg=init_cfg)
+        network = build(**trunk, init_cfg=published({**state, "decode_head.x": torch.ones(1)}))
         network.init_weights()
         torch.testing.assert_close(dict(network.state_dict()), dict(expected), rtol=0, atol=0)
 
-    def test_what_does_not_fit_ends_the_run(self, tmp_path):
+    def test_what_does_not_fit_ends_the_run(self, published):
         state = tensors(resnet18())
         del state["layer3.1.bn2.running_mean"]
-        torch.save(state, tmp_path / "file.pth")
-        init_cfg = dict(type="PublishedWeights", checkpoint=str(tmp_path / "file.pth"))
-        network = build(
-            type="ResNet", depth=18, stem_channels=4, base_channels=4, init_cfg=init_cfg
-        )
+        network = build(**RESNET, init_cfg=published(state))
         with pytest.raises(
             ValueError, match=r"file\.pth .*\n.*layer3\.1\.bn2\.running_mean \(16\)"
         ):

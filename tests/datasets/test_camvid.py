@@ -9,11 +9,7 @@ from PIL import Image
 
 from pconv_seg.datasets import CamVidDataset
 
-PIPELINE = [
-    {"type": "LoadImageFromFile"},
-    {"type": "LoadAnnotations"},
-    {"type": "PackSegInputs"},
-]
+PIPELINE = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
 # Every value a label file may hold, 11 twice.
 LABELS = np.array([[0, 1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 11, 0]], np.uint8)
 

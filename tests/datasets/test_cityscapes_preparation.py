@@ -64,12 +64,7 @@ def test_complete_tree(root):
     result = prepare(root)
     assert not result.problems
     assert not result.absent
-    assert result.frames == {
-        "train": (5, 5),
-        "val": (2, 2),
-        "test": (1, 1),
-        "train_extra": (3, 3),
-    }
+    assert result.frames == {"train": (5, 5), "val": (2, 2), "test": (1, 1), "train_extra": (3, 3)}
     assert (result.checked, result.written) == (11, 10)
     written = sorted(root.rglob("*_labelTrainIds.png"))
     assert len(written) == 10

@@ -126,10 +126,7 @@ def test_only_hooks_that_mmengine_does_not_know_as_none_are_taken_out(config: st
         (dict(format_only=True), "--format-only: also give --out DIR"),
         (dict(format_only=True, out="maps"), "test_dataloader.dataset is ADE20KDataset"),
         (dict(tta=True), "--tta: the config has no tta_pipeline"),
-        (
-            dict(tta=True, cfg_options={"tta_pipeline": [1]}),
-            "--tta: the config has no tta_model",
-        ),
+        (dict(tta=True, cfg_options={"tta_pipeline": [1]}), "--tta: the config has no tta_model"),
         (
             dict(
                 tta=True,

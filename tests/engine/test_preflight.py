@@ -536,11 +536,7 @@ def test_launchers_and_devices(
     ],
 )
 def test_launchers_that_did_not_start_this_process(
-    root: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    launcher: str,
-    variables: list[str],
-    command: str,
+    root: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, variables: list[str], command: str
 ) -> None:
     monkeypatch.setattr(preflight, "get_device", lambda: "cuda")
     for name in variables:

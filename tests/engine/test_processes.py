@@ -1,14 +1,11 @@
 """Two processes on the CPU, against one."""
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import tiny_run
 import torch
-
-from pconv_seg.engine import STOPPED
 
 OPTIONS = ["randomness.diff_rank_seed=True"]
 
@@ -72,12 +69,10 @@ def test_processes_see_the_samples_of_one(tiny_config: str, tmp_path: Path) -> N
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_iteration(
-    tiny_config: str,
-    tmp_path: Path,
-    trained: tiny_run.Train,
+    tiny_config: str, tmp_path: Path, trained: tiny_run.Train
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path, *OPTIONS, processes=2)
-    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED] * 2
+    train.stop()
     assert (train.work_dir / "iter_5.pth").is_file()
     tiny_run.assert_same(train.end(), trained.state)
 
@@ -87,7 +82,7 @@ def test_a_signal_in_a_validation_of_which_one_process_has_more_batches(
 ) -> None:
     options = [*OPTIONS, "val_dataloader.sampler.round_up=False"]
     train = tiny_run.Train(tiny_config, tmp_path, *options, processes=2)
-    assert train.run(tiny_run.signal_in, "predict", 1, signal.SIGTERM) == [STOPPED] * 2
+    train.stop("predict", 1)
     assert (train.work_dir / "iter_4.pth").is_file()
     tiny_run.assert_same(train.end(), trained.state)
 
@@ -96,7 +91,7 @@ def test_another_number_of_processes_goes_on_with_the_same_samples(
     tiny_config: str, tmp_path: Path
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path, processes=2)
-    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED] * 2
+    train.stop()
     alone = tiny_run.Train(tiny_config, tmp_path, "train_dataloader.batch_size=4")
     alone.end()
     log = alone.log.read_text()

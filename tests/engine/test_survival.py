@@ -12,7 +12,6 @@ import pytest
 import tiny_run
 import torch
 
-from pconv_seg.engine import STOPPED
 from pconv_seg.engine.checkpoint_hook import _resume_from
 from pconv_seg.work_dir import damage, newest_checkpoint
 
@@ -20,6 +19,18 @@ from pconv_seg.work_dir import damage, newest_checkpoint
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_config: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     return tiny_run.Train(tiny_config, tmp_path_factory.mktemp("uninterrupted")).end()
+
+
+def _assert_stopping_changes_nothing(
+    config: str, folder: Path, *options: str, call: tuple[str, int] = ("loss", 5), saved: int = 5
+) -> dict:
+    """Training ends alike, and so, without a break and with one after iteration ``saved``."""
+    whole = tiny_run.Train(config, folder / "whole", *options).end()
+    train = tiny_run.Train(config, folder / "stopped", *options)
+    train.stop(*call)
+    assert newest_checkpoint(train.work_dir)[0].name == f"iter_{saved}.pth"
+    tiny_run.assert_same(train.end(), whole)
+    return whole
 
 
 def test_the_end_depends_on_what_is_restored(uninterrupted: dict, tiny_config: str, tmp_path: Path):
@@ -125,7 +136,7 @@ def test_signal_saves_and_ends_with_the_documented_status(
     tiny_config: str, tmp_path: Path, uninterrupted: dict, number: int
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path)
-    assert train.run(tiny_run.signal_in, "loss", 5, number) == [STOPPED]
+    train.stop(number=number)
     saved = train.work_dir / "iter_5.pth"
     assert damage(saved) is None
     assert (
@@ -140,24 +151,17 @@ def test_signal_in_validation_repeats_it_on_resuming(
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path)
     # The second image of the second validation.
-    assert train.run(tiny_run.signal_in, "predict", 5, signal.SIGTERM) == [STOPPED]
+    train.stop("predict", 5)
     content = torch.load(train.work_dir / "iter_8.pth", weights_only=False)
     assert content["message_hub"]["runtime_info"]["last_validation"] == 4
     tiny_run.assert_same(train.end(), uninterrupted)
 
 
 def test_signal_in_validation_of_averaged_weights(tiny_config: str, tmp_path: Path) -> None:
-    states = []
-    for name in ("whole", "stopped"):
-        ema = ["default_hooks.ema.type=EMAHook", "default_hooks.ema.momentum=0.1"]
-        train = tiny_run.Train(tiny_config, tmp_path / name, *ema)
-        if name == "stopped":
-            assert train.run(tiny_run.signal_in, "predict", 2, signal.SIGTERM) == [STOPPED]
-        states.append(train.end())
-        # What training goes on from; state_dict has the averages.
-        last = torch.load(train.work_dir / "iter_12.pth", weights_only=False)
-        states[-1]["weights"] = last["ema_state_dict"]
-    tiny_run.assert_same(states[1], states[0])
+    ema = ["default_hooks.ema.type=EMAHook", "default_hooks.ema.momentum=0.1"]
+    options = dict(call=("predict", 2), saved=4)
+    end = _assert_stopping_changes_nothing(tiny_config, tmp_path, *ema, **options)
+    assert end["ema_state_dict"]
 
 
 @pytest.mark.parametrize("save_best", ["border/mIoU", "[border/mIoU,mIoU]"])
@@ -166,7 +170,7 @@ def test_a_copied_run_removes_its_own_files_alone(
 ) -> None:
     option = f"default_hooks.checkpoint.save_best={save_best}"
     first = tiny_run.Train(tiny_config, tmp_path, option)
-    assert first.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    first.stop()
     path = first.work_dir / "iter_5.pth"
     content = torch.load(path, weights_only=False)
     for key in content["message_hub"]["runtime_info"]:
@@ -195,7 +199,7 @@ def test_workers_outlive_the_signal_and_change_nothing(
     ]
     train = tiny_run.Train(tiny_config, tmp_path, *options)
     # The whole group gets it, as from a cluster.
-    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    train.stop()
     tiny_run.assert_same(train.end(), uninterrupted)
 
 
@@ -222,13 +226,7 @@ def test_samplers_that_cannot_jump_draw_again(tiny_config: str, tmp_path: Path) 
         text = text.replace(ours, stock)
     config = tmp_path / "stock.py"
     config.write_text(text)
-    states = []
-    for name in ("whole", "stopped"):
-        train = tiny_run.Train(str(config), tmp_path / name)
-        if name == "stopped":
-            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
-        states.append(train.end())
-    tiny_run.assert_same(states[1], states[0])
+    _assert_stopping_changes_nothing(str(config), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +246,7 @@ def test_options_that_are_refused_at_the_start(
     tiny_config: str, tmp_path: Path, option: str, message: str
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path, option)
-    assert train.run() == [1]
-    assert train.log.read_text().splitlines()[-1].startswith(f"train.py: {message}")
+    assert train.refused().startswith(f"train.py: {message}")
 
 
 def test_signals_are_not_for_runs_by_epochs(tiny_config: str, tmp_path: Path) -> None:
@@ -260,8 +257,7 @@ def test_signals_are_not_for_runs_by_epochs(tiny_config: str, tmp_path: Path) ->
         + "train_dataloader['sampler'] = dict(type='DefaultSampler')\n"
     )
     train = tiny_run.Train(str(config), tmp_path)
-    assert train.run() == [1]
-    last = train.log.read_text().splitlines()[-1]
+    last = train.refused()
     assert last.startswith("train.py: StopOnSignalHook needs ")
     assert "max_iters" in last
 
@@ -276,10 +272,9 @@ def test_checkpoints_without_the_state_of_training_are_not_resumed_from(
     tiny_config: str, tmp_path: Path
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path)
-    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    train.stop()
     (best,) = train.work_dir.glob("best_*.pth")
-    assert tiny_run.Train(tiny_config, tmp_path, f"load_from={best}").run() == [1]
-    assert train.log.read_text().splitlines()[-1] == (
+    assert tiny_run.Train(tiny_config, tmp_path, f"load_from={best}").refused() == (
         f"train.py: --resume: {best} holds no optimizer, param_schedulers, so training cannot go "
         "on from it (best checkpoints hold weights alone). Name a checkpoint iter_N.pth of the "
         "work dir with --cfg-options load_from=FILE, or leave out --resume to start a new training "
@@ -298,7 +293,7 @@ def test_a_run_that_started_from_a_checkpoint_of_another_goes_on_from_its_own(
         train = tiny_run.Train(tiny_config, tmp_path / name, start)
         resumed, train.arguments = train.arguments, [a for a in train.arguments if a != "--resume"]
         if name == "stopped":
-            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+            train.stop()
             train.arguments = resumed
         states.append(train.end())
     assert "the run that started from it has come to" in train.log.read_text()
@@ -308,14 +303,8 @@ def test_a_run_that_started_from_a_checkpoint_of_another_goes_on_from_its_own(
 def test_gradients_are_never_lost_between_accumulated_iterations(
     tiny_config: str, tmp_path: Path
 ) -> None:
-    states = {}
-    for name in ("whole", "stopped"):
-        train = tiny_run.Train(tiny_config, tmp_path / name, "optim_wrapper.accumulative_counts=2")
-        if name == "stopped":
-            assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
-            assert newest_checkpoint(train.work_dir)[0].name == "iter_6.pth"
-        states[name] = train.end()
-    tiny_run.assert_same(states["stopped"], states["whole"])
+    accumulating = "optim_wrapper.accumulative_counts=2"
+    _assert_stopping_changes_nothing(tiny_config, tmp_path, accumulating, saved=6)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +345,7 @@ def test_resume_skips_damaged_checkpoints_and_says_so(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
     train = tiny_run.Train(tiny_config, tmp_path, "default_hooks.checkpoint.max_keep_ckpts=3")
-    assert train.run(tiny_run.signal_in, "loss", 11, signal.SIGTERM) == [STOPPED]
+    train.stop("loss", 11)
     assert len(list(train.work_dir.glob("iter_*.pth"))) == 3
     cut, changed = (train.work_dir / f"iter_{n}.pth" for n in (11, 10))
     cut.write_bytes(cut.read_bytes()[:-1000])
@@ -398,9 +387,7 @@ def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path)
     train = tiny_run.Train(tiny_config, tmp_path)
     train.work_dir.mkdir()
     (train.work_dir / "iter_3.pth").write_bytes(b"")
-    assert train.run() == [1]
-    last = train.log.read_text().splitlines()[-1]
-    assert last.startswith(
+    assert train.refused().startswith(
         f"train.py: --resume: no whole checkpoint in {train.work_dir}: "
         f"{train.work_dir}/iter_3.pth: it is empty"
     )
@@ -409,7 +396,7 @@ def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path)
 def test_the_seed_is_that_of_the_checkpoint(tiny_config: str, tmp_path: Path) -> None:
     """Without any in the config."""
     train = tiny_run.Train(tiny_config, tmp_path, "randomness.seed=None")
-    assert train.run(tiny_run.signal_in, "loss", 5, signal.SIGTERM) == [STOPPED]
+    train.stop()
     seed = torch.load(train.work_dir / "iter_5.pth", weights_only=False)["meta"]["seed"]
     resumed = train.end()
     whole = tiny_run.Train(tiny_config, tmp_path / "whole", f"randomness.seed={seed}").end()

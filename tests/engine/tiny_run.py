@@ -32,7 +32,7 @@ from PIL import Image
 from yapf.yapflib import yapf_api
 
 import pconv_seg
-from pconv_seg.engine import checkpoint_hook
+from pconv_seg.engine import STOPPED, checkpoint_hook
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -118,11 +118,7 @@ def _server() -> ForkServerContext:
 # Number of processes, ranks.
 _NAMES = {
     "pytorch": ["WORLD_SIZE", "RANK", "LOCAL_RANK"],
-    "mpi": [
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-    ],
+    "mpi": ["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"],
 }
 
 
@@ -226,6 +222,15 @@ class Train:
     def run(self, *before: object) -> list[int]:
         return finish(self.start(*before))
 
+    def stop(self, method: str = "loss", call: int = 5, number: int = signal.SIGTERM) -> None:
+        """Stop by a signal in a certain call of a method of the model."""
+        assert self.run(signal_in, method, call, number) == [STOPPED] * self.processes
+
+    def refused(self) -> str:
+        """The last line of a run that fails."""
+        assert self.run() == [1]
+        return self.log.read_text().splitlines()[-1]
+
     def end(self) -> dict[str, Any]:
         """Go on to the end, and return the final state."""
         assert self.run() == [0] * self.processes, self.log.read_text()[-3000:]
@@ -295,6 +300,8 @@ def training_state(checkpoint: Path) -> dict[str, Any]:
     scores = {name: value for name, value in info.items() if name.startswith("best_score")}
     return {
         **{name: content[name] for name in ("state_dict", "optimizer", "param_schedulers")},
+        # What training goes on from where state_dict has averages.
+        "ema_state_dict": content.get("ema_state_dict"),
         "iteration": content["meta"]["iter"],
         "random": info["random_states"],
         "scores": scores,

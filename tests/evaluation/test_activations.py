@@ -82,7 +82,6 @@ def test_second_layer_sees_the_dip_of_the_first(segmentor):
 def test_random_weights_dip_with_zeros_and_peak_with_partial_padding(segmentor):
     # A sum of n random weights has a standard deviation of sqrt(n).
     channels = 4096
-    torch.manual_seed(0)
     conv = nn.Conv2d(3, channels, 3, padding=1, bias=False)
     nn.init.normal_(conv.weight)
     model = segmentor(conv, nn.Conv2d(channels, 3, 1))
@@ -107,7 +106,6 @@ def slow_profile(maps, distance):
 
 
 def test_profile_over_images_of_different_sizes(segmentor):
-    torch.manual_seed(0)
     model = segmentor(nn.Conv2d(3, 3, 3, padding=1))
     conv = model.backbone[0]
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((9, 14), (16, 12))]
@@ -122,7 +120,6 @@ def test_profile_over_images_of_different_sizes(segmentor):
 
 
 def test_response_of_the_last_stage(segmentor):
-    torch.manual_seed(0)
     model = segmentor(averaging(3), nn.Conv2d(3, 3, 1, stride=2))
     pixels = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
     with torch.no_grad():
@@ -136,12 +133,7 @@ def test_what_is_no_number_is_null_in_json():
     profile = Profile("conv", np.array([1, np.inf, np.nan]), np.nan)
     about = Activations("net", np.ones((1, 1)), np.ones((1, 1)), 0.5, [profile]).as_dict()
     assert about["layers"] == [
-        {
-            "layer": "conv",
-            "response": [1, None, None],
-            "interior": None,
-            "relative": [None] * 3,
-        }
+        {"layer": "conv", "response": [1, None, None], "interior": None, "relative": [None] * 3}
     ]
     assert np.isnan(Profile("conv", np.array([0, 1.0]), 0.0).relative).all()
 

@@ -327,22 +327,19 @@ def test_figures_show_what_the_network_saw(
     assert call["ignore_index"] == IGNORED
 
 
+NETWORK = ["CONFIG", "CHECKPOINT"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["CONFIG", "nothing.pth"], r"checkpoint: no file .*nothing\.pth"),
         (["nothing.py", "CHECKPOINT"], r"config .*nothing\.py"),
-        (["CONFIG", "CHECKPOINT", "--leave-out", "1"], r"leave-out must lie in \[0, 1\), got '1'"),
-        (["CONFIG", "CHECKPOINT", "--overlap", "1.5"], r"overlap must lie in \[0, 1\), got '1\.5'"),
-        (
-            ["CONFIG", "CHECKPOINT", "--overlap", "1"],
-            r"overlap must lie in \[0, 1\) or be 2 pixels",
-        ),
-        (
-            ["CONFIG", "CHECKPOINT", "--tile", "8", "--overlap", "8"],
-            "must be smaller than the tile",
-        ),
-        (["CONFIG", "CHECKPOINT", "--bands", "8", "4"], "bands must be ascending"),
+        ([*NETWORK, "--leave-out", "1"], r"leave-out must lie in \[0, 1\), got '1'"),
+        ([*NETWORK, "--overlap", "1.5"], r"overlap must lie in \[0, 1\), got '1\.5'"),
+        ([*NETWORK, "--overlap", "1"], r"overlap must lie in \[0, 1\) or be 2 pixels"),
+        ([*NETWORK, "--tile", "8", "--overlap", "8"], "must be smaller than the tile"),
+        ([*NETWORK, "--bands", "8", "4"], "bands must be ascending"),
         (["--work-dirs", "nowhere"], "no finished training run below .*nowhere"),
         (["--from-confusion", "nothing.npz"], r"No such file .*nothing\.npz"),
         (
@@ -372,6 +369,12 @@ def test_bad_input_gets_one_message(main, trained, arguments, message):
         (["--shift-test", "--bin-width", "0"], "'0' is not a whole number of at least 1"),
         (["--batch-size", "0"], "'0' is not a whole number of at least 1"),
         (["config.py", "--from-confusion", "x.npz"], "the file has settled config already"),
+        (["--tolerance", "0.1"], "--tolerance belongs to --shift-test"),
+        (["--images", "DIR"], "--images belongs to --shift-test"),
+        (["--shift-test", "--leave-out", "1/2"], "--shift-test does not go with --leave-out"),
+        (["--shift-test", "--per-class"], "--shift-test does not go with --per-class"),
+        (["--shift-test", "--out", "table.csv"], "--out writes .json only"),
+        (["--shift-test", "--tolerance", "1"], r"--tolerance must lie in [0, 1), got 1.0"),
     ],
 )
 def test_bad_usage_is_refused_before_anything_is_read(main, arguments, message, capsys):

@@ -26,6 +26,17 @@ def truth(config, i):
     return read(config, "images", i)[..., ::-1].argmax(-1)
 
 
+@pytest.fixture
+def evaluated(make_segmentor, make_loader):
+    """A function that evaluates networks, without any that of the config, on its data."""
+
+    def run(config, plan, *models, **options):
+        models = models or [make_segmentor(config)]
+        return evaluate(models, make_loader(config), plan, progress=False, **options)
+
+    return run
+
+
 def windows(mode, plan):
     if mode == "regular":
         return None
@@ -35,13 +46,13 @@ def windows(mode, plan):
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("region", ["image", "tile"])
 def test_counts_of_every_mode_are_those_of_the_known_answer(
-    make_config, make_segmentor, make_loader, region, batch_size
+    make_config, make_segmentor, evaluated, region, batch_size
 ):
     config = make_config(ignore_index=7)
     config.test_dataloader.batch_size = batch_size
     plan = replace(PLAN, region=region, batch_size=2, ignore_index=7)
     model = make_segmentor(config)
-    result = evaluate([model, model], make_loader(config), plan, progress=False)
+    result = evaluated(config, plan, model, model)
     assert result.plan == plan
     assert [name[-12:] for name in result.images] == [f"images/{i}.png" for i in range(3)]
     for i, counts in enumerate(result.counts):
@@ -54,14 +65,12 @@ def test_counts_of_every_mode_are_those_of_the_known_answer(
             assert np.array_equal(matrices, expected), mode
 
 
-def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor, make_loader):
+def test_label_that_is_not_counted_is_the_data_sets(make_config, evaluated):
     config = make_config(ignore_index=1)  # within the classes: counting it would raise no error
-    model, dataset = make_segmentor(config), config.test_dataloader.dataset
+    dataset = config.test_dataloader.dataset
     plan = EvaluationPlan(modes=["regular"])
     dataset.ignore_index = 7  # where a plan has its own, it does not matter
-    expected = evaluate(
-        [model], make_loader(config), replace(plan, ignore_index=1), progress=False
-    ).counts
+    expected = evaluated(config, replace(plan, ignore_index=1)).counts
     dataset.ignore_index = 1
     repeated = {"type": "RepeatDataset", "times": 1, "dataset": dataset}
     other = {**dataset, "ignore_index": 7}
@@ -69,9 +78,9 @@ def test_label_that_is_not_counted_is_the_data_sets(make_config, make_segmentor,
         config.test_dataloader.dataset = {"type": "ConcatDataset", "datasets": parts}
         if other in parts:
             with pytest.raises(ValueError, match=r"must have one ignore_index, got \[1, 7\]"):
-                evaluate([model], make_loader(config), plan, progress=False)
+                evaluated(config, plan)
         else:
-            result = evaluate([model], make_loader(config), plan, progress=False)
+            result = evaluated(config, plan)
             assert result.plan.ignore_index == 1
             assert np.array_equal(result.counts, expected)
 
@@ -101,25 +110,19 @@ def test_tile_defaults_to_the_short_side_of_the_data_sets_first_image(
         (["tile"], (24, 39), False),
     ],
 )
-def test_tiles_that_cut_nothing_are_said(
-    make_config, make_segmentor, make_loader, recwarn, modes, tile, warns
-):
-    config = make_config(images=2)
-    plan = EvaluationPlan(modes=modes, tile=tile)
-    evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+def test_tiles_that_cut_nothing_are_said(make_config, evaluated, recwarn, modes, tile, warns):
+    evaluated(make_config(images=2), EvaluationPlan(modes=modes, tile=tile))
     said = [str(w.message) for w in recwarn if "no image is larger than a tile" in str(w.message)]
     assert len(said) == warns
 
 
-def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_loader):
+def test_label_maps_are_shown_to_the_visitor(make_config, evaluated):
     config = make_config(images=2)
     seen = []
-    evaluate(
-        [make_segmentor(config)],
-        make_loader(config),
+    evaluated(
+        config,
         replace(PLAN, modes=["tile", "regular"]),
         visit=lambda sample, maps, _: seen.append((sample.img_path[-5:], maps)),
-        progress=False,
     )
     assert [name for name, _ in seen] == ["0.png", "1.png"]
     for i, (_, [maps]) in enumerate(seen):
@@ -128,11 +131,11 @@ def test_label_maps_are_shown_to_the_visitor(make_config, make_segmentor, make_l
             assert np.array_equal(maps[mode][0], expected)
 
 
-def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, make_loader):
+def test_padding_of_the_preprocessor_is_taken_away(make_config, evaluated):
     config = make_config(images=1)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
     plan = replace(PLAN, modes=["regular"], bands=())
-    result = evaluate([make_segmentor(config)], make_loader(config), plan, progress=False)
+    result = evaluated(config, plan)
     padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
     regions = plan.regions("regular")
     expected = confusion_matrices(
@@ -142,14 +145,13 @@ def test_padding_of_the_preprocessor_is_taken_away(make_config, make_segmentor, 
 
 
 def test_each_network_gets_tiles_of_what_its_own_preprocessor_makes(
-    make_config, make_segmentor, make_loader
+    make_config, make_segmentor, evaluated
 ):
     config = make_config(images=1)
     plain = make_segmentor(config)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
     plan = EvaluationPlan(modes=["tile"], tile=16)
-    models = [make_segmentor(config), plain]
-    counts = evaluate(models, make_loader(config), plan, progress=False).counts[0][:, 0]
+    counts = evaluated(config, plan, make_segmentor(config), plain).counts[0][:, 0]
     padded = np.pad(truth(config, 0), ((0, 8), (0, 8)))  # to 32 x 48
     for matrices, seen in zip(counts, (padded, truth(config, 0)), strict=True):
         prediction = border_blind(seen, list(TileGrid(seen.shape, 16)))[:24, :40]
@@ -160,42 +162,40 @@ def test_each_network_gets_tiles_of_what_its_own_preprocessor_makes(
 
 @pytest.mark.parametrize("options", [{"region": "tile"}, {"bands": (4,)}])
 def test_regions_that_follow_tiles_are_refused_if_any_network_sees_padding(
-    make_config, make_segmentor, make_loader, options
+    make_config, make_segmentor, evaluated, options
 ):
     config = make_config(images=1)
     plain = make_segmentor(config)
     config.model.data_preprocessor.test_cfg = {"size_divisor": 16}
-    models = [make_segmentor(config), plain]
     plan = EvaluationPlan(tile=16, **options)
     message = r"images/0\.png: .*8 pixels on the right, 8 at the bottom.*region 'image', no bands"
     with pytest.raises(ValueError, match=message):
-        evaluate(models, make_loader(config), plan, progress=False)
+        evaluated(config, plan, make_segmentor(config), plain)
 
 
-def test_training_state_and_random_numbers_stay(make_config, make_segmentor, make_loader):
+def test_training_state_and_random_numbers_stay(make_config, make_segmentor, evaluated):
     config = make_config(images=1)
     model = make_segmentor(config).train()
     model.backbone.eval()
     before = torch.get_rng_state()
-    evaluate([model], make_loader(config), PLAN, progress=False)
+    evaluated(config, PLAN, model)
     assert model.training
     assert not model.backbone.training
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_files_that_do_not_fit_are_named(make_config, make_segmentor, make_loader):
+def test_files_that_do_not_fit_are_named(make_config, evaluated):
     config = make_config()
     labels = f"{config.test_dataloader.dataset.data_root}/labels"
-    model, loader = make_segmentor(config), make_loader(config)
     Image.fromarray(np.full(SIZE, 3, np.uint8)).save(f"{labels}/1.png")
     with pytest.raises(ValueError, match=r"labels/1\.png: label values \[3\] are neither"):
-        evaluate([model], loader, PLAN, progress=False)
+        evaluated(config, PLAN)
     Image.fromarray(np.zeros((24, 41), np.uint8)).save(f"{labels}/1.png")
     with pytest.raises(ValueError, match=r"labels/1\.png: the label has 24 x 41 pixels"):
-        evaluate([model], loader, PLAN, progress=False)
+        evaluated(config, PLAN)
 
 
-def test_images_of_a_batch_that_differ_in_size_are_named(make_config, make_segmentor, make_loader):
+def test_images_of_a_batch_that_differ_in_size_are_named(make_config, evaluated):
     config = make_config()
     root = config.test_dataloader.dataset.data_root
     config.test_dataloader.batch_size = 2
@@ -204,7 +204,7 @@ def test_images_of_a_batch_that_differ_in_size_are_named(make_config, make_segme
     files = rf"{root}/images/0\.png \(24 x 40\), {root}/images/1\.png \(20 x 40\)"
     message = f"^{files}: images of one batch must have one size; set test_dataloader.batch_size=1"
     with pytest.raises(ValueError, match=message):
-        evaluate([make_segmentor(config)], make_loader(config), PLAN, progress=False)
+        evaluated(config, PLAN)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -240,7 +240,7 @@ def test_an_error_of_no_single_file_ends_the_evaluation():
         list(read_batches(DataLoader([0], collate_fn=refuse)))
 
 
-def test_an_image_that_the_network_refuses_is_named(make_config, make_segmentor, make_loader):
+def test_an_image_that_the_network_refuses_is_named(make_config, make_segmentor, evaluated):
     config = make_config()
     model, calls = make_segmentor(config), []
 
@@ -251,25 +251,23 @@ def test_an_image_that_the_network_refuses_is_named(make_config, make_segmentor,
         return inputs
 
     model.encode_decode = encode_decode
-    plan = EvaluationPlan(modes=["regular"])
     with pytest.raises(ValueError, match=r"images/1\.png: too small"):
-        evaluate([model], make_loader(config), plan, progress=False)
+        evaluated(config, EvaluationPlan(modes=["regular"]), model)
 
 
-def test_missing_ground_truth_and_resizing_are_named(make_config, make_segmentor, make_loader):
+def test_missing_ground_truth_and_resizing_are_named(make_config, evaluated):
     config = make_config(images=1)
     pipeline = config.test_dataloader.dataset.pipeline
-    model = make_segmentor(config)
     pipeline.insert(1, {"type": "Resize", "scale": (80, 48)})
     plan = EvaluationPlan(modes=["regular"], leave_outs=[])
-    [[[[found]]]] = evaluate([model], make_loader(config), plan, progress=False).counts
+    [[[[found]]]] = evaluated(config, plan).counts
     # It sees each pixel four times, so the one that it is blind to costs none.
     assert np.array_equal(found, np.diag(np.bincount(read(config, "labels", 0).ravel())[:3]))
     with pytest.raises(ValueError, match="tested at their own size, but the pipeline makes"):
-        evaluate([model], make_loader(config), PLAN, progress=False)
+        evaluated(config, PLAN)
     pipeline[1:3] = []
     with pytest.raises(ValueError, match=r"images/0\.png has no ground truth"):
-        evaluate([model], make_loader(config), PLAN, progress=False)
+        evaluated(config, PLAN)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pconv_seg.geometry import (
-    ShiftedGrids,
-    ShiftRegions,
-    TileGrid,
-    cell_seam_distance,
-    tile_cells,
-)
+from pconv_seg.geometry import ShiftedGrids, ShiftRegions, TileGrid, cell_seam_distance, tile_cells
 
 GRIDS = [
     ((24, 40), (8, 8)),

@@ -38,7 +38,6 @@ def plan_of(size, *options):
 
 
 def draw(plan, dtype=torch.float64, memory_format=torch.contiguous_format, channels=70):
-    torch.manual_seed(0)
     values = torch.randn(2, channels, *plan.size, dtype=dtype)
     return values.to(DEVICE, memory_format=memory_format), torch.randn(channels).to(DEVICE, dtype)
 
@@ -156,7 +155,6 @@ def output_and_gradients(layer, leaves, memory_format, **mask):
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_convolutions_equal_those_with_a_mask(geometry, with_bias, memory_format, way):
     (size, kernel_size, *layer) = geometry
-    torch.manual_seed(1)
     shape = (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size
     leaves = [torch.randn(2, 4, *size), torch.randn(6, 4, *shape), torch.randn(6)][: 2 + with_bias]
     leaves = [leaf.double().to(DEVICE).requires_grad_() for leaf in leaves]
@@ -174,7 +172,6 @@ def test_convolutions_equal_those_with_a_mask(geometry, with_bias, memory_format
 @pytest.mark.parametrize("groups", [1, 4])
 def test_gradients_where_not_all_is_trained(groups, frozen, way):
     """The bias alone as well, which a convolution without it knows nothing of."""
-    torch.manual_seed(1)
     leaves = [torch.randn(2, 4, 6, 7), torch.randn(8, 4 // groups, 3, 3), torch.randn(8)]
     leaves = [leaf.double().to(DEVICE) for leaf in leaves]
     for number, leaf in enumerate(leaves):
@@ -300,7 +297,6 @@ def test_interior_is_that_of_pytorch_to_the_bit(
     dtype, memory_format, most_bytes_by_map, monkeypatch
 ):
     monkeypatch.setattr(scaling, "_MOST_BYTES_BY_MAP", (most_bytes_by_map,) * 2)
-    torch.manual_seed(0)
     input, weight, bias = torch.randn(2, 16, 70, 90), torch.randn(32, 16, 3, 3), torch.randn(32)
     input = input.to(DEVICE, dtype, memory_format=memory_format)
     weight, bias = weight.to(DEVICE, dtype), bias.to(DEVICE, dtype)
@@ -315,7 +311,6 @@ def test_interior_is_that_of_pytorch_to_the_bit(
 def test_a_checkpoint_that_is_followed_once(with_bias, geometry, kernel):
     """Followed, it takes strips instead of the kernel, but saves no more."""
     size, kernel_size, *layer = geometry
-    torch.manual_seed(1)
     input = torch.randn(1, 2, *size, device=DEVICE, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, kernel_size, kernel_size, device=DEVICE, dtype=torch.float64)
     bias = torch.randn(3, device=DEVICE, dtype=torch.float64) if with_bias else None
@@ -354,7 +349,6 @@ class Launches:
 def test_a_graph_replays_the_scaling(size, warm, monkeypatch):
     """Also if it is captured before any other call."""
     monkeypatch.setattr(scaling, "_border_kernels", {})
-    torch.manual_seed(0)
     inputs = torch.randn(2, 1, 4, *size, device=DEVICE, dtype=torch.float64)
     weight = torch.randn(4, 4, 3, 3, device=DEVICE, dtype=torch.float64)
     static = inputs[0].clone()

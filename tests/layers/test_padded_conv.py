@@ -216,7 +216,6 @@ def test_adaptive_partial_convolution_is_built_like_mmcvs():
 
 @pytest.mark.parametrize("mode", ["partial", *MODES])
 def test_compiles_traces_and_keeps_dtypes(mode):
-    torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=2, dilation=2), nn.ReLU())
     net.append(Conv2dAdaptivePadding(4, 4, 3, stride=2))
     set_padding(net, mode)

@@ -80,18 +80,8 @@ def draw(layer, dtype=torch.float64, batch=2, seed=0):
 
 
 def expect(layer, input, weight, bias, mask=None):
-    _, _, _, stride, padding, dilation, groups, _, _ = layer
-    return reference(
-        input,
-        weight,
-        bias,
-        pair(stride),
-        pair(padding),
-        pair(padding),
-        pair(dilation),
-        groups,
-        mask,
-    )
+    stride, padding, dilation = map(pair, layer[3:6])
+    return reference(input, weight, bias, stride, padding, padding, dilation, layer[6], mask)
 
 
 def conv_args(layer):
@@ -376,7 +366,6 @@ def test_inputs_and_masks_are_not_written_to(way):
 
 def test_no_state_survives_a_call():
     """Each result must equal that of a fresh layer, in whatever order calls come."""
-    torch.manual_seed(0)
     layer = PConv2d(3, 4, 3, padding=1)
     weights = layer.state_dict()
     mask = (torch.rand(2, 1, 8, 9) > 0.5).float()
@@ -681,7 +670,6 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("kind", GRADIENTS)
 def test_the_gradient_is_found_as_it_was(kind, way):
-    torch.manual_seed(0)
     input, weight, bias = draw((4, 4, 3, 1, 2, 2, 1, 9, 9), torch.float32)
     leaves = [tensor.requires_grad_() for tensor in (input, weight, bias)]
     gradient = GRADIENTS[kind](input)

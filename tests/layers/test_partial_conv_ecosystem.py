@@ -47,7 +47,6 @@ class Net(nn.Module):
 
 @pytest.fixture
 def net():
-    torch.manual_seed(0)
     net = Net()
     # Running statistics and affine parameters that a fusion cannot ignore.
     for name, value in net.layers[1].state_dict().items():
@@ -77,7 +76,6 @@ def test_compiles_to_one_graph(net, dynamic):
 def test_compiled_code_has_maps_for_inputs_where_sizes_are_known():
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    torch.manual_seed(0)
     net = nn.Sequential(*(PConv2d(3, 3, 3, padding=i, dilation=i) for i in (1, 2, 1)))
     compiled = torch.compile(net, fullgraph=True, backend=counter)
     torch.testing.assert_close(compiled(images()), net(images()))
@@ -144,7 +142,6 @@ def test_compiled_gradients(net, dynamic):
 @pytest.mark.parametrize("layer", [dict(kernel_size=11, padding=5), dict(kernel_size=1, padding=1)])
 def test_compiled_layers_keep_bfloat16_and_leave_the_interior_alone(layer):
     """121 taps are no multiple of their float32 reciprocal; 1x1 has windows without any tap."""
-    torch.manual_seed(0)
     torch._dynamo.reset()
     conv = PConv2d(3, 4, **layer, bias=True, dtype=torch.bfloat16)
     input = torch.randn(1, 3, 24, 25, dtype=torch.bfloat16)
@@ -410,7 +407,6 @@ def test_conv_bn_fusions(net):
 
 
 def conv_module(conv_cfg, **kwargs):
-    torch.manual_seed(0)
     module = ConvModule(
         3, 4, 3, padding=2, dilation=2, conv_cfg=conv_cfg, norm_cfg=dict(type="BN"), **kwargs
     )

@@ -4,11 +4,7 @@ import torch.nn.functional as F
 from mmseg.models.decode_heads import DepthwiseSeparableASPPHead
 from torch import nn
 
-from pconv_seg import (
-    DeepLabV3PlusHead,
-    PaddingAwareDepthwiseSeparableASPPHead,
-    PConv2d,
-)
+from pconv_seg import DeepLabV3PlusHead, PaddingAwareDepthwiseSeparableASPPHead, PConv2d
 
 BN = {"type": "BN"}
 SMALL = {

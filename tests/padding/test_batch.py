@@ -26,7 +26,6 @@ CONV = dict(type="PConv")
 @pytest.fixture
 def segmentor() -> nn.Module:
     register_all_modules()
-    torch.manual_seed(0)
     head = dict(
         channels=8,
         num_classes=CLASSES,

@@ -212,7 +212,6 @@ def test_copies_and_pickles(scheme):
 
 
 def test_parametrizations_and_norms_of_weights():
-    torch.manual_seed(0)
     for conv in (
         parametrize.register_parametrization(nn.Conv2d(3, 4, 3, padding=1), "weight", Doubled()),
         nn.utils.spectral_norm(nn.Conv2d(3, 4, 3, padding=1)),

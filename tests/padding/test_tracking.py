@@ -39,6 +39,15 @@ def _assert_as_alone(output: Tensor, alone: list[Tensor], dims: tuple[int, int] 
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+def _assert_followed(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The output for a padded batch, in which every image has what it has alone."""
+    tracked = model if isinstance(model, nn.Module) else nn.Identity()
+    with track_extents(tracked, images, EXTENTS):
+        output = model(images)
+    _assert_as_alone(output, [model(image) for image in _alone(images)])
+    return output
+
+
 class RandomNet(nn.Module):
     """A random encoder and decoder with skip connections of both kinds."""
 
@@ -122,24 +131,16 @@ class RandomNet(nn.Module):
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks(seed: int, conv: type[nn.Conv2d]) -> None:
     net, images = RandomNet(seed, conv).double().eval(), _images()
-    alone = [net(image) for image in _alone(images)]
-    untracked = net(images)
-
-    with track_extents(net, images, EXTENTS):
-        output = net(images)
-
-    _assert_as_alone(output, alone)
+    padded, followed = (o[1, :, :29, :35] for o in (net(images), _assert_followed(net, images)))
     # The networks are such that padding matters.
-    assert not torch.allclose(untracked[1, :, :29, :35], alone[1][0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(padded, followed, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("scheme", ["reflect", "replicate", "circular", "distribution"])
 def test_networks_with_switched_padding(scheme: str) -> None:
-    net, images = RandomNet(0, nn.Conv2d).double().eval(), _images()
+    net = RandomNet(0, nn.Conv2d).double().eval()
     set_padding(net, scheme)
-    with track_extents(net, images, EXTENTS):
-        output = net(images)
-    _assert_as_alone(output, [net(image) for image in _alone(images)])
+    _assert_followed(net, _images())
 
 
 @pytest.mark.parametrize("scheme", ["partial", "reflect"])
@@ -170,18 +171,24 @@ def test_padding_never_leaks() -> None:
             assert torch.equal(a[:, :height, :width], b[:, :height, :width])
 
 
-def test_gradients_are_the_sum_over_images() -> None:
-    net, images = RandomNet(4, PConv2d).double().eval(), _images()
-    sum(net(image).square().sum() for image in _alone(images)).backward()
+def _assert_gradients_followed(
+    net: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]
+) -> None:
+    sum(loss(net(image)) for image in _alone(images)).backward()
     expected = {name: p.grad.clone() for name, p in net.named_parameters()}
     net.zero_grad()
 
     with track_extents(net, images, EXTENTS):
         output = net(images)
-    sum(o[:, :h, :w].square().sum() for o, (h, w) in zip(output, EXTENTS, strict=True)).backward()
+    sum(loss(o[:, :h, :w]) for o, (h, w) in zip(output, EXTENTS, strict=True)).backward()
 
     for name, parameter in net.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-8, atol=1e-8, msg=name)
+
+
+def test_gradients_are_the_sum_over_images() -> None:
+    net = RandomNet(4, PConv2d).double().eval()
+    _assert_gradients_followed(net, _images(), lambda output: output.square().sum())
 
 
 SINGULAR: dict[str, Callable[[Tensor], Tensor]] = {
@@ -209,20 +216,10 @@ def test_gradients_of_operations_that_have_none_at_0(name: str, padding: float) 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(SINGULAR[name](self.stem(x).abs()))
 
-    torch.manual_seed(0)
     net, images = Net().double(), _images()
     for image, (height, width) in zip(images, EXTENTS, strict=True):
         image[:, height:] = image[:, :, width:] = padding
-    sum(net(image).sum() for image in _alone(images)).backward()
-    expected = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-
-    with track_extents(net, images, EXTENTS):
-        output = net(images)
-    sum(o[:, :h, :w].sum() for o, (h, w) in zip(output, EXTENTS, strict=True)).backward()
-
-    for parameter, gradient in zip(net.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-8)
+    _assert_gradients_followed(net, images, torch.sum)
 
 
 def test_batch_norm_in_training_sees_real_positions() -> None:
@@ -334,10 +331,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operations(name: str) -> None:
-    operation, images = OPERATIONS[name], _images(4)
-    with track_extents(nn.Identity(), images, EXTENTS):
-        output = operation(images)
-    _assert_as_alone(output, [operation(image) for image in _alone(images)])
+    _assert_followed(OPERATIONS[name], _images(4))
 
 
 def test_vectors_are_free() -> None:
@@ -614,9 +608,8 @@ class TestRefusedModules:
         ):
             net(images)
         # Without gradients there is no backward pass that would repeat it.
-        with torch.no_grad(), track_extents(net, images, EXTENTS):
-            output = net(images)
-        _assert_as_alone(output, [net(image) for image in _alone(images)])
+        with torch.no_grad():
+            _assert_followed(net, images)
 
     def test_parts_without_gradients_are_followed(self) -> None:
         class Frozen(nn.Module):
@@ -628,10 +621,7 @@ class TestRefusedModules:
                 with torch.no_grad():
                     return self.conv(x)
 
-        net, images = nn.Sequential(PConv2d(3, 3, 1), Frozen()).double(), _images()
-        with track_extents(net, images, EXTENTS):
-            output = net(images)
-        _assert_as_alone(output, [net(image) for image in _alone(images)])
+        _assert_followed(nn.Sequential(PConv2d(3, 3, 1), Frozen()).double(), _images())
 
     def test_image_smaller_than_window(self) -> None:
         net, images = nn.Sequential(PConv2d(3, 3, 25)).double(), _images()

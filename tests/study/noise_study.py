@@ -49,6 +49,14 @@ study = dict(
 """
 
 
+def study_of(*plans):
+    """A study of one seed with these evaluations."""
+    return (
+        "study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
+        f"evaluation=({', '.join(plans)},), shift=dict(tile=16, bin_width=2))"
+    )
+
+
 def write_log(run, records):
     """Leave these records as what a training logged."""
     log = run.folder / "now" / "vis_data" / "scalars.json"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from noise_study import write_log
+from noise_study import study_of, write_log
 
 from pconv_seg.evaluation.record import Record
 from pconv_seg.evaluation.report import Report
@@ -15,12 +15,8 @@ from pconv_seg.study.results import Results
 def draw(make_study, evaluate_at_random):
     """Draw the figures of a study with these evaluations."""
 
-    def draw(evaluation):
-        study = make_study(
-            study=f"study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
-            f"evaluation={evaluation}, shift=dict(tile=16, bin_width=2))"
-        )
-        evaluate_at_random(study)
+    def draw(*plans):
+        study = evaluate_at_random(make_study(study=study_of(*plans)))
         return draw_figures(Results(study))
 
     return draw
@@ -78,7 +74,7 @@ def test_the_mean_curve_goes_on_without_runs_that_ended(make_study, evaluate_at_
 @pytest.mark.parametrize("first_has_all", [True, False])
 def test_every_evaluation_has_its_own_modes(draw, first_has_all):
     every, few = "dict(tile=16)", "dict(tile=24, modes=('tile',))"
-    figures = draw(f"({every}, {few})" if first_has_all else f"({few}, {every})")
+    figures = draw(*((every, few) if first_has_all else (few, every)))
     everywhere = ["on whole images", "on tiles side by side (16 px)"]
     everywhere += ["on overlapping tiles (16 px, overlap 1/3)"]
     only_tiles = ["on tiles side by side (24 px)"]
@@ -94,17 +90,16 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
 
 def test_whole_images_are_drawn_once_by_leave_out(draw):
     whole = "modes=('regular',)"
-    figures = draw(f"(dict(tile=16, {whole}), dict(tile=24, {whole}), dict(tile=32))")
+    figures = draw(f"dict(tile=16, {whole})", f"dict(tile=24, {whole})", "dict(tile=32)")
     tiles = ["on tiles side by side (32 px)", "on overlapping tiles (32 px, overlap 1/3)"]
     assert titles(figures["leave_out"]) == ["on whole images", *tiles]
     assert len(figures["leave_out"].axes) == 6  # no row without a panel
 
 
 def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
-    figures = draw(
-        "(dict(tile=16, modes=('tile_overlap',), bands=(4,)), dict(tile=24, bands=(4,)), "
-        "dict(tile=32), dict(tile=40, bands=(4,)), dict(tile=48, bands=(8,), modes=('regular',)))"
-    )
+    overlapping = "dict(tile=16, modes=('tile_overlap',), bands=(4,))"
+    sides = "dict(tile=24, bands=(4,))", "dict(tile=32)", "dict(tile=40, bands=(4,))"
+    figures = draw(overlapping, *sides, "dict(tile=48, bands=(8,), modes=('regular',))")
     expected = ["on whole images"] * 2 + [f"on tiles side by side ({i} px)" for i in (24, 40)]
     assert [axes.get_title() for axes in figures["border_distance"].axes[:4]] == expected
-    assert "border_distance" not in draw("(dict(tile=16, modes=('tile_overlap',), bands=(4,)),)")
+    assert "border_distance" not in draw(overlapping)

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from noise_study import CONFIG, STUDY, write_log
+from noise_study import CONFIG, STUDY, study_of, write_log
 from scipy import stats
 
 from pconv_seg.engine import PreflightError
@@ -38,10 +38,7 @@ NONE = (float("nan"), float("nan"))
 
 def contrast(mean, seeds, images, count=3):
     return Contrast(
-        tuple(range(count)),
-        (mean,) * count,
-        Difference(mean, *seeds),
-        Difference(mean, *images),
+        tuple(range(count)), (mean,) * count, Difference(mean, *seeds), Difference(mean, *images)
     )
 
 
@@ -279,11 +276,7 @@ def test_whole_images_are_shown_once_for_each_choice_of_regions(
 ):
     first = {"tile": 16, "leave_outs": ("1/2",), "bands": (4,)}
     second = {**first, "tile": 24, **options}
-    study = make_study(
-        study=f"study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
-        f"evaluation=({first}, {second}), shift=dict(tile=16, bin_width=2))"
-    )
-    evaluate_at_random(study)
+    study = evaluate_at_random(make_study(study=study_of(f"{first}", f"{second}")))
     contents = Contents(Results(study))
     # Regions: nothing and one share left out; two distances from the border.
     kind, title, places = "leave_outs", "on whole images", slice(0, 2)
@@ -401,11 +394,7 @@ def test_the_command_is_that_of_the_training_and_can_be_pasted(make_study, evalu
 
 def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_random, no_figures):
     def text(*plans: str) -> str:
-        study = make_study(
-            study=f"study = dict(paddings=('zeros', 'partial'), seeds=(0,), "
-            f"evaluation=({', '.join(plans)},), shift=dict(tile=16, bin_width=2))"
-        )
-        evaluate_at_random(study)
+        study = evaluate_at_random(make_study(study=study_of(*plans)))
         return write_report(study).read_text()
 
     line = "The grey line is the paper's Table 7. Its five proportions are not known"
@@ -518,18 +507,18 @@ def test_without_evaluated_runs_it_says_what_to_do(make_study):
         Results(make_study())
 
 
-def test_counts_of_another_plan_are_refused(make_study, evaluate_at_random):
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("'1/2'", "'2/3'", "tile16.*--only evaluate"),
+        ("tile=16, bin_width", "tile=24, bin_width", "the shift.* 16,.* 24,.*evaluate"),
+    ],
+)
+def test_counts_of_another_plan_are_refused(make_study, evaluate_at_random, old, new, words):
     evaluate_at_random(make_study(("zeros", "partial"), (0,)))
-    changed = make_study(("zeros", "partial"), (0,), study=STUDY.replace("'1/2'", "'2/3'"))
-    with pytest.raises(PreflightError, match=r"zeros_seed0: tile16.*--only evaluate"):
+    changed = make_study(("zeros", "partial"), (0,), study=STUDY.replace(old, new))
+    with pytest.raises(PreflightError, match=f"zeros_seed0: {words}"):
         Results(changed)
-
-
-def test_a_shift_test_with_other_options_is_refused(make_study, evaluate_at_random):
-    evaluate_at_random(make_study(("zeros", "partial"), (0,)))
-    changed = STUDY.replace("shift=dict(tile=16, bin_width=2)", "shift=dict(tile=24, bin_width=2)")
-    with pytest.raises(PreflightError, match=r"zeros_seed0: the shift.* 16,.* 24,.*evaluate"):
-        Results(make_study(("zeros", "partial"), (0,), study=changed))
 
 
 @pytest.mark.parametrize("name", ["tile24", "cross", "shift"])

@@ -299,16 +299,17 @@ def test_a_training_that_outlives_its_study_keeps_others_away(make_study):
         child.stop()
 
 
-def test_missing_data_stop_the_study_before_its_first_run(make_study):
-    study = make_study(config=CONFIG.replace("img_path='images'", "img_path='nothing'"))
-    with pytest.raises(PreflightError, match="nothing"):
-        train_runs(study, STUB)
-    assert not study.folder.exists()
-
-
-def test_missing_test_data_stop_the_study_before_its_first_run(make_study):
-    study = make_study(config=CONFIG + "\ntest_dataloader = None\n")
-    with pytest.raises(PreflightError, match=r"test_dataloader: config .*noise\.py has none"):
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (CONFIG.replace("img_path='images'", "img_path='nothing'"), "nothing"),
+        (f"{CONFIG}test_dataloader = None\n", r"test_dataloader: config .*noise\.py has none"),
+    ],
+    ids=["training", "test"],
+)
+def test_missing_data_stop_the_study_before_its_first_run(make_study, config, words):
+    study = make_study(config=config)
+    with pytest.raises(PreflightError, match=words):
         train_runs(study, STUB)
     assert not study.folder.exists()
 

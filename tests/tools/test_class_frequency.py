@@ -1,6 +1,3 @@
-import runpy
-from pathlib import Path
-
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -8,8 +5,7 @@ from PIL import Image
 
 from pconv_seg.datasets.sampling import frequency_table
 
-main = runpy.run_path(str(Path(__file__).parents[2] / "tools/class_frequency.py"))["main"]
-
+TOOL = "class_frequency"
 CONFIG = """
 custom_imports = dict(imports=["pconv_seg"])
 train_dataloader = dict(
@@ -40,7 +36,7 @@ def config(tmp_path):
     return str(file)
 
 
-def test_the_share_of_a_rare_class(config, tmp_path, capsys):
+def test_the_share_of_a_rare_class(main, config, tmp_path, capsys):
     plot = tmp_path / "plot.svg"
     options = ["train_dataloader.sampler.type=ClassUniformSampler",
                "train_dataloader.sampler.tile=32"]  # fmt: skip
@@ -61,12 +57,12 @@ def test_the_share_of_a_rare_class(config, tmp_path, capsys):
     assert plot.read_text().rstrip().endswith("</svg>")
 
 
-def test_a_config_without_draws_is_compared_as_well(config):
+def test_a_config_without_draws_is_compared_as_well(main, config):
     found = main([config, "--samples", "8", "--num-workers", "1"])
     assert found["random images"].containing[0] == 8
 
 
-def test_only_data_sets_of_mmseg_are_compared(config):
+def test_only_data_sets_of_mmseg_are_compared(main, config):
     cfg = Config.fromfile(config)
     inner = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type="RepeatDataset", times=1, dataset=inner)
@@ -77,7 +73,7 @@ def test_only_data_sets_of_mmseg_are_compared(config):
         main([config])
 
 
-def test_without_a_sampler_the_default_one_is_compared(config):
+def test_without_a_sampler_the_default_one_is_compared(main, config):
     key = "train_dataloader.sampler"
     found, expected = (
         main([config, "--samples", "8", "--cfg-options", option])
@@ -87,13 +83,13 @@ def test_without_a_sampler_the_default_one_is_compared(config):
         assert np.array_equal(found[name].pixels, expected[name].pixels)
 
 
-def test_a_sampler_is_known_with_its_scope_too(config):
+def test_a_sampler_is_known_with_its_scope_too(main, config):
     option = "train_dataloader.sampler.type=pconv_seg.ClassUniformSampler"
     with pytest.raises(SystemExit, match="tile must be a positive number of pixels, got 0"):
         main([config, "--cfg-options", option, "train_dataloader.sampler.tile=0"])
 
 
-def test_data_that_cannot_be_compared_are_named(config, tmp_path):
+def test_data_that_cannot_be_compared_are_named(main, config, tmp_path):
     Image.fromarray(np.full((32, 64), 3, np.uint8)).save(tmp_path / "labels/2.png")
     with pytest.raises(SystemExit, match=r"labels/2\.png: label value\(s\) 3; there are classes"):
         main([config, "--samples", "8"])
