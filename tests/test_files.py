@@ -14,6 +14,7 @@ from pconv_seg.files import atomic_path, parse_json, remove_leftovers, short_nam
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
     with atomic_path(path) as temporary:
+        assert temporary.suffix == ".txt"  # by which many writers choose a format
         temporary.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
         temporary.write_text(str(1 / (temporary.write_text("new") - 3)))
@@ -96,6 +97,12 @@ def test_names_of_checkpoints_reach_as_far_up_as_tells_them_apart() -> None:
         "w/a/1.pth": "a/1.pth",
         "w/b/1.pth": "b/1.pth",
     }
+    assert short_names(["w/a/1.pth", "w/a/2.pth"]) == {
+        "w/a/1.pth": "a/1.pth",
+        "w/a/2.pth": "a/2.pth",
+    }
+    # One file, written in two ways.
+    assert short_names(["a/1.pth", "./a//1.pth"]) == {"a/1.pth": "a/1.pth", "./a//1.pth": "a/1.pth"}
     paths = ["/w/a/seed0/1.pth", "/w/b/seed0/1.pth", "seed0/1.pth", "/w/a/seed0/1.pth"]
     names = ["a/seed0/1.pth", "b/seed0/1.pth", "seed0/1.pth"]
     assert short_names(paths) == dict(zip(paths[:3], names, strict=True))

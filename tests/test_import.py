@@ -56,6 +56,14 @@ def test_scoped_name_needs_no_custom_imports() -> None:
     assert _run(BUILD_SCOPED, PACKAGE.parent) == ""
 
 
+def test_names_are_found_in_the_packages_own_scope_too() -> None:
+    root = mmengine.registry.MODELS
+    with root.switch_scope_and_registry("pconv_seg") as scoped:
+        assert scoped.scope == "pconv_seg"
+        for name in ("PConv", "pconv_seg.PConv"):
+            assert scoped.get(name) is root.get("PConv") is pconv_seg.PConv2d
+
+
 def test_all_that_configs_can_name_is_at_the_top() -> None:
     registries = [*vars(mmengine.registry).values(), *vars(mmseg.registry).values()]
     parts = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
+import cv2
 import pytest
 
 from pconv_seg.parallel import map_in_processes
@@ -29,6 +30,23 @@ def test_as_many_workers_as_processors_that_may_be_used() -> None:
     finally:
         os.sched_setaffinity(0, allowed)
     assert len(workers) == 1
+
+
+def _fail(_: int) -> None:
+    raise ValueError("a job's own")
+
+
+def test_opencv_has_as_many_threads_as_before() -> None:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        list(map_in_processes(_pid, range(2), 1, "test", "job"))
+        assert cv2.getNumThreads() == 3
+        with pytest.raises(ValueError, match="a job's own"):
+            list(map_in_processes(_fail, range(2), 1, "test", "job"))
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _announce(pipe: int, _: int) -> None:

@@ -59,6 +59,20 @@ def test_every_changed_bit_is_noticed(tmp_path: Path) -> None:
         assert damage(path), position
 
 
+def test_all_of_a_large_file_counts(tmp_path: Path) -> None:
+    """It is read in parts of a MiB."""
+    path = tmp_path / "iter_1.pth"
+    torch.save({"weights": torch.arange(700_000.0)}, path)
+    write_sealed(path, path.read_bytes())
+    assert damage(path) is None
+    content = path.read_bytes()
+    for position in (100, 1 << 20, 2 << 20, len(content) - 72):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
+        assert damage(path) == "its bytes are not those that were written (SHA-256)"
+
+
 def test_changed_records_of_plain_checkpoints_are_named(tmp_path: Path) -> None:
     path = save(tmp_path / "iter_1.pth", sealed=False)
     content = path.read_bytes()
@@ -90,7 +104,8 @@ def test_the_pointer_decides_unless_its_process_died_before_changing_it(tmp_path
     save(tmp_path / "iter_9.pth", age=90)  # of an earlier run in the same folder
     save(tmp_path / "iter_2.pth", age=20)
     save(tmp_path / "iter_4.pth", age=10)
-    save(tmp_path / "best_mIoU_iter_4.pth")
+    for other in ("best_mIoU_iter_4.pth", "iter_4.pth.old.pth"):
+        save(tmp_path / other)
     pointer = tmp_path / "last_checkpoint"
     assert names(tmp_path) == ["iter_4.pth", "iter_2.pth", "iter_9.pth"]
     pointer.write_text(f"{tmp_path}/iter_4.pth")

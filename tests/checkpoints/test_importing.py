@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from pconv_seg.checkpoints import import_weights, load_file, load_weights, network_of, save_weights
+from pconv_seg.checkpoints.loading import checked
 from pconv_seg.models import WideResNet38
 
 ROOT = Path(__file__).parents[2]
@@ -243,16 +244,20 @@ def test_deepwv3plus_gives_the_logits_of_that_network(reference_trunk):
             align_corners=True,
         ),
     )
-    network, report = loaded(content, network)
     state = tensors(deepwv3plus())
-    assert report.mapped.keys() == state.keys()
-    assert not report.dropped
+    networks = []
+    for built in (network, network_of(content).to_empty(device="cpu")):
+        built, report = loaded(content, built)
+        assert report.mapped.keys() == state.keys()
+        assert not report.dropped
+        networks.append(built)
     for size in ((65, 98), (64, 48)):
         x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
-        actual = network.encode_decode(x, [dict(img_shape=size)])
         expected = reference_deepwv3plus(reference_trunk, state, x)
         assert expected.std() > 0.1
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        for built in networks:
+            actual = built.encode_decode(x, [dict(img_shape=size)])
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -346,6 +351,7 @@ def test_what_does_not_fit_comes_with_the_way_out(mmseg_file):
     [
         ("missing", "nothing in the file for {key} (64, 32, 3, 3)"),
         ("shape", "{key} (1, 32, 3, 3) does not fit {key} (64, 32, 3, 3)"),
+        ("turned", "{key} (32, 64, 3, 3) does not fit {key} (64, 32, 3, 3)"),
         ("unknown", "mod8.weight (64, 32, 3, 3) has no place in the network"),
     ],
 )
@@ -355,6 +361,8 @@ def test_keys_and_shapes_that_do_not_fit_are_named_on_both_sides(change, message
     value = content["state_dict"].pop(f"module.{key}")
     if change == "shape":
         content["state_dict"][f"module.{key}"] = value[:1]
+    elif change == "turned":
+        content["state_dict"][f"module.{key}"] = value.transpose(0, 1)
     elif change == "unknown":
         content["state_dict"] |= {f"module.{key}": value, "module.mod8.weight": value}
     with pytest.raises(ValueError, match=re.escape(message.format(key=key))) as error:
@@ -496,6 +504,27 @@ def test_what_holds_no_weights_is_refused(content, message):
         import_weights(content, nn.Module(), source="x.pth")
 
 
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_parts_of_larger_tensors_are_written_alone(tmp_path, suffix):
+    source, target = tmp_path / "new.pth", tmp_path / f"out.{suffix}"
+    source.write_bytes(b"published")
+    large = torch.arange(500_000.0).view(500, 1000)
+    state = {"part": large[:2, :3], "turned": large[:2, :3].T, "again": large[:2, :3]}
+    save_weights(state, target, source, {"source": "old.pth", "epoch": 3})
+    written = load_file(target)
+    part = torch.tensor([[0.0, 1.0, 2.0], [1000.0, 1001.0, 1002.0]])
+    expected = {"part": part, "turned": part.T, "again": part}
+    torch.testing.assert_close(written.get("state_dict", written), expected, rtol=0, atol=0)
+    assert target.stat().st_size < 10_000
+    if suffix == "pth":  # what it is from now counts
+        assert (written["meta"]["source"], written["meta"]["epoch"]) == ("new.pth", 3)
+
+
+def test_a_checkpoint_may_say_nothing_of_itself():
+    for content in ({"meta": None}, {"meta": {"dataset_meta": None}}, {"meta": {}}, {}):
+        assert checked(content, "x.pth") is content
+
+
 class TestInitCfg:
     """The original files in a config."""
 
@@ -522,9 +551,9 @@ class TestInitCfg:
         network.init_weights()
         expected = tensors(wide_resnet38())  # with either layout, as the other tensors follow
         state = network.backbone.state_dict()
-        checked = [key for key in state if not key.endswith("num_batches_tracked")]
-        assert checked
-        for key in checked:
+        weights = [key for key in state if not key.endswith("num_batches_tracked")]
+        assert weights
+        for key in weights:
             assert torch.equal(state[key], expected[key]), key
 
     def test_a_whole_network_is_not_initialized_again(self, published, mmseg_file):
@@ -553,6 +582,18 @@ class TestInitCfg:
         network = build(**RESNET, init_cfg=published(state))
         with pytest.raises(
             ValueError, match=r"file\.pth .*\n.*layer3\.1\.bn2\.running_mean \(16\)"
+        ):
+            network.init_weights()
+
+    def test_a_file_of_another_format_ends_the_run(self, tmp_path):
+        torch.save(tensors(resnet18()), tmp_path / "file.pth")
+        options = dict(checkpoint=str(tmp_path / "file.pth"), format="mmseg")
+        init_cfg = dict(type="PublishedWeights", **options)
+        network = build(
+            type="ResNet", depth=18, stem_channels=4, base_channels=4, init_cfg=init_cfg
+        )
+        with pytest.raises(
+            ValueError, match=r"file\.pth is not the format mmseg: it looks like a R"
         ):
             network.init_weights()
 

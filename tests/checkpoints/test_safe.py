@@ -207,13 +207,16 @@ def test_a_truncated_file_is_named(file, zipped, share):
         load_file(file)
 
 
-def test_a_storage_larger_than_what_is_in_the_file_is_refused(file, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [(b"M\x40\x9c", 160000), (b"K\x03", 12)],  # 40000 of two bytes, 3 of one
+)
+def test_a_storage_of_another_size_than_in_the_file_is_refused(file, tmp_path, number, size):
     save({"weight": torch.zeros(4)}, tmp_path / "whole.pth")
     with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(file, "w") as changed:
         for name in whole.namelist():
-            # The number 4 of one byte becomes 40000 of two.
-            changed.writestr(name, whole.read(name).replace(b"K\x04", b"M\x40\x9c"))
-    with pytest.raises(ValueError, match="storage 0 has 16 bytes instead of 160000"):
+            changed.writestr(name, whole.read(name).replace(b"K\x04", number))
+    with pytest.raises(ValueError, match=f"storage 0 has 16 bytes instead of {size}"):
         load_file(file)
 
 

@@ -5,6 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from pconv_seg.checkpoints import stored_config
+from pconv_seg.checkpoints.stored import stored_classes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -79,3 +80,12 @@ def test_no_module_is_imported_to_find_out_what_is_registered(tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"builds trap\.Net, which is not registered"):
         stored_config({"cfg": "model = dict(type='trap.Net')"}, "x.pth")
     assert "trap" not in sys.modules
+
+
+def test_classes_are_those_of_any_version_of_mmseg():
+    old = {"CLASSES": ("a", "b"), "PALETTE": [[0, 0, 0], [1, 1, 1]]}
+    assert stored_classes(old) == {"classes": ("a", "b"), "palette": [[0, 0, 0], [1, 1, 1]]}
+    assert stored_classes({"CLASSES": ("a",)}) == {"classes": ("a",)}
+    new = {"classes": ("c",)}
+    assert stored_classes({**old, "dataset_meta": new}) == new
+    assert stored_classes({"dataset_meta": None}) == {}

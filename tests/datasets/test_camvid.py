@@ -79,9 +79,23 @@ def test_unlabelled_never_counts_in_iou_metric(data_root):
     assert metric.evaluate(1) == {"aAcc": 100.0, "mIoU": 100.0, "mAcc": 100.0}
 
 
-def test_one_palette_colour_per_class():
-    classes, palette = CamVidDataset.METAINFO["classes"], CamVidDataset.METAINFO["palette"]
-    assert len(classes) == len(set(map(tuple, palette))) == 11
+def test_labels_and_colours_are_the_published_ones():
+    """By SegNet's numbers; colours are CamVid's own."""
+    metainfo = CamVidDataset.METAINFO
+    table = zip(metainfo["classes"], metainfo["palette"], strict=True)
+    assert {n: (name, tuple(c)) for n, (name, c) in enumerate(table)} == {
+        10: ("Bicyclist", (0, 128, 192)),
+        1: ("Building", (128, 0, 0)),
+        8: ("Car", (64, 0, 128)),
+        7: ("Fence", (64, 64, 128)),
+        4: ("Pavement", (0, 0, 192)),
+        9: ("Pedestrian", (64, 64, 0)),
+        2: ("Pole", (192, 192, 128)),
+        3: ("Road", (128, 64, 128)),
+        6: ("SignSymbol", (192, 128, 128)),
+        0: ("Sky", (128, 128, 128)),
+        5: ("Tree", (128, 128, 0)),
+    }
 
 
 @pytest.mark.parametrize("value", [12, 255])

@@ -58,13 +58,16 @@ def test_equals_cropping_the_scaled_image(results, factor, center):
             )
 
 
-@pytest.mark.parametrize("crop_size", [(4, 45), (30, 5)])
-def test_overshoot_is_cut_off_alike_in_crops_of_all_shapes(crop_size):
-    """Between black and white, where it shows which axis is interpolated first."""
-    image = 255 * np.random.default_rng(0).integers(2, size=(20, 30, 3), dtype=np.uint8)
-    wide = Image.fromarray(image).resize((45, 20), Image.Resampling.BICUBIC)
+@pytest.mark.parametrize(
+    ("size", "factor", "crop_size"),
+    [((20, 30), 1.5, (4, 45)), ((20, 30), 1.5, (30, 5)), ((120, 180), 0.25, (8, 9))],
+)
+def test_overshoot_is_cut_off_alike_in_crops_of_all_shapes(size, factor, crop_size):
+    """Between black and white, where it shows which axis is interpolated first, and how far."""
+    image = 255 * np.random.default_rng(0).integers(2, size=(*size, 3), dtype=np.uint8)
+    wide = Image.fromarray(image).resize((45, size[0]), Image.Resampling.BICUBIC)
     whole = np.array(wide.resize((45, 30), Image.Resampling.BICUBIC)).astype(int)
-    transform = build("RandomScaleCrop", crop_size=crop_size, scale=(1.5, 1.5))
+    transform = build("RandomScaleCrop", crop_size=crop_size, scale=(factor, factor))
     height, width = crop_size
     for seed in range(10):
         with seeded(seed):
@@ -104,6 +107,30 @@ def test_positions_of_the_crop_are_uniform():
     np.testing.assert_allclose(starts(crop_center=(0, 1)), [0.8, 0.2, *[0] * 6], atol=0.03)
 
 
+def test_the_centre_is_that_of_a_pixel():
+    """Of three times the size, it is the middle one of the three that the pixel becomes."""
+    label = np.arange(12, dtype=np.uint8)[None]
+    results = {"img": np.zeros((1, 12, 3), np.uint8), "seg_fields": ["gt_seg_map"]}
+    results["crop_center"] = (0, 6)
+    transform = build("RandomScaleCrop", crop_size=(1, 5), scale=(3, 3))
+    np.random.seed(0)
+    crops = [transform({**results, "gt_seg_map": label})["gt_seg_map"][0] for _ in range(2000)]
+    scaled = np.arange(12).repeat(3)
+    windows = {tuple(scaled[start : start + 5]): start for start in range(32)}
+    starts = np.bincount([windows[tuple(crop)] for crop in crops], minlength=32) / 2000
+    # Those that contain 19.
+    np.testing.assert_allclose(starts[15:20], np.full(5, 0.2), atol=0.04)
+    assert starts.sum() == pytest.approx(starts[15:20].sum())
+
+
+def test_something_stays_of_the_smallest_image():
+    results = {"img": np.full((1, 3, 3), 7, np.uint8), "seg_fields": ["gt_seg_map"]}
+    results["gt_seg_map"] = np.array([[1, 2, 3]], np.uint8)
+    out = build("RandomScaleCrop", crop_size=4, scale=(0.3, 0.3))(results)
+    np.testing.assert_array_equal(out["img"], np.full((1, 1, 3), 7))
+    np.testing.assert_array_equal(out["gt_seg_map"], [[2]])
+
+
 def test_scales_are_uniform(results):
     transform = build("RandomScaleCrop", crop_size=(1000, 1000))
     np.random.seed(0)
@@ -128,6 +155,7 @@ def test_the_resized_image_counts_as_the_original(results):
 def test_jitter_is_that_of_pillow(results, name, monkeypatch):
     """torchvision's adjustments of Pillow images are these enhancers."""
     monkeypatch.setattr(np.random, "uniform", lambda low, high: high)
+    results["img"][..., 0] //= 8  # of one colour more than of the others
     out = build("ColorJitter", **{name: 0.25})(dict(results))["img"]
     enhancer = {"saturation": "Color"}.get(name, name.title())
     image = Image.fromarray(results["img"][..., ::-1])

@@ -37,6 +37,14 @@ def test_work_dir_from_flag_then_config_then_file_name(config: str) -> None:
     assert build_training_config(config, cfg_options=in_config).work_dir == "from_config"
     assert build_training_config(config).work_dir == "work_dirs/some_name"
     assert build_test_config(config, "x.pth").work_dir == "work_dirs/some_name"
+    named = Path(config).rename(Path(config).with_name("r50_lr0.1.py"))
+    assert build_training_config(str(named)).work_dir == "work_dirs/r50_lr0.1"
+
+
+def test_a_test_is_of_the_checkpoint_that_is_named(config: str) -> None:
+    for start in ("imagenet.pth", None):
+        cfg = build_test_config(config, "x.pth", cfg_options={"load_from": start})
+        assert cfg.load_from == "x.pth"
 
 
 def test_seed_keeps_the_other_settings_of_randomness(config: str) -> None:
@@ -113,6 +121,20 @@ def test_pictures_are_for_the_hook_and_the_visualizer(config: str) -> None:
         type="SegVisualizationHook", draw=True, show=True, wait_time=0.5
     )
     assert cfg.visualizer == dict(name="a", save_dir="b")
+
+
+def test_pictures_in_files_need_no_window(config: str) -> None:
+    hook = {"default_hooks.visualization.type": "SegVisualizationHook", "visualizer.name": "a"}
+    cfg = build_test_config(config, "x.pth", show_dir="b", cfg_options=hook)
+    assert cfg.default_hooks.visualization == dict(
+        type="SegVisualizationHook", draw=True, show=False, wait_time=2.0
+    )
+
+
+def test_files_for_the_server_are_of_every_data_set_of_cityscapes(config: str) -> None:
+    options = {"test_dataloader.dataset.type": "CityscapesSplitDataset"}
+    cfg = build_test_config(config, "x.pth", out="maps", format_only=True, cfg_options=options)
+    assert cfg.test_evaluator == dict(type="BorderIoUMetric", format_only=True, output_dir="maps")
 
 
 def test_only_hooks_that_mmengine_does_not_know_as_none_are_taken_out(config: str) -> None:

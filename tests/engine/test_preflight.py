@@ -207,6 +207,20 @@ def test_metrics_need_the_names_of_classes(root: Path, evaluator: dict | list) -
     check_training(cfg)
 
 
+def test_a_wrapper_of_several_needs_the_names_of_its_first_alone(root: Path) -> None:
+    cfg = _config(root, val_evaluator=dict(type="IoUMetric"))
+    first = cfg.val_dataloader.dataset
+    second = dict(first, type="BaseSegDataset", img_suffix="_leftImg8bit.png")
+    second["seg_map_suffix"] = "_gtFine_labelTrainIds.png"
+    prefix = dict(img_path="leftImg8bit/val/aachen", seg_map_path="gtFine/val/aachen")
+    second["data_prefix"] = prefix
+    cfg.val_dataloader.dataset = dict(type="ConcatDataset", datasets=[first, second])
+    check_training(cfg)
+    cfg.val_dataloader.dataset.datasets = [second, first]
+    message = _message(cfg)
+    assert "val_dataloader.dataset.datasets.0: BaseSegDataset has no class names" in message
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
@@ -302,6 +316,15 @@ def test_missing_checkpoint(root: Path, check: object) -> None:
     assert f"no file {root}/absent.pth\n" in message
 
 
+def test_the_home_folder_has_its_short_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    cfg = _config(root, load_from="~/a.pth")
+    assert f"no file {root}/a.pth\n" in _message(cfg)
+    _touch(root / "a.pth")
+    check_training(cfg)
+    check_testing(cfg)
+
+
 def test_all_missing_checkpoints_are_named(root: Path) -> None:
     paths = [f"{root}/a.pth", f"{root}/b.pth", str(_touch(root / "c.pth"))]
     with pytest.raises(PreflightError) as error:
@@ -371,6 +394,14 @@ def test_what_a_data_set_raises_is_named_by_its_key(root: Path) -> None:
 def test_type_of_a_data_set_that_nobody_registered(root: Path, kind: str | None) -> None:
     message = _message(_config(root, **{"val_dataloader.dataset.type": kind}))
     assert f"  - val_dataloader.dataset: there is no data set of type {kind!r}\n" in message
+
+
+def test_a_part_may_have_a_scope_of_its_own(root: Path) -> None:
+    cfg = _config(root, default_scope="mmengine")
+    assert "there is no data set of type 'CityscapesDataset'" in _message(cfg)
+    for loader in ("train_dataloader", "val_dataloader"):
+        cfg[loader].dataset["_scope_"] = "mmseg"
+    check_training(cfg)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +474,9 @@ def test_reachable_url_passes(root: Path, hub: Path, server: str) -> None:
 def test_named_weights_are_looked_up(root: Path, hub: Path) -> None:
     _touch(hub / "resnet50_v1c-2cccc1ad.pth")
     _touch(hub / "resnet50_8xb32_in1k_20210831-ea4938fc.pth")
-    for name in ("open-mmlab://resnet50_v1c", "mmcls://resnet50"):
+    _touch(hub / "resnet50_caffe-788b5fa3.pth")  # by a name that it had before, too
+    names = ("open-mmlab://resnet50_v1c", "mmcls://resnet50", "open-mmlab://resnet50_caffe")
+    for name in names:
         cfg = _config(root, **{"model.pretrained": name})
         check_training(cfg)
 
@@ -492,9 +525,11 @@ def test_epochs_that_would_never_end(root: Path, loop: dict, sampler: str) -> No
 )
 def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str, remedy: str) -> None:
     tiled = {"model.type": name, "model.test_cfg": dict(mode="tile", tile=64)}
-    message = _message(_config(root, **tiled))
-    assert f"model.test_cfg.mode=tile: a model of type {name} does not predict in tiles" in message
-    assert f"--cfg-options model.{remedy}" in message
+    checkpoint = str(_touch(root / "a.pth"))
+    for check in (check_training, check_testing):
+        message = _message(_config(root, load_from=checkpoint, **tiled), check)
+        assert f"model.test_cfg.mode=tile: a model of type {name} does not predict" in message
+        assert f"--cfg-options model.{remedy}" in message
     check_training(_config(root, **tiled | {"model.type": "TiledEncoderDecoder"}))
     check_training(_config(root, **tiled | {"model.test_cfg": dict(mode="slide")}))
 
@@ -524,7 +559,9 @@ def test_launchers_and_devices(
     root: Path, monkeypatch: pytest.MonkeyPatch, launcher: str, device: str, message: str
 ) -> None:
     monkeypatch.setattr(preflight, "get_device", lambda: device)
-    assert message in _message(_config(root, launcher=launcher))
+    cfg = _config(root, launcher=launcher, load_from=str(_touch(root / "a.pth")))
+    for check in (check_training, check_testing):
+        assert message in _message(cfg, check)
 
 
 @pytest.mark.parametrize(

@@ -149,12 +149,16 @@ def test_signal_saves_and_ends_with_the_documented_status(
 def test_signal_in_validation_repeats_it_on_resuming(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
-    train = tiny_run.Train(tiny_config, tmp_path)
+    by_iteration = "default_hooks.logger.log_metric_by_epoch=False"
+    train = tiny_run.Train(tiny_config, tmp_path, by_iteration)
     # The second image of the second validation.
     train.stop("predict", 5)
     content = torch.load(train.work_dir / "iter_8.pth", weights_only=False)
     assert content["message_hub"]["runtime_info"]["last_validation"] == 4
     tiny_run.assert_same(train.end(), uninterrupted)
+    logs = train.work_dir.glob("*/vis_data/scalars.json")
+    records = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    assert sorted(record["step"] for record in records if "mIoU" in record) == [4, 8, 12]
 
 
 def test_signal_in_validation_of_averaged_weights(tiny_config: str, tmp_path: Path) -> None:
@@ -429,7 +433,7 @@ def test_validation_leaves_no_trace_in_training(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
     """Its loader draws a seed from torch's generator each time."""
-    loop = ("val_interval=5", "val_begin=6", "dynamic_intervals=[(11,1)]")
+    loop = ("val_interval=5", "val_begin=10", "dynamic_intervals=[(11,1)]")
     options = [f"train_cfg.{option}" for option in loop]
     train = tiny_run.Train(
         tiny_config, tmp_path, *options, "default_hooks.logger.log_metric_by_epoch=False"

@@ -146,6 +146,10 @@ def test_border_responses_are_those_above_the_rest():
     marked, share = border_responses(response)
     assert sorted(map(tuple, np.argwhere(marked))) == [*((0, x) for x in range(7)), (15, 3)]
     assert share == 8 / (16 * 24 - 12 * 20)
+    response[[0, 1, -2, -1]] = response[:, [0, 1, -2, -1]] = 3
+    marked, share = border_responses(response)
+    assert not marked[2:-2, 2:-2].any()
+    assert share == 1
     response = np.zeros((3, 4))
     response[0, 2] = 1
     marked, share = border_responses(response)  # the border of a small map is one pixel wide

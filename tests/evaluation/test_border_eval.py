@@ -282,6 +282,19 @@ def test_seams_of_padded_images_are_drawn_where_they_were(
     assert [list(call["grid"]) for call in drawn] == [[(0, 32, 0, 32), (0, 32, 16, 48)]]
 
 
+def test_no_seams_are_drawn_in_images_of_another_size_than_the_network_saw(
+    main, make_config, make_checkpoint, tmp_path, drawn
+):
+    config = make_config(images=1)
+    resize = {"type": "Resize", "scale": (80, 48)}
+    config.test_dataloader.dataset.pipeline.insert(1, resize)
+    checkpoint = make_checkpoint(config, tmp_path / "iter_4.pth", width=1)
+    config.dump(tmp_path / "config.py")
+    arguments = [str(tmp_path / "config.py"), checkpoint, "--modes", "regular", "tile"]
+    main([*arguments, "--show-dir", str(tmp_path / "figures")])
+    assert [call["grid"] for call in drawn] == [None, None]
+
+
 def test_seams_are_those_of_the_tiles_that_the_first_image_has_settled(
     main, trained, tmp_path, drawn
 ):

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -263,11 +264,51 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, evaluated):
     [[[[found]]]] = evaluated(config, plan).counts
     # It sees each pixel four times, so the one that it is blind to costs none.
     assert np.array_equal(found, np.diag(np.bincount(read(config, "labels", 0).ravel())[:3]))
-    with pytest.raises(ValueError, match="tested at their own size, but the pipeline makes"):
-        evaluated(config, PLAN)
+    height, width = SIZE
+    for size in ((48, 80), (2 * height, width), (height, 2 * width)):
+        pipeline[1].update(scale=size[::-1], keep_ratio=False)
+        message = f"tested at their own size, but the pipeline makes {size} of {SIZE}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            evaluated(config, PLAN)
     pipeline[1:3] = []
     with pytest.raises(ValueError, match=r"images/0\.png has no ground truth"):
         evaluated(config, PLAN)
+
+
+@pytest.mark.parametrize("size", [(40, 24), (24, 40)])
+def test_an_open_tile_is_the_shorter_side(make_config, make_segmentor, make_loader, size):
+    config = make_config(images=1, size=size)
+    result = evaluate(
+        [make_segmentor(config)], make_loader(config), EvaluationPlan(), progress=False
+    )
+    assert result.plan.tile == 24
+
+
+def test_a_forward_has_as_many_tiles_as_the_plan_says(make_config, make_segmentor, make_loader):
+    config = make_config(images=1)
+    model, sizes = make_segmentor(config), []
+
+    def encode_decode(inputs, metas):
+        sizes.append(len(inputs))
+        return inputs
+
+    model.encode_decode = encode_decode
+    plan = EvaluationPlan(modes=["regular", "tile"], tile=8, batch_size=4)  # 3 x 5 tiles
+    evaluate([model], make_loader(config), plan, progress=False)
+    assert sizes == [1, 4, 4, 4, 3]
+
+
+def test_labels_of_one_logit_are_counted(make_config, make_segmentor, make_loader):
+    """Of which mmseg makes labels that are no integers."""
+    config = make_config(classes=("sky", "tree"), ignore_index=2)
+    model = make_segmentor(config)
+    model.decode_head.threshold = 0.5
+    model.encode_decode = lambda inputs, metas: inputs[:, 1:2] - 0.5
+    plan = EvaluationPlan(modes=["regular", "tile"], tile=8, leave_outs=[])
+    result = evaluate([model], make_loader(config), plan, progress=False)
+    for i, [modes] in enumerate(result.counts):
+        sky, tree, _ = np.bincount(read(config, "labels", i).ravel())
+        assert modes.tolist() == [[[[sky, 0], [0, tree]]]] * 2
 
 
 @pytest.mark.parametrize(

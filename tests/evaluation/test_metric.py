@@ -116,7 +116,7 @@ def test_submission_files_have_the_official_ids(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-@pytest.mark.parametrize(("classes", "dtype"), [(19, np.uint8), (255, np.uint8), (300, np.uint16)])
+@pytest.mark.parametrize(("classes", "dtype"), [(19, np.uint8), (255, np.uint8), (256, np.uint16)])
 def test_other_classes_are_written_as_in_the_files_of_labels(tmp_path, classes, dtype, reduced):
     data = samples(1)
     data[0]["reduce_zero_label"] = reduced

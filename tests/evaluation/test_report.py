@@ -88,14 +88,14 @@ def test_regions_in_which_nothing_is_counted_have_no_score():
 
 
 def test_classes_that_one_network_alone_predicts_are_named():
-    areas = np.zeros((1, 2, 1, 1, 3, 3), int)  # images, networks, modes, regions, areas, classes
+    areas = np.zeros((1, 2, 2, 1, 3, 3), int)  # images, networks, modes, regions, areas, classes
     areas[..., 0] = 4  # sky, and no trees
-    areas[0, 1, 0, 0, 2, 2] = 1  # a pixel that the second network takes for road
+    areas[0, 1, 0, 0, 2, 2] = 1  # a pixel of whole images that the second network takes for road
     tested = record.Tested("a.pth", "zeros", "zeros"), record.Tested("b.pth", "partial", "partial")
-    plan = EvaluationPlan(["regular"], None, 0, [])
+    plan = EvaluationPlan(["regular", "tile"], 8, 0, [])
     classes = "sky", "tree", "road"
     report = Report(record.Record("c.py", classes, tested, plan, ("0.png",), areas, reduced=True))
-    assert report.miou.ravel().tolist() == [100, 50]
+    assert report.miou.ravel().tolist() == [100, 100, 50, 100]
     assert report.tables().splitlines()[-2:] == [
         "absent in some mode, and not in its mean: leave out 0: tree, road",
         "in the mean of some checkpoints alone, since the others predict none: leave out 0: road",

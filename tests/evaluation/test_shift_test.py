@@ -11,14 +11,17 @@ from PIL import Image
 
 from pconv_seg.evaluation.bootstrap import score_difference
 from pconv_seg.evaluation.confusion import mean_iou, pixel_accuracy
+from pconv_seg.evaluation.record import Tested
 from pconv_seg.evaluation.shift import (
     ShiftImage,
+    image_files,
     predict_grids,
     shift_checkpoints,
     shift_regions,
     shift_test,
 )
 from pconv_seg.evaluation.shift_record import ShiftRecord
+from pconv_seg.evaluation.shift_tables import shift_tables
 from pconv_seg.geometry import ShiftedGrids, ShiftRegions
 
 TOOL = "border_eval"
@@ -153,13 +156,21 @@ def test_a_later_bin_that_changes_more_rules_out_an_earlier_overlap():
     assert overlaps == [0, 6, 6, None]
 
 
-def test_tiles_and_bins_default_to_the_first_image(make_config, make_segmentor):
+@pytest.mark.parametrize("first", [(130, 200), (200, 130)])
+def test_tiles_and_bins_default_to_the_first_image(make_config, make_segmentor, first):
     model = make_segmentor(make_config()).eval()
-    images = [ShiftImage("a", torch.zeros(3, *size)) for size in ((130, 200), (60, 300))]
+    images = [ShiftImage("a", torch.zeros(3, *size)) for size in (first, (60, 300))]
     [record] = shift_test([model], [None], images)
     assert record.regions == ShiftRegions((130, 130), 2)
     assert shift_regions((256, 128)).bin_width == 2
     assert shift_regions(63).bin_width == 1
+
+
+def test_images_are_found_below_a_folder_whatever_the_case_of_their_suffix(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("b/1.JPG", "c.png", "a.Tif", "d.txt"):
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [tmp_path / name for name in ("a.Tif", "b/1.JPG", "c.png")]
 
 
 def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
@@ -184,6 +195,22 @@ def test_costs_without_an_interval_say_why(main, trained, tmp_path, capsys):
         Image.fromarray(np.full(SIZE, IGNORED, np.uint8)).save(path)
     main([*trained, *arguments])
     assert re.search(r"\| +none \|", capsys.readouterr().out)
+
+
+def test_a_distance_alone_without_an_interval_says_why():
+    pixels = np.full((IMAGES, 2), 20)
+    areas = np.full((2, IMAGES, 2, 3, 1), 10)
+    areas[:, :, :, 0] = np.arange(1, IMAGES + 1)[:, None, None]
+    tested, images = Tested("a.pth", "zeros", "zeros"), tuple("abcdef")
+
+    def text():
+        record = ShiftRecord(tested, ShiftRegions(TILE, 2), images, pixels, pixels, areas)
+        return shift_tables([record.as_dict()])
+
+    assert "no interval (none)" not in text()
+    areas[:, 1:, 1] = 0  # one image alone has labels there, and not every resample has it
+    assert "\nno interval (none): fewer than 6 images, or a resample of them has no" in text()
+    assert len(re.findall(r" none \|", text())) == len(SCORES)
 
 
 def test_each_tolerance_has_one_column(main, trained, capsys):

@@ -14,6 +14,12 @@ GRIDS = [
 ]
 
 
+def test_the_second_grid_lies_half_a_tile_further_on_either_axis():
+    cells = ShiftedGrids((24, 40), (8, 12)).cells
+    starts = [[[cell.start for cell in axis] for axis in grid] for grid in cells]
+    assert starts == [[[0, 8, 16], [0, 12, 24, 36]], [[0, 4, 12, 20], [0, 6, 18, 30]]]
+
+
 def test_cells_of_an_axis():
     assert tile_cells(10, 4) == [(0, 4, 0, 4), (4, 8, 4, 8), (8, 10, 6, 10)]
     assert tile_cells(10, 4, 2) == [(0, 2, 0, 4), (2, 6, 2, 6), (6, 10, 6, 10)]

@@ -16,6 +16,7 @@ from mmseg.utils import register_all_modules
 from pconv_seg.inference import (
     TiledEncoderDecoder,
     image_preprocessor,
+    predicted_labels,
     tile_predictor,
     tiled_inference,
 )
@@ -144,6 +145,15 @@ def test_colours_become_grey_for_a_network_of_one_channel(bgr_to_rgb):
     assert torch.equal(prepare(grey[None]), expected)
     assert torch.equal(prepare(grey.expand(3, -1, -1)), expected)
     assert tile_predictor(model)(prepare(colours)[None]).shape == (1, 5, 50, 70)
+
+
+def test_one_logit_exceeds_the_threshold_as_in_mmseg():
+    model = build({"mode": "whole"}, "EncoderDecoder")
+    model.decode_head.threshold = 0.5
+    logits = torch.tensor([-1.0, 0.0, 1e-3, 1.0]).view(1, 1, 1, 4)
+    (sample,) = model.postprocess_result(logits)
+    assert predicted_labels(logits, model).tolist() == [[[0, 0, 1, 1]]]
+    assert sample.pred_sem_seg.data.tolist() == [[[0, 0, 1, 1]]]
 
 
 def test_one_side_stands_for_both():

@@ -222,6 +222,13 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch):
     assert {options["level"] for _, options in lines} == {logging.WARNING}
 
 
+def test_out_of_memory_halves_what_there_was_down_to_one_tile():
+    images = random_images(1, 3, 8, 8)  # 4 tiles
+    predict = Greedy(limit=1)
+    assert torch.equal(tiled_inference(predict, images, 4, batch_size=20), images)
+    assert predict.sizes == [4, 2, 1, 1, 1, 1]
+
+
 def test_out_of_memory_with_one_tile_is_an_error():
     predict = Greedy(limit=0)
     with pytest.raises(torch.cuda.OutOfMemoryError):

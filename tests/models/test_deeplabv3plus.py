@@ -91,3 +91,16 @@ class TestDepthwiseSeparable:
         assert depthwise.dilation == (36, 36)
         assert depthwise.groups == depthwise.in_channels == 24
         assert head(features()).shape == ((2, 5, 23, 31) if not c1 else (2, 5, 6, 8))
+
+    @pytest.mark.parametrize("conv_cfg", [None, {"type": "PConv"}])
+    def test_all_convolutions_start_as_mmcv_lets_them(self, conv_cfg):
+        """He et al.'s normal distribution by the outputs of a layer; the classifier has 0.01."""
+        torch.manual_seed(0)
+        wide = self.ARGS | {"in_channels": 128, "channels": 96, "c1_channels": 48}
+        head = PaddingAwareDepthwiseSeparableASPPHead(**wide, conv_cfg=conv_cfg)
+        head.init_weights()
+        for name, conv in head.named_modules():
+            if isinstance(conv, nn.Conv2d) and name != "conv_seg":
+                outputs = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
+                expected = (2 / outputs) ** 0.5
+                assert conv.weight.std().item() == pytest.approx(expected, rel=0.1), name

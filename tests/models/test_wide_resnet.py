@@ -49,6 +49,21 @@ def test_conv_cfg_and_norm_cfg_reach_every_layer(narrow):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in trunk.modules())
 
 
+@pytest.mark.parametrize("conv_cfg", [None, {"type": "PConv"}])
+def test_training_from_scratch_starts_from_he_et_al(narrow, conv_cfg):
+    torch.manual_seed(0)
+    trunk = WideResNet38(conv_cfg=conv_cfg)
+    trunk.init_weights()
+    for name, module in trunk.named_modules():
+        if isinstance(module, nn.Conv2d):
+            outputs = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            expected = (2 / outputs) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.15), name
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+
+
 def test_dropout_only_in_training_and_only_in_the_last_two_modules(narrow):
     trunk = WideResNet38()
     dropouts = {name: m.p for name, m in trunk.named_modules() if isinstance(m, nn.Dropout2d)}
@@ -102,6 +117,7 @@ def test_norm_eval_freezes_statistics(narrow):
     assert trunk.mod6.block1.convs.dropout.training
 
 
-def test_unknown_module_number_is_refused():
+@pytest.mark.parametrize("out_modules", [(1, 8), (0, 7), ()])
+def test_unknown_module_number_is_refused(out_modules):
     with pytest.raises(ValueError, match="modules 1 to 7"):
-        WideResNet38(out_modules=(1, 8))
+        WideResNet38(out_modules=out_modules)

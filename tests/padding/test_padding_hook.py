@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from pconv_seg import PConv2d
-from pconv_seg.padding import PaddingHook, add_padding, apply_padding, scheme_of
+from pconv_seg.padding import PaddingHook, add_padding, apply_padding, scheme_of, trained_padding
 
 
 class Net(BaseModel):
@@ -146,12 +146,35 @@ def test_scheme_of_the_network_itself_is_recorded_and_compared(tmp_path):
     assert "trained with partial" in message
 
 
+def unpadded(*args, padding):
+    return nn.Conv2d(*args)
+
+
 def test_checkpoint_that_does_not_say(tmp_path):
     path = str(tmp_path / "plain.pth")
     torch.save({"state_dict": Net().state_dict(), "meta": {}}, path)
     assert warnings_of_test(tmp_path, [dict(HOOK, scheme="zeros")], load_from=path) == []
     (message,) = warnings_of_test(tmp_path, [HOOK], load_from=path)
     assert "does not say" in message
+    # Nothing pads, so nothing can have been padded otherwise.
+    torch.save({"state_dict": Net(unpadded).state_dict(), "meta": {}}, path)
+    watch = dict(HOOK, scheme=None)
+    assert warnings_of_test(tmp_path, [watch], Net(unpadded), load_from=path) == []
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"padding": "partial"}, "partial"),
+        ({"padding": "zeros"}, "zeros"),
+        ({"padding": "partial+zeros"}, None),
+        ({"padding": "none"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_the_scheme_of_a_checkpoint_is_one_or_none(meta, expected):
+    assert trained_padding({"meta": meta}) == expected
 
 
 def test_fine_tuning_from_another_scheme_is_no_reason_to_warn(tmp_path, trained):

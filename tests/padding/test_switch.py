@@ -283,6 +283,9 @@ def test_what_cannot_follow_is_listed_and_left_alone():
             "constant_zero": nn.ConstantPad2d(1, 0.0),
             "zero": nn.ZeroPad2d(1),
             "ones": nn.ConstantPad2d(1, 1.0),
+            "replaced": nn.Conv2d(3, 4, 3, padding=1),
+            "replaced_inside": nn.Conv2d(3, 4, 3, padding=1),
+            "once_overlapping": nn.ConvTranspose2d(3, 4, 3, stride=2),
             # These do not pad.
             "side_by_side": nn.ConvTranspose2d(3, 4, 2, stride=2),
             "pointwise": nn.Conv2d(3, 4, 1),
@@ -295,6 +298,8 @@ def test_what_cannot_follow_is_listed_and_left_alone():
             "follows": OnlyAttributes(3, 4, 3, padding=1),
         }
     )
+    net["replaced"].forward = net["valid"].forward
+    net["replaced_inside"]._conv_forward = net["valid"]._conv_forward
     report = set_padding(net, "partial")
     assert {row.name: (row.after, row.reason) for row in report.rows} == {
         "standardised": ("zeros", "ConvWS2d has a forward of its own"),
@@ -316,13 +321,16 @@ def test_what_cannot_follow_is_listed_and_left_alone():
         "zero": ("zeros", "explicit padding: later layers cannot tell it from data"),
         "constant_zero": ("zeros", "explicit padding: later layers cannot tell it from data"),
         "ones": ("constant", "explicit padding: later layers cannot tell it from data"),
+        "replaced": ("zeros", "its forward has been replaced"),
+        "replaced_inside": ("zeros", "its forward has been replaced"),
+        "once_overlapping": ("zeros", "transposed: there are no padded values to choose"),
         "follows": ("partial", ""),
     }
     assert type(net["own"]) is OwnForward
     assert net["follows"].extra() == "kept"
     table = str(report)
     assert "ConvWS2d has a forward of its own" in table
-    assert "1 of 14 padded layers follow the scheme" in table
+    assert "1 of 17 padded layers follow the scheme" in table
     assert set_padding(net["pool"], "partial").rows == ()
 
 
@@ -344,7 +352,9 @@ def test_where_selects(where, expected):
 def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="unknown padding scheme 'mirror': choose one of zeros"):
         set_padding(network(), "mirror")
-    with pytest.raises(ValueError, match=r"where='head\*' selects no padded.*0, 2\.conv"):
+    with pytest.raises(
+        ValueError, match=r"where='head\*' selects no padded.* 0, 2\.conv, 3, 4, 6\. "
+    ):
         set_padding(network(), "partial", where="head*")
     net = nn.Sequential(OwnForward(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
     for where in ("0", lambda name, module: False):
@@ -365,8 +375,17 @@ def test_errors_say_what_to_do():
         ([PConv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1), nn.MaxPool2d(3, 1, 1)], "partial"),
         ([PConv2d(1, 1, 3, padding="same"), nn.Conv2d(1, 1, 3, padding="same")], "partial+zeros"),
         ([nn.Conv2d(1, 1, 3, padding=(0, 1), padding_mode="reflect")], "reflect"),
+        (
+            [
+                nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode)
+                for mode in ("zeros", "replicate", "reflect", "circular")
+            ],
+            "circular+reflect+replicate+zeros",
+        ),
         ([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 1, padding="same")], "none"),
         ([Conv2dAdaptivePadding(1, 1, 3)], "zeros"),
+        ([Conv2dAdaptivePadding(1, 1, (1, 3))], "zeros"),
+        ([Conv2dAdaptivePadding(1, 1, 1)], "none"),
     ],
 )
 def test_scheme_of_a_network(layers, expected):

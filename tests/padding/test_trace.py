@@ -107,6 +107,24 @@ POOL = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_overrid
         ),
         (nn.Unfold(3, padding=1), "unfold", "zeros", *RING),
         (nn.ZeroPad2d((1, 2, 0, 3)), "pad", "zeros", ((0, 3), (1, 2)), 13 * 19 - 160, (13, 19)),
+        # One column is cropped.
+        (
+            Functions(partial(F.pad, pad=(-1, 2, 0, 0))),
+            "pad",
+            "zeros",
+            ((0, 0), (-1, 2)),
+            10 * 2,
+            (10, 17),
+        ),
+        # As exported programs write the stride that is the kernel's: 2 x 4 windows inside.
+        (
+            Functions(partial(F.avg_pool2d, kernel_size=3, stride=[], padding=1)),
+            "avg_pool2d",
+            "zeros",
+            ((1, 1),) * 2,
+            24 - 8,
+            (4, 6),
+        ),
         (nn.ReflectionPad2d(2), "pad", "reflect", ((2, 2),) * 2, 14 * 20 - 160, (14, 20)),
         (nn.ConstantPad2d(1, 0.5), "pad", "constant", ((1, 1),) * 2, 12 * 18 - 160, (12, 18)),
         (
@@ -138,6 +156,17 @@ def test_other_operations(model, kind, scheme, padding, seeing, outputs):
     assert operation.seeing == seeing
     assert operation.share == seeing / (outputs[0] * outputs[1])
     assert bool(operation.reason) == (scheme == "zeros")
+
+
+class PadsInTraining(nn.Module):
+    def forward(self, x):
+        return F.pad(x, (1, 1)) if self.training else x
+
+
+def test_the_forward_is_one_of_evaluation():
+    model = PadsInTraining().train()
+    assert padding_report(model, (10, 16)).operations == ()
+    assert model.training
 
 
 def test_what_does_not_pad_has_no_row():

@@ -1,6 +1,7 @@
 """Every image in a padded batch against the same image alone, through networks and operations."""
 
 import math
+import operator
 import random
 from collections.abc import Callable
 from typing import Any
@@ -410,8 +411,27 @@ class TestSizes:
         with track_extents(nn.Identity(), images, EXTENTS):
             assert images.shape[2:] == labels.shape[2:]
             assert (2 * images).size(3) == labels.size(3)
+            assert operator.ne(images.size(3), labels.size(3)) is False
             with pytest.raises(NotImplementedError, match="__ne__"):
                 assert images.size(2) != EXTENTS[1][0]
+
+
+class WeightedLoss(nn.Module):
+    loss_name = "loss_weighted"
+
+    def forward(self, predicted: Tensor, weights: Tensor) -> Tensor:
+        return (predicted * weights).sum()
+
+
+def test_losses_take_labels_and_weights_of_the_padded_size() -> None:
+    images, model = _images(), nn.ModuleList([WeightedLoss()])
+    weights = torch.zeros(len(EXTENTS), 1, *SIZE)
+    for weight, (height, width) in zip(weights, EXTENTS, strict=True):
+        weight[:, :height, :width] = torch.arange(float(width))
+    with track_extents(model, images, EXTENTS):
+        total = model[0](2 * images, weights)
+    alone = [(2 * x * torch.arange(float(x.shape[3]))).sum() for x in _alone(images)]
+    torch.testing.assert_close(total, sum(alone))
 
 
 def test_metrics_are_free() -> None:

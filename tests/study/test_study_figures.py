@@ -54,6 +54,9 @@ def test_lines_are_means_over_seeds(make_study, evaluate_at_random):
     assert_drawn(scores, "zeros", zeros[:, 0, 2:4])
     assert_drawn(gaps, "partial", (partial - zeros)[:, 0, 2:4])
     changed, costs = figures["shift_test"].axes
+    for axes in (changed, costs):
+        # Pixels at distances of 0 and 1, and of 2 and 3.
+        assert axes.containers[0].lines[0].get_xdata() == pytest.approx([0.5, 2.5])
     for padding in study.paddings:
         bins = of_runs(padding, lambda run: read_shift(run)[0].as_dict()["bins"])
         differ = [[100 - each["agreement"] for each in of_run] for of_run in bins]
@@ -83,6 +86,13 @@ def test_every_evaluation_has_its_own_modes(draw, first_has_all):
     (legend,) = figures["leave_out"].legends
     assert sorted(text.get_text() for text in legend.get_texts()) == ["partial", "partial, paper"]
     assert legend.get_title().get_text() == "bars: ± SD over seeds"
+    # The paper's Table 7 is about tiles side by side.
+    with_paper = [
+        axes.get_title()
+        for axes in figures["leave_out"].axes
+        if "partial, paper" in axes.get_legend_handles_labels()[1]
+    ]
+    assert with_paper == [row[-1 if row == only_tiles else 1] for row in rows]
     labelled = [axes for axes in figures["leave_out"].axes if axes.get_ylabel()]
     assert len(labelled) == 2
     assert all(axes.get_visible() for axes in labelled)
@@ -102,4 +112,7 @@ def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
     figures = draw(overlapping, *sides, "dict(tile=48, bands=(8,), modes=('regular',))")
     expected = ["on whole images"] * 2 + [f"on tiles side by side ({i} px)" for i in (24, 40)]
     assert [axes.get_title() for axes in figures["border_distance"].axes[:4]] == expected
+    edges = ["image border"] * 2 + ["nearest tile seam"] * 2
+    labels = [axes.get_xlabel() for axes in figures["border_distance"].axes[4:]]
+    assert labels == [f"pixels to the {edge}" for edge in edges]
     assert "border_distance" not in draw(overlapping)

@@ -186,6 +186,7 @@ def test_how_the_runs_started_is_said_as_far_as_it_is_known(
     make_study, evaluate_at_random, digests, words
 ):
     study = evaluate_at_random(make_study(("zeros", "partial"), (0, 1)))
+    (study.runs[1].folder / "evaluation" / "shift.npz").unlink()  # evaluated in part
     for run, digest in zip(study.runs, digests, strict=True):
         if digest != "-":
             (run.folder / "start.json").write_text(json.dumps({"weights": digest}))
@@ -252,12 +253,22 @@ def test_what_no_seed_has_the_runs_for_is_not_measured(make_study, evaluate_at_r
     assert "nan" not in text
 
 
-def test_whole_images_are_in_the_paper_twice(make_study, evaluate_at_random):
-    study = evaluate_at_random(make_study(("zeros", "partial"), (0,)))
-    found = {f.question: f.paper for f in findings(Results(study))}
-    assert found["Is partial padding better than zero padding on whole images?"] == (
-        "+0.11 to +0.33 (Table 5, four comparisons, 3 runs each); +0.012 (Table 6)"
+def test_what_the_paper_has_for_each_question(make_study, evaluate_at_random):
+    """Of Tables 4 to 7; whole images are there twice, and the shift test is not."""
+    study = make_study(
+        study="study = dict(paddings=('zeros', 'partial'), seeds=(0,), evaluation=(dict(tile=16),),"
+        " shift=dict(tile=16, bin_width=2))"
     )
+    evaluate_at_random(study)
+    assert [f.paper for f in findings(Results(study))] == [
+        "+0.11 to +0.33 (Table 5, four comparisons, 3 runs each); +0.012 (Table 6)",
+        "+0.377 (79.530 to 79.907)",
+        "+0.374 (79.705 to 80.079)",
+        "+0.872 (+0.377 to +1.249)",
+        "+0.365 (-0.461 and -0.825: tiles gain there)",
+        "+15.63 in ImageNet top-1 of ResNet50 (+16.36 and +0.73)",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -417,6 +428,7 @@ def test_the_papers_line_is_named_where_it_is_drawn(make_study, evaluate_at_rand
     # No difference of one seed has an interval over seeds.
     assert "of 0 differences in the tables below" in others
     assert "have an interval over seeds, about\n0.0 would" in others
+    assert "a standard deviation of" not in others
 
 
 def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
@@ -451,6 +463,19 @@ def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
     text = path.read_text()
     cell = next(c for c in scores if c["terms"][0]["mode"] == "tile")
     assert f"{cell['mean']:.2f} ± {cell['sd']:.2f}" in text
+    excluding = set()
+    for cell in content["cells"]:
+        bounds = [cell["over_seeds"], cell["over_images"]]
+        if cell["kind"] == "difference":
+            both = all(low > 0 or high < 0 for low, high in bounds)
+            value = f"**{cell['mean']:+.2f}**" if both else f"{cell['mean']:+.2f}"
+            intervals = " ".join(f"[{low:+.2f}, {high:+.2f}]" for low, high in bounds)
+            assert f"| {value} {intervals} |".replace("-0.00", "+0.00") in text
+            excluding.add(tuple(low > 0 or high < 0 for low, high in bounds))
+    assert (True, False) in excluding
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    expected = ["not started", "2 of 2", "-", "-", "0:00:00", "1.125", "inf", "50.00", "-"]
+    assert ["zeros_seed0", *expected] in rows
 
 
 @pytest.mark.parametrize(

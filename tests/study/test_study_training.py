@@ -107,10 +107,13 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(make_study):
     assert first["attempts"][0]["exit_code"] == 3
     assert first["log_tail"] == ["about to fail \ufffd"]
     assert second["log_tail"] == ["about to fail \ufffd", "no such thing"]
-    # The next call tries again, and keeps the first attempt.
+    # The next call tries again, and keeps the first attempt, and of the log the last 20 lines.
+    lines = [f"line {i}" for i in range(30)]
+    (study.runs[0].folder / "train.log").write_text("\n".join([*lines, ""]))
     train_runs(study, STUB)
     first = read_state(study.runs[0])
-    assert len(first["attempts"]) == len(first["log_tail"]) == 2
+    assert len(first["attempts"]) == 2
+    assert first["log_tail"] == [*lines[-19:], "about to fail \ufffd"]
 
 
 def test_the_tool_reports_the_other_runs_and_ends_with_status_1(
