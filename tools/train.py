@@ -1,6 +1,7 @@
 """Train a segmentor."""
 
 import argparse
+import errno
 import sys
 
 from pconv_seg.arguments import seed
@@ -40,6 +41,10 @@ def main(argv: list[str] | None = None) -> None:
         build_runner(cfg).train()
     except (PreflightError, CheckpointError, SampleError) as error:
         sys.exit(f"train.py: {error}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"train.py: {error}; with more room, --resume goes on in {cfg.work_dir}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -338,8 +339,10 @@ def test_full_disk_keeps_what_was_written(
     # Of iteration 4 a checkpoint, the best one, and the first again with the best score.
     for write, file in ((2, "iter_4.pth"), (2, "best_border_mIoU_iter_4.pth")):
         assert train.run(tiny_run.fill_disk_at, write) == [1]
-        message = f"No space left on device: {train.work_dir / file} was not written"
-        assert message in train.log.read_text()
+        message = (
+            rf"\ntrain\.py: .*No space left on device: {train.work_dir / file} was not written.*"
+        )
+        assert re.search(rf"{message}; with more room, --resume .*\n$", train.log.read_text())
         assert damage(train.work_dir / (train.work_dir / "last_checkpoint").read_text()) is None
         assert not list(train.work_dir.glob(".*"))
     tiny_run.assert_same(train.end(), uninterrupted)
