@@ -348,6 +348,15 @@ def test_full_disk_keeps_what_was_written(
     tiny_run.assert_same(train.end(), uninterrupted)
 
 
+def test_full_disk_keeps_the_best_checkpoint_so_far(tiny_config: str, tmp_path: Path) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path, "randomness.seed=5")
+    # Checkpoints 2, 4, the best one, 4 with its score, 6, 8, and a better one.
+    assert train.run(tiny_run.fill_disk_at, 7) == [1]
+    better = train.work_dir / "best_border_mIoU_iter_8.pth"
+    assert f"{better} was not written" in train.log.read_text()
+    assert damage(train.work_dir / "best_border_mIoU_iter_4.pth") is None
+
+
 def test_resume_skips_damaged_checkpoints_and_says_so(
     tiny_config: str, tmp_path: Path, uninterrupted: dict
 ) -> None:
