@@ -42,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     except (PreflightError, CheckpointError, SampleError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.exit(f"train.py: {error}; with more room, --resume goes on in {cfg.work_dir}")
+        sys.exit(f"train.py: {error} (work dir {cfg.work_dir}, where --resume goes on)")
 
 
 if __name__ == "__main__":

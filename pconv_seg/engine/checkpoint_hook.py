@@ -41,7 +41,7 @@ class DurableBackend(LocalBackend):
             raise OSError(
                 error.errno,
                 f"{error.strerror}: {filepath} was not written, and the checkpoints written before "
-                "are as they were",
+                "are as they were. When the cause is gone, go on from the newest with --resume",
             ) from error
 
 

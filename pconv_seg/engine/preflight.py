@@ -71,10 +71,12 @@ _LAUNCHER_COMMANDS = {
 }
 
 
-# mmengine takes all of these, or none.
-_TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")
-_VALIDATION = ("val_dataloader", "val_cfg", "val_evaluator")
-_TESTING = ("test_dataloader", "test_cfg", "test_evaluator")
+# mmengine takes all parts of a stage, or none.
+_STAGES = {
+    "training": ("train_dataloader", "train_cfg", "optim_wrapper"),
+    "validation": ("val_dataloader", "val_cfg", "val_evaluator"),
+    "testing": ("test_dataloader", "test_cfg", "test_evaluator"),
+}
 
 
 class PreflightError(RuntimeError):
@@ -99,8 +101,8 @@ def check_training(cfg: Config) -> None:
     """
     _report(
         [
-            *_missing_parts(cfg, ("model", *_TRAINING)),
-            *_validation_problems(cfg),
+            *_missing_parts(cfg, ("model", *_STAGES["training"])),
+            *_stage_problems(cfg, "validation", "testing"),
             *_mode_problems(cfg),
             *_device_problems(cfg),
             *_loop_problems(cfg),
@@ -118,15 +120,20 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
 
     Args:
         cfg: Of the test.
-        checkpoints: Files or URLs; None is `load_from` alone, in a run of mmengine.
-        data: Whether `test_dataloader` is needed.
+        checkpoints: Files or URLs; None is `load_from` alone, in a run of mmengine, which takes
+            more parts of a config.
+        data: With checkpoints, whether `test_dataloader` is needed.
 
     Raises:
         PreflightError: Something is missing.
     """
     loaders = ("test_dataloader",) if data else ()
+    parts, stages = loaders, ()
+    if checkpoints is None:
+        parts, stages = ("model", *_STAGES["testing"]), ("training", "validation")
     problems = [
-        *_missing_parts(cfg, ("model", *_TESTING) if checkpoints is None else loaders),
+        *_missing_parts(cfg, parts),
+        *_stage_problems(cfg, *stages),
         *_mode_problems(cfg),
         *_device_problems(cfg),
         *_data_problems(cfg, loaders),
@@ -189,9 +196,19 @@ def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
 def metric_configs(evaluator: dict | list | None) -> list[dict]:
     """The config of each metric in any form that mmengine's runner takes for an evaluator."""
     metrics = evaluator or []
-    if "metrics" in metrics:  # of an Evaluator
+    if isinstance(metrics, dict) and "metrics" in metrics:  # of an Evaluator
         metrics = metrics["metrics"]
     return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+
+def iou_metrics(cfg: Config, key: str) -> list[dict]:
+    """The configs of those metrics of an evaluator that are mmseg's ``IoUMetric``, or extend it."""
+    found = []
+    for metric in metric_configs(cfg.get(key)):
+        cls = registered(METRICS, metric, scope_of(cfg)) if isinstance(metric, dict) else None
+        if isinstance(cls, type) and issubclass(cls, IoUMetric):
+            found.append(metric)
+    return found
 
 
 def scope_of(cfg: Config) -> str:
@@ -259,15 +276,19 @@ def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[_Problem]:
             )
 
 
-def _validation_problems(cfg: Config) -> Iterator[_Problem]:
-    missing = [key for key in _VALIDATION if cfg.get(key) is None]
-    if missing and len(missing) < len(_VALIDATION):
-        none = " ".join(f"{key}=None" for key in _VALIDATION)
-        yield _Problem(
-            f"{', '.join(missing)}: config {cfg.filename} has none, and validation takes "
-            f"{', '.join(_VALIDATION)}",
-            (f"Train without validation: --cfg-options {none}",),
-        )
+def _stage_problems(cfg: Config, *stages: str) -> Iterator[_Problem]:
+    """Stages of which a part is missing, though the run does not need them."""
+    for stage in stages:
+        keys = _STAGES[stage]
+        missing = [key for key in keys if cfg.get(key) is None]
+        if missing and len(missing) < len(keys):
+            # A scheduler needs an optimizer.
+            left_out = (*keys, "param_scheduler") if stage == "training" else keys
+            yield _Problem(
+                f"{', '.join(missing)}: config {cfg.filename} has none, and mmengine takes "
+                f"{', '.join(keys)} together",
+                (f"Without {stage}: --cfg-options " + " ".join(f"{key}=None" for key in left_out),),
+            )
 
 
 def _mode_problems(cfg: Config) -> Iterator[_Problem]:
@@ -315,19 +336,12 @@ def _data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[_Problem]:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
-            named, scope = _counts_by_class(cfg, loader), scope_of(cfg)
+            # These take the number of classes from their names.
+            named = bool(iou_metrics(cfg, loader.replace("dataloader", "evaluator")))
+            scope = scope_of(cfg)
             for number, (key, leaf) in enumerate(leaf_datasets(dataset, f"{loader}.dataset")):
                 # A wrapper of several has the names of its first.
                 yield from _dataset_problems(key, leaf, skip, named and not number, scope)
-
-
-def _counts_by_class(cfg: Config, loader: str) -> bool:
-    """Whether what is loaded is for a metric that takes the number of classes from their names."""
-    for metric in metric_configs(cfg.get(loader.replace("dataloader", "evaluator"))):
-        cls = registered(METRICS, metric, scope_of(cfg))
-        if isinstance(cls, type) and issubclass(cls, IoUMetric):
-            return True
-    return False
 
 
 def _dataset_problems(
@@ -389,12 +403,24 @@ def _kinds_of_files(pipeline: list | None) -> dict[str, str]:
     A step of one's own may take it for something else, such as a key of an archive.
     """
     kinds = {"img_path": "images", "seg_map_path": "label maps"}
-    steps = [type_name(step) if isinstance(step, dict) else "" for step in pipeline or ()]
+    steps = list(_steps(pipeline))
     if steps and steps[0] != "LoadImageFromFile":
         return {}
     if steps and "LoadAnnotations" not in steps:
         del kinds["seg_map_path"]
     return kinds
+
+
+def _steps(pipeline: list | None) -> Iterator[str]:
+    """The types of all steps, inside of test-time augmentation too."""
+    for step in pipeline or ():
+        if isinstance(step, list):  # alternatives of one augmentation
+            yield from _steps(step)
+        elif isinstance(step, dict):
+            yield type_name(step)
+            yield from _steps(step.get("transforms"))
+        else:
+            yield ""
 
 
 def _sample_problems(

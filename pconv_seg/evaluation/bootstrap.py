@@ -41,8 +41,8 @@ def score_difference(
     networks, adds up their counts and takes the difference of the two scores. The interval is their
     expanded percentile interval (T. Hesterberg, *What Teachers Should Know about the Bootstrap*,
     arXiv 1411.5279): with few images it holds more than the middle 95 % of them, so that for a mean
-    it is as wide as Student's t interval. It covers the choice of images, taken for independent
-    ones, not the chance in training: only several training runs show that.
+    it is about as wide as Student's t interval. It covers the choice of images, taken for
+    independent ones, not the chance in training: only several training runs show that.
 
     Args:
         areas: Of each image by either network, ``int[images, 2, 3, C]`` (:func:`class_areas`).

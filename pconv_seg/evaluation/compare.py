@@ -4,6 +4,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
-from pconv_seg.engine.preflight import metric_configs
+from pconv_seg.engine.preflight import iou_metrics
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.inference import read_pixels
@@ -61,21 +62,22 @@ def load_tested(
     return models, tested
 
 
-def check_ignored_label(config: Config, dataset: Dataset) -> None:
-    """Refuse metrics that leave out another label than the data set, whose own counts here.
+def counted_ignore_index(config: Config, dataset: Dataset) -> int:
+    """The label that mmseg's own test leaves out, so that scores are the same.
+
+    That is the one that its metric names, else that of the data set.
 
     Raises:
-        ValueError: Naming both, and the way out.
+        ValueError: If metrics, or parts of the data set, leave out several.
     """
-    ignored = ignored_label(dataset)
-    for metric in metric_configs(config.get("test_evaluator")):
-        other = metric.get("ignore_index", ignored)
-        if other != ignored:
-            raise ValueError(
-                f"test_evaluator has ignore_index={other}, the data set {ignored}: give "
-                f"--cfg-options test_dataloader.dataset.ignore_index={other}, as mmseg's metric "
-                "takes its own"
-            )
+    labels = {
+        m["ignore_index"] for m in iou_metrics(config, "test_evaluator") if "ignore_index" in m
+    }
+    if len(labels) > 1:
+        raise ValueError(
+            f"metrics of test_evaluator must have one ignore_index, got {sorted(labels)}"
+        )
+    return labels.pop() if labels else ignored_label(dataset)
 
 
 def evaluate_checkpoints(
@@ -112,7 +114,8 @@ def evaluate_checkpoints(
     dataloader = Runner.build_dataloader(config.test_dataloader)
     dataset = dataloader.dataset
     classes = class_names(dataset)
-    check_ignored_label(config, dataset)
+    if plan.ignore_index is None:
+        plan = replace(plan, ignore_index=counted_ignore_index(config, dataset))
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

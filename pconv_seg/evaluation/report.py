@@ -215,7 +215,7 @@ class Report:
             missing = np.isnan(self.iou[:, :, r])  # [networks, modes, C]
             place = f"{region.kind.replace('_', ' ')} {region}"
             for what, classes in (
-                ("absent in some mode, and not in its mean", missing.any((0, 1))),
+                ("absent in some mode, and not in its mean", missing.all(0).any(0)),
                 (
                     "in the mean of some checkpoints alone, since the others predict none",
                     (missing.any(0) & ~missing.all(0)).any(0),

@@ -32,13 +32,12 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .compare import check_ignored_label, load_tested
+from .compare import counted_ignore_index, load_tested
 from .confusion import class_areas
 from .record import Tested
 from .samples import (
     count_sample,
     ground_truth,
-    ignored_label,
     read_batches,
     refuse_resizing,
 )
@@ -100,8 +99,7 @@ def shift_checkpoints(
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
         classes = class_names(dataset)
-        check_ignored_label(config, dataset)
-        ignore_index = ignored_label(dataset)
+        ignore_index = counted_ignore_index(config, dataset)
         source, total = dataset_images(dataloader), len(dataset)
     else:
         paths = image_files(images)
@@ -140,10 +138,15 @@ def image_files(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    # Unlike rglob it follows links, as data sets of mmseg do.
-    files = (
-        Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names
-    )
+    # Unlike rglob it follows links, as data sets of mmseg do, but each folder once.
+    files, seen = [], set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (place := os.path.realpath(top)) in seen:
+            folders.clear()
+        else:
+            seen.add(place)
+            files += [Path(top, name) for name in names]
     paths = sorted(p for p in files if p.suffix.lower() in _SUFFIXES and p.is_file())
     if not paths:
         raise FileNotFoundError(f"no image ({', '.join(_SUFFIXES)}) in {Path(folder).absolute()}")

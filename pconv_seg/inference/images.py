@@ -228,9 +228,10 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
             inverted = image.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
             bits = int(image.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8))
             if bits < 8:
+                ends = "255 0" if inverted else "0 255"
                 raise ValueError(
                     f"{path}: expected 8 bits per channel, got {bits}; convert it with "
-                    f"gdal_translate -ot Byte -scale 0 {2**bits - 1} 0 255 -co NBITS=8"
+                    f"gdal_translate -ot Byte -scale 0 {2**bits - 1} {ends} -co NBITS=8"
                 )
 
             if set(colours) == {"red", "green", "blue"}:  # in any order

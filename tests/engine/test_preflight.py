@@ -3,7 +3,7 @@
 import http.server
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -345,12 +345,23 @@ def test_parts_that_a_config_lacks(root: Path) -> None:
             assert f"  - Give a config that has {key}." in message
 
 
-def test_validation_is_there_whole_or_not_at_all(root: Path) -> None:
-    parts = dict(val_dataloader=None, val_cfg=None, val_evaluator=None)
-    check_training(_config(root, **parts))
-    message = _message(_config(root, val_dataloader=None, val_evaluator=None))
-    assert "  - val_dataloader, val_evaluator: config None has none, and validation" in message
-    assert "--cfg-options val_dataloader=None val_cfg=None val_evaluator=None" in message
+@pytest.mark.parametrize(
+    ("check", "stage", "parts"),
+    [
+        (check_training, "validation", ("val_dataloader", "val_cfg", "val_evaluator")),
+        (check_training, "testing", ("test_dataloader", "test_cfg", "test_evaluator")),
+        (check_testing, "validation", ("val_dataloader", "val_cfg", "val_evaluator")),
+        (check_testing, "training", ("train_dataloader", "train_cfg", "optim_wrapper")),
+    ],
+)
+def test_a_stage_is_there_whole_or_not_at_all(
+    root: Path, check: Callable, stage: str, parts: tuple[str, ...]
+) -> None:
+    loaded = {"load_from": str(_touch(root / "a.pth"))}
+    check(_config(root, **loaded, **dict.fromkeys(parts)))
+    message = _message(_config(root, **loaded, **dict.fromkeys(parts[::2])), check)
+    assert f"  - {parts[0]}, {parts[2]}: config None has none, and mmengine takes" in message
+    assert f"Without {stage}: --cfg-options {' '.join(f'{part}=None' for part in parts)}" in message
 
 
 class OwnSignature(CityscapesDataset):
@@ -383,6 +394,8 @@ def test_data_sets_that_read_in_their_own_way_are_left_to_themselves(root: Path)
     assert "1 of 1 images are missing" in message
     assert "1 of 1 label maps are missing" in message
     assert "label maps" not in _message(_config(root, **archive, **{pipeline: steps[:1]}))
+    augmented = dict(type="TestTimeAug", transforms=[[dict(type="RandomFlip")], steps[1:]])
+    assert "label maps" in _message(_config(root, **archive, **{pipeline: [steps[0], augmented]}))
 
 
 def test_what_a_data_set_raises_is_named_by_its_key(root: Path) -> None:

@@ -342,7 +342,7 @@ def test_full_disk_keeps_what_was_written(
         message = (
             rf"\ntrain\.py: .*No space left on device: {train.work_dir / file} was not written.*"
         )
-        assert re.search(rf"{message}; with more room, --resume .*\n$", train.log.read_text())
+        assert re.search(rf"{message} \(work dir .*--resume goes on\)\n$", train.log.read_text())
         assert damage(train.work_dir / (train.work_dir / "last_checkpoint").read_text()) is None
         assert not list(train.work_dir.glob(".*"))
     tiny_run.assert_same(train.end(), uninterrupted)

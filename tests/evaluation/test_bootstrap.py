@@ -54,7 +54,7 @@ def test_interval_of_a_mean_is_students(images):
     assert result.high == pytest.approx(expected.high, abs=0.1 * width)
 
 
-def test_the_interval_of_six_images_is_as_wide_as_students(monkeypatch):
+def test_the_interval_of_six_images_has_students_quantiles(monkeypatch):
     monkeypatch.setattr("pconv_seg.evaluation.bootstrap.RESAMPLES", 400_000)
     values = np.array([-2.02, -0.87, -0.56, -0.08, -0.01, 3.07])  # few sums are equal
     found = image_interval(values[:, None], lambda totals: totals[..., 0])

@@ -246,15 +246,17 @@ def test_images_that_differ_in_their_suffix_alone_have_no_figures(main, trained,
 
 
 @pytest.mark.parametrize("options", [OPTIONS, ["--shift-test", "--tile", "16", "20"]], ids=len)
-def test_a_metric_that_ignores_another_label_is_refused(main, trained, tmp_path, options):
+def test_what_is_ignored_is_what_mmsegs_test_ignores(main, trained, options):
+    expected = main([*trained[:2], *options])
+    metric, key = dict(type="IoUMetric"), "test_dataloader.dataset.ignore_index"
     config = Config.fromfile(trained[0])
-    config.test_evaluator = [{"type": "IoUMetric", "ignore_index": IGNORED}]
+    config.test_evaluator = [dict(metric, ignore_index=IGNORED), dict(type="F1", ignore_index=3)]
     config.dump(trained[0])
-    main([*trained, *options])
-    key = "test_dataloader.dataset.ignore_index"
-    other = [*trained, *options, "--cfg-options", f"{key}=255"]
-    with pytest.raises(SystemExit, match=rf"ignore_index=7, the data set 255: give .* {key}=7,"):
-        main(other)
+    assert main([*trained[:2], *options, "--cfg-options", f"{key}=255"]) == expected
+    config.test_evaluator.append(dict(metric, ignore_index=0))
+    config.dump(trained[0])
+    with pytest.raises(SystemExit, match=r"must have one ignore_index, got \[0, 7\]"):
+        main([*trained[:2], *options])
 
 
 def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, drawn, capsys):

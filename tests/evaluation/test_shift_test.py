@@ -124,6 +124,10 @@ def test_agreement_of_a_folder_without_labels(main, trained, tmp_path, capsys):
         path.unlink()
     (tmp_path / "data/folder.png").mkdir()
     (tmp_path / "data/notes.txt").write_text("no image")
+    # Links are followed, and no folder is taken twice.
+    (tmp_path / "data/images").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")
     capsys.readouterr()
     plot = str(tmp_path / "plot.png")
     images = ["--images", str(tmp_path / "data"), "--plot", plot]

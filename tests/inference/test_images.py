@@ -301,10 +301,14 @@ def test_other_kinds_of_tiff_are_refused(tmp_path, bands, profile, message):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 7])
-def test_tiff_of_fewer_than_8_bits_is_refused(tmp_path, bits):
-    image = write_tiff(tmp_path / "a.tif", np.ones((3, 8, 8), np.uint8), nbits=bits)
-    message = rf"a\.tif: expected 8 bits per channel, got {bits}; .* -scale 0 {2**bits - 1} 0 255 "
+@pytest.mark.parametrize(
+    ("bits", "photometric", "scale"),
+    [(2, "RGB", "0 3 0 255"), (7, "RGB", "0 127 0 255"), (4, "MINISWHITE", "0 15 255 0")],
+)
+def test_tiff_of_fewer_than_8_bits_is_refused(tmp_path, bits, photometric, scale):
+    bands = np.ones((3 if photometric == "RGB" else 1, 8, 8), np.uint8)
+    image = write_tiff(tmp_path / "a.tif", bands, nbits=bits, photometric=photometric)
+    message = rf"a\.tif: expected 8 bits per channel, got {bits}; .* -scale {scale} "
     with pytest.raises(ValueError, match=message):
         predict_file(BrightestChannel(), image, tmp_path, 8)
 
