@@ -14,6 +14,9 @@ def holders(tensor: Tensor) -> tuple[int, ...] | None:
     if not hasattr(tensor, "_use_count"):
         return None
     storage = tensor.untyped_storage()
+    # Memory that is not PyTorch's own (NumPy's, say) may have holders that nothing here counts.
+    if not storage.resizable():
+        return None
     in_memory = torch._C._storage_Use_Count(storage._cdata)
     return tensor._use_count(), in_memory, sys.getrefcount(storage), sys.getrefcount(tensor)
 

@@ -99,9 +99,9 @@ def scale_(output: Tensor, bias: Tensor | None, plan: Plan, adds_bias: bool = Fa
         # Neither kind of differentiation can follow `out`.
         followed = is_recorded(output, bias) or forward_ad._current_level >= 0
         output = torch.addcmul(column, output, scale, out=None if followed else output)
-        return output.mul_(scale > 0) if plan.holes else output
+        return output.mul_(scale != 0) if plan.holes else output
     output = output.lerp_(column, scale)
-    return output.mul_(scale < 1) if plan.holes else output
+    return output.mul_(scale != 1) if plan.holes else output
 
 
 def not_kept(output: Tensor) -> Tensor:
