@@ -37,6 +37,8 @@ def use_safe_loading() -> None:
     CheckpointLoader.register_scheme(("http://", "https://"), _load_url, force=True)
     # Named weights (torchvision://, open-mmlab://, mmcls://) call this function.
     checkpoint.load_from_http = _load_url
+    # Where MMENGINE_HOME/open_mmlab.json names a local file.
+    checkpoint._safe_torch_load = lambda file, map_location=None, **_: load_file(file, map_location)
     remote = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
     CheckpointLoader.register_scheme(remote, _refuse_remote, force=True)
     Config.fromstring = staticmethod(_config_of_text)
@@ -180,4 +182,4 @@ def _refuse_remote(url: str, map_location: str | torch.device | None = None) -> 
 def _config_of_text(cfg_str: str, file_format: str) -> Config:
     if file_format != ".py":
         return _read_config_text(cfg_str, file_format)
-    return stored_config({"cfg": cfg_str}, "the checkpoint")
+    return stored_config({"cfg": cfg_str}, "the checkpoint", whole=True)

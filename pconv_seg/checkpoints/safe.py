@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from _codecs import encode
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file as load_safetensors
 
+_SCALARS = (str, bytes, int, float, complex, type(None))  # beside bool, which is an int
 _HISTORY_STATE = ("max_length", "_log_history", "_count_history")
 
 
@@ -60,9 +61,9 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
     if path.suffix == ".safetensors":
         try:
             return load_safetensors(path, device=str(map_location))
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, RuntimeError) as error:  # sizes above 63 bits
             raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
-    restricted = _pickle_module(_record_sizes(path))
+    restricted = _pickle_module(_record_sizes(path), path.stat().st_size)
     try:
         return torch.load(path, map_location, pickle_module=restricted, weights_only=False)
     except _RefusedError as error:
@@ -102,6 +103,10 @@ def _record_sizes(path: Path) -> dict[str, int] | None:
         raise CheckpointError(
             f"{path} is damaged, perhaps not completely copied: {error}"
         ) from error
+    if len({name.casefold() for name in sizes}) < len(records):  # torch finds any of them
+        raise CheckpointError(f"{path} is damaged: it has several records of one name")
+    if sum(sizes.values()) > path.stat().st_size:  # compressed, or records that share bytes
+        raise CheckpointError(f"{path} holds more than its size; torch saves without compression")
     if "constants.pkl" in records:
         raise UnsafeCheckpointError(
             f"{path} is a TorchScript program, not a checkpoint; save the state_dict of the model"
@@ -113,13 +118,28 @@ class _RefusedError(pickle.UnpicklingError):
     """What was named."""
 
 
+def _shown(value: Any) -> str:
+    """For messages: the repr of nested tuples may have more letters than there are atoms."""
+    if isinstance(value, str):
+        return repr(value[:100])
+    return getattr(value, "__qualname__", None) or f"a {type(value).__qualname__}"
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Hashing nested tuples may take forever, or overflow the stack."""
+    for key in keys:
+        if not isinstance(key, _SCALARS) and not (
+            type(key) is tuple and all(isinstance(item, _SCALARS) for item in key)
+        ):
+            raise _RefusedError(f"a {type(key).__qualname__} as a key")
+
+
 # The names below stand for the real things, which take more than harmless arguments.
 
 
 def _numeric_dtype(name: str, *_: bool) -> np.dtype:
-    dtype = np.dtype(str(name))
-    if dtype.kind not in "biufc":
-        raise _RefusedError(f"numpy.dtype({name!r})")
+    if not isinstance(name, str) or (dtype := np.dtype(name)).kind not in "biufc":
+        raise _RefusedError(f"numpy.dtype({_shown(name)})")
     return dtype
 
 
@@ -133,8 +153,32 @@ def _numpy_scalar(dtype: np.dtype, data: bytes) -> np.generic:
 
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise _RefusedError(f"_codecs.encode(..., {encoding!r})")
+        raise _RefusedError(f"_codecs.encode(..., {_shown(encoding)})")
     return encode(text, "latin1")
+
+
+def _check_content(kind: type, *content: Any) -> None:
+    """Of a set, a dictionary or a counter: pairs, a mapping, keys, or nothing."""
+    for items in content:
+        if type(items) not in (list, tuple, dict, OrderedDict, set):
+            raise _RefusedError(f"{kind.__name__} of a {type(items).__name__}")
+        pairs = kind is OrderedDict and type(items) in (list, tuple)
+        _check_keys([key for key, _ in items] if pairs else items)
+
+
+def _bounded(rebuild: Callable) -> Callable:
+    """Torch would let a resizable storage grow, to any size and away from under its views."""
+
+    def function(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Any:
+        if type(storage) is not torch.storage.TypedStorage:
+            raise _RefusedError(f"a tensor in a {type(storage).__name__}")
+        reach = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+        needed = (offset + (reach if all(size) else 0)) * storage.dtype.itemsize
+        if min(offset, *size, *stride, 0) < 0 or needed > storage._untyped_storage.nbytes():
+            raise ValueError("a tensor reaches out of its storage")
+        return rebuild(storage, offset, size, stride, *rest)
+
+    return function
 
 
 def _method(owner: Any, name: str) -> Callable | str:
@@ -142,11 +186,11 @@ def _method(owner: Any, name: str) -> Callable | str:
         return name  # of a statistic, which the class has
     if owner is OneCycleParamScheduler and name in ("_annealing_cos", "_annealing_linear"):
         return getattr(OneCycleParamScheduler, name)
-    raise _RefusedError(f"builtins.getattr({owner!r}, {name!r})")
+    raise _RefusedError(f"builtins.getattr({_shown(owner)}, {_shown(name)})")
 
 
 _FUNCTIONS: dict[str, Callable] = {
-    "builtins.bytes": bytes,
+    "builtins.bytes": lambda: b"",  # the others are encoded texts
     "builtins.complex": complex,
     "builtins.getattr": _method,
     "builtins.set": set,
@@ -162,9 +206,10 @@ _FUNCTIONS: dict[str, Callable] = {
     },
     "torch.Size": torch.Size,
     "torch.device": torch.device,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     **{
-        f"torch._utils.{name}": getattr(torch._utils, name)
-        for name in ("_rebuild_parameter", "_rebuild_tensor", "_rebuild_tensor_v2")
+        f"torch._utils.{name}": _bounded(getattr(torch._utils, name))
+        for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
     },
 }
 _CONSTANTS: dict[str, Any] = {
@@ -187,6 +232,8 @@ class _Unpickler(pickle._Unpickler):
     """Python's own unpickler in its Python form, whose single steps can be restricted."""
 
     record_sizes: dict[str, int] | None = None
+    file_size: int
+    storages: set[str | int]  # of the format before torch 1.6
 
     dispatch = {
         code: pickle._Unpickler.dispatch[code]
@@ -206,13 +253,16 @@ class _Unpickler(pickle._Unpickler):
 
     def _reduce(self) -> None:
         if not any(self.stack[-2] is function for function in _FUNCTIONS.values()):
-            raise _RefusedError(f"a call of {self.stack[-2]!r}")
+            raise _RefusedError(f"a call of {_shown(self.stack[-2])}")
+        function, arguments = self.stack[-2:]
+        if function in (set, Counter, OrderedDict):
+            _check_content(function, *arguments)
         self.load_reduce()
 
     def _new_object(self) -> None:
         cls, arguments = self.stack[-2:]
         if cls is not HistoryBuffer or arguments:
-            raise _RefusedError(f"an object of {cls!r}")
+            raise _RefusedError(f"an object of {_shown(cls)}")
         self.load_newobj()
 
     def _build(self) -> None:
@@ -222,7 +272,7 @@ class _Unpickler(pickle._Unpickler):
         if kind is HistoryBuffer:
             # The rest are functions of the class.
             target.__setstate__({key: state[key] for key in _HISTORY_STATE})
-        elif kind is OrderedDict and set(state) <= {"_metadata"}:
+        elif kind is OrderedDict and type(state) is dict and set(state) <= {"_metadata"}:
             vars(target).update(state)  # torch keeps the versions of modules there
         elif kind is np.ndarray:
             target.__setstate__(state)  # numbers only: there is no other dtype here
@@ -241,19 +291,30 @@ class _Unpickler(pickle._Unpickler):
 
     def _set_item(self) -> None:
         self._check_target(self.stack[-3], dict, OrderedDict, Counter)
+        _check_keys(self.stack[-2:-1])
         self.load_setitem()
 
     def _set_items(self) -> None:
         self._check_target(self.metastack[-1][-1], dict, OrderedDict, Counter)
+        _check_keys(self.stack[::2])
         self.load_setitems()
 
     def _storage(self) -> None:
-        kind, dtype, key, _, count, *_ = self.stack[-1]
+        kind, dtype, key, _, count, *view = self.stack[-1]
         if kind != "storage":
-            raise _RefusedError(f"a persistent object {kind!r}")
-        if self.record_sizes is not None:
+            raise _RefusedError(f"a persistent object {_shown(kind)}")
+        viewed = view[0][:1] if view and view[0] else ()  # before torch 1.6
+        for name in (key, *viewed):
+            if type(name) not in (str, int):
+                raise _RefusedError(f"a storage named by a {type(name).__name__}")
+        size = count * dtype.dtype.itemsize
+        if self.record_sizes is None:
+            if size > self.file_size:
+                raise ValueError(f"storage {key} has {size} bytes, more than the file")
+            self.storages.add(key)
+        else:
             # Before 2.10, torch reads what lies behind a record that is too small.
-            size, actual = count * dtype.dtype.itemsize, self.record_sizes.get(f"data/{key}")
+            actual = self.record_sizes.get(f"data/{key}")
             if size != actual:
                 raise ValueError(f"storage {key} has {actual} bytes instead of {size}")
         self.load_binpersid()
@@ -276,11 +337,19 @@ class _Unpickler(pickle._Unpickler):
     }
 
 
-def _pickle_module(record_sizes: dict[str, int] | None) -> SimpleNamespace:
+def _pickle_module(record_sizes: dict[str, int] | None, file_size: int) -> SimpleNamespace:
     """What ``torch.load`` takes for the module ``pickle``."""
-    unpickler = type("Unpickler", (_Unpickler,), {"record_sizes": record_sizes})
+    storages = set()
+    own = {"record_sizes": record_sizes, "file_size": file_size, "storages": storages}
+    unpickler = type("Unpickler", (_Unpickler,), own)
 
     def load(file: BinaryIO, **options: Any) -> Any:
-        return unpickler(file, **options).load()
+        content = unpickler(file, **options).load()
+        if storages:
+            # Before torch 1.6 their names and bytes followed the object that they are in.
+            _check_keys(content)
+            if storages - set(content):
+                raise ValueError("the file lacks the bytes of storages")
+        return content
 
     return SimpleNamespace(__name__=__name__, Unpickler=unpickler, load=load)

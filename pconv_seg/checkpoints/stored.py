@@ -5,24 +5,29 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine import registry
 from mmengine.config import Config
-from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, Registry
 from mmengine.utils import get_object_from_string
 
 from .safe import CheckpointError, UnsafeCheckpointError
 
+_OF_MODELS = (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS)
+_ALL = tuple(item for item in vars(registry).values() if isinstance(item, Registry))
 
-def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
+
+def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> Config | None:
     """The config of a checkpoint's ``meta``, without what it asks to import.
 
     mmengine dumps configs as lines ``key = value`` of literals and ``dict(...)``. Nothing else is
     accepted: ``Config.fromstring`` would run it. A ``type`` in the model may only be a registered
-    name, or the dotted one of a registered class, which Python-style configs have, because mmengine
-    imports and calls any other dotted name.
+    name, or the dotted one of a registered class, which Python-style configs have, and a scope only
+    a registered one, because mmengine imports whatever else they name, and calls the former.
 
     Args:
         meta: Of the checkpoint.
         source: What errors call the checkpoint.
+        whole: More than the model is to be built: the same holds for all of the config.
 
     Returns:
         The config, or None if there is none.
@@ -36,10 +41,17 @@ def stored_config(meta: Mapping[str, Any], source: str) -> Config | None:
         return None
     try:
         config = Config(_parse(text, source))
+    except KeyError as error:  # Config keeps some names for itself
+        raise CheckpointError(f"{source}: its stored config: {error.args[0]}") from error
     except RecursionError as error:  # also of naming what is refused
         raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
-    for name in _types(config.get("model")):
-        if not _is_registered(name):
+    scopes, registered = _registered(_ALL if whole else _OF_MODELS)
+    for key, name in _lookups(config._cfg_dict if whole else config.get("model")):
+        if key != "type" and name not in [None, *scopes]:
+            raise UnsafeCheckpointError(
+                f"{source}: its stored config names the scope {name}, which is not registered"
+            )
+        if key == "type" and not _is_registered(name, scopes, registered):
             raise UnsafeCheckpointError(
                 f"{source}: its stored config builds {name}, which is not registered. If you trust "
                 "it, register it: import its package in custom_imports of the config you give"
@@ -99,26 +111,30 @@ def _refusal(node: ast.AST, source: str) -> UnsafeCheckpointError:
     )
 
 
-def _types(node: Any) -> Iterator[str]:
+def _lookups(node: Any) -> Iterator[tuple[str, Any]]:
+    """What mmengine looks up, and imports where it does not find it, by key."""
     if isinstance(node, Mapping):
-        if "type" in node:
-            yield node["type"]
+        yield from ((key, node[key]) for key in ("type", "_scope_", "default_scope") if key in node)
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for item in node:
-            yield from _types(item)
+            yield from _lookups(item)
 
 
-def _is_registered(name: Any) -> bool:
+def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], list[tuple[str, Any]]]:
+    """Scopes, and what is registered in any of them by its name there."""
+    nodes = [node for root in roots for node in (root, *root.children.values())]
+    for node in nodes:
+        node.import_from_location()  # mmseg registers when it is asked for the first time
+    items = [item for node in nodes for item in node.module_dict.items()]
+    return {node.scope for node in nodes}, items
+
+
+def _is_registered(name: Any, scopes: set[str], registered: list[tuple[str, Any]]) -> bool:
     if not isinstance(name, str):
         return False
     scope, dot, key = name.partition(".")
-    if not dot:
-        return True  # found in a registry, or nowhere
-    roots = (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS)
-    nodes = [node for root in roots for node in (root, *root.children.values())]
-    registered = [item for node in nodes for item in node.module_dict.items()]
-    if scope in {node.scope for node in nodes} and key in dict(registered):
+    if (key if dot and scope in scopes else name) in dict(registered):
         return True
     if name.rpartition(".")[0] not in sys.modules:
         return False  # finding it would import, which runs code

@@ -1,4 +1,5 @@
 import codecs
+import json
 import os
 import pickle
 import tarfile
@@ -44,6 +45,17 @@ class Calls:
 
     def __reduce__(self) -> tuple:
         return self.call
+
+
+# A tuple of twice a tuple of twice a tuple ...
+NESTED = b")" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60))
+
+
+def before_torch_1_6(steps: bytes, keys: tuple[str, ...] = ()) -> bytes:
+    """A file whose object these steps of a pickle make, up to the bytes of its storages."""
+    head = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
+    pickles = [pickle.dumps(part, 2) for part in head]
+    return b"".join([*pickles, b"\x80\x02", steps, b".", pickle.dumps(list(keys), 2)])
 
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before_torch_1.6"])
@@ -108,13 +120,80 @@ def test_what_is_refused_is_named(file, content, named):
         ),
         (b"(X\x06\x00\x00\x00moduleNNNNtQ", "a persistent object 'module'"),
         (b"(ccollections\nOrderedDict\no", "KeyError"),
+        # Hashing or showing these would never end.
+        (b"}" + NESTED + b"Ns", "a tuple as a key"),
+        (b"}(" + NESTED + b"Nu", "a tuple as a key"),
+        (b"cbuiltins\nset\n]" + NESTED + b"a\x85R", "a tuple as a key"),
+        (b"ccollections\nOrderedDict\n](" + NESTED + b"Nta\x85R", "a tuple as a key"),
+        (b"ccollections\nCounter\nK\x05\x85R", "Counter of a int"),
+        (NESTED + b")R", "a call of a tuple"),
+        (b"cnumpy\ndtype\n" + NESTED + b"\x85R", "numpy.dtype\\(a tuple\\)"),
+        (b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + NESTED + b"NK\x01tQ", "by a tuple"),
+        (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR", "TypeError"),
     ],
 )
 def test_steps_of_a_pickle_that_no_checkpoint_takes(file, steps, named):
-    head = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
-    pickles = [pickle.dumps(part, 2) for part in head]
-    file.write_bytes(b"".join(pickles) + b"\x80\x02" + steps + b".")
+    file.write_bytes(before_torch_1_6(steps))
     with pytest.raises(ValueError, match=named):
+        load_file(file)
+
+
+def _tensor(length: int, count: int) -> bytes:
+    """Steps that make a vector of ``length`` in a storage of ``count`` numbers."""
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    )
+    storage += b"J" + count.to_bytes(4, "little") + b"NtQ"
+    sizes = b"K\x00J" + length.to_bytes(4, "little") + b"\x85K\x01\x85"
+    hooks = b"\x89ccollections\nOrderedDict\n)R"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + sizes + hooks + b"tR"
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "keys", "named"),
+    [
+        (4, 4, (), "the file lacks the bytes of storages"),
+        (5, 4, ("0",), "a tensor reaches out of its storage"),
+        (4, 2**28, ("0",), f"storage 0 has {2**30} bytes, more than the file"),
+    ],
+)
+def test_no_tensor_has_more_than_its_bytes_in_the_file(file, length, count, keys, named):
+    """torch would let its storage grow, away from under others, or leave it as it found it."""
+    values = np.arange(4, dtype=np.float32)
+    content = (4).to_bytes(8, "little") + values.tobytes()
+    file.write_bytes(before_torch_1_6(_tensor(4, 4), ("0",)) + content)
+    assert load_file(file).tolist() == values.tolist()
+    file.write_bytes(before_torch_1_6(_tensor(length, count), keys) + content)
+    with pytest.raises(CheckpointError, match=rf"file\.pth is damaged.*{named}"):
+        load_file(file)
+
+
+@pytest.mark.skipif(
+    not hasattr(checkpoint, "_safe_torch_load"), reason="the original mmengine reads it on its own"
+)
+def test_names_of_ones_own_files_are_read_safely_too(file, tmp_path, monkeypatch):
+    trap = tmp_path / "trap"
+    save(Touch(trap), file)
+    (tmp_path / "open_mmlab.json").write_text(json.dumps({"mine": str(file)}))
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+    with pytest.raises(UnsafeCheckpointError, match="nothing was run"):
+        load_checkpoint("open-mmlab://mine")
+    assert not trap.exists()
+
+
+def test_archives_hold_no_more_than_their_size(file, tmp_path):
+    torch.save({"weight": torch.zeros(100_000)}, file)
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(CheckpointError, match=r"packed\.pth holds more than its size; torch saves"):
+        load_file(packed)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("file/DATA/0", b"other")
+    with pytest.raises(
+        CheckpointError, match=r"file\.pth is damaged: .* several records of one na"
+    ):
         load_file(file)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from pconv_seg.checkpoints import stored_config
+from pconv_seg.checkpoints import stored_config, use_safe_loading
 from pconv_seg.checkpoints.stored import stored_classes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -14,7 +14,9 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_pd_*.py")), ids=lambda path: path.stem)
 def test_what_mmengine_stores_comes_back(path):
     config = Config.fromfile(path)
-    assert stored_config({"cfg": config.pretty_text}, "x.pth").to_dict() == config.to_dict()
+    meta = {"cfg": config.pretty_text}
+    for whole in (False, True):
+        assert stored_config(meta, "x.pth", whole).to_dict() == config.to_dict()
 
 
 def test_every_kind_of_literal_comes_back():
@@ -77,9 +79,30 @@ def test_types_that_mmengine_would_import_are_refused(name):
 def test_no_module_is_imported_to_find_out_what_is_registered(tmp_path, monkeypatch):
     (tmp_path / "trap.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"builds trap\.Net, which is not registered"):
-        stored_config({"cfg": "model = dict(type='trap.Net')"}, "x.pth")
+    # mmengine would import the last two as well.
+    for config, named in (
+        ("type='trap.Net'", r"builds trap\.Net, which is not registered"),
+        ("type='trap'", "builds trap, which is not registered"),
+        ("type='ResNet', _scope_='trap'", "names the scope trap, which is not registered"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            stored_config({"cfg": f"model = dict({config})"}, "x.pth")
     assert "trap" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ("test_pipeline = [dict(type='subprocess.getoutput', cmd='true')]", r"subprocess\.getou"),
+        ("default_scope = 'trap'", "scope trap"),
+    ],
+)
+def test_of_texts_that_mmengine_builds_from_all_is_checked(config, named):
+    stored_config({"cfg": config}, "x.pth")  # of which the model alone is built
+    use_safe_loading()
+    Config.fromstring("default_scope = 'mmseg'\npipeline = [dict(type='PackSegInputs')]", ".py")
+    with pytest.raises(ValueError, match=f"{named}.*, which is not registered"):
+        Config.fromstring(config, ".py")
 
 
 def test_classes_are_those_of_any_version_of_mmseg():
