@@ -24,7 +24,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file as load_safetensors
 
-_SCALARS = (str, bytes, int, float, complex, type(None))  # beside bool, which is an int
+_SCALARS = (str, bytes, int, float, complex, np.generic, type(None))
 _HISTORY_STATE = ("max_length", "_log_history", "_count_history")
 
 

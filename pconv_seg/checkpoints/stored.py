@@ -3,6 +3,8 @@
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from mmengine import registry
@@ -125,7 +127,9 @@ def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], list[tuple[str, 
     """Scopes, and what is registered in any of them by its name there."""
     nodes = [node for root in roots for node in (root, *root.children.values())]
     for node in nodes:
-        node.import_from_location()  # mmseg registers when it is asked for the first time
+        # mmseg registers when it is asked for the first time. Another package may be broken.
+        with suppress(ImportError):
+            node.import_from_location()
     items = [item for node in nodes for item in node.module_dict.items()]
     return {node.scope for node in nodes}, items
 
@@ -136,6 +140,9 @@ def _is_registered(name: Any, scopes: set[str], registered: list[tuple[str, Any]
     scope, dot, key = name.partition(".")
     if (key if dot and scope in scopes else name) in dict(registered):
         return True
+    if name.isidentifier():
+        # Not for mmengine to build, or found nowhere, unless a module has this name.
+        return name not in sys.modules and find_spec(name) is None
     if name.rpartition(".")[0] not in sys.modules:
         return False  # finding it would import, which runs code
     found = get_object_from_string(name)

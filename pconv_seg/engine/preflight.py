@@ -280,10 +280,10 @@ def _stage_problems(cfg: Config, *stages: str) -> Iterator[_Problem]:
     """Stages of which a part is missing, though the run does not need them."""
     for stage in stages:
         keys = _STAGES[stage]
+        # A scheduler needs an optimizer.
+        left_out = (*keys, "param_scheduler") if stage == "training" else keys
         missing = [key for key in keys if cfg.get(key) is None]
-        if missing and len(missing) < len(keys):
-            # A scheduler needs an optimizer.
-            left_out = (*keys, "param_scheduler") if stage == "training" else keys
+        if missing and any(cfg.get(key) is not None for key in left_out):
             yield _Problem(
                 f"{', '.join(missing)}: config {cfg.filename} has none, and mmengine takes "
                 f"{', '.join(keys)} together",
@@ -411,10 +411,10 @@ def _kinds_of_files(pipeline: list | None) -> dict[str, str]:
     return kinds
 
 
-def _steps(pipeline: list | None) -> Iterator[str]:
+def _steps(pipeline: Any) -> Iterator[str]:
     """The types of all steps, inside of test-time augmentation too."""
-    for step in pipeline or ():
-        if isinstance(step, list):  # alternatives of one augmentation
+    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        if isinstance(step, (list, tuple)):  # alternatives of one augmentation
             yield from _steps(step)
         elif isinstance(step, dict):
             yield type_name(step)

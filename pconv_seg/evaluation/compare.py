@@ -63,9 +63,9 @@ def load_tested(
 
 
 def counted_ignore_index(config: Config, dataset: Dataset) -> int:
-    """The label that mmseg's own test leaves out, so that scores are the same.
+    """The label that is left out: the one that the config's metric names, by which mmseg counts.
 
-    That is the one that its metric names, else that of the data set.
+    Else it is that of the data set, which mmseg's metric does not ask for: it takes 255.
 
     Raises:
         ValueError: If metrics, or parts of the data set, leave out several.

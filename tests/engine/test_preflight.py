@@ -361,6 +361,9 @@ def test_a_stage_is_there_whole_or_not_at_all(
     check(_config(root, **loaded, **dict.fromkeys(parts)))
     message = _message(_config(root, **loaded, **dict.fromkeys(parts[::2])), check)
     assert f"  - {parts[0]}, {parts[2]}: config None has none, and mmengine takes" in message
+    if stage == "training":
+        left = _config(root, param_scheduler=[], **loaded, **dict.fromkeys(parts))
+        assert "param_scheduler=None" in _message(left, check)
     assert f"Without {stage}: --cfg-options {' '.join(f'{part}=None' for part in parts)}" in message
 
 

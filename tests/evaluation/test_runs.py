@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
         ({"meta": {}}, r": config .*data\.py has no model that could take the weights"),
         (
             {"meta": {"cfg": "model = dict(type='Nobody')"}},
-            ": its stored config builds Nobody, which is not registered",
+            ": Nobody is not in the .* Give a config that imports it",
         ),
     ],
 )
