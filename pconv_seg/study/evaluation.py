@@ -57,13 +57,19 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
         Interrupted: With several jobs, by SIGINT or SIGTERM, when all processes have ended.
     """
     study.check_folder()
-    found = {run: finished_run(run.folder) for run in study.runs}
-    damaged = [
-        f"{run.folder}: its last checkpoint is damaged or gone; first --only train"
-        for run, finished in found.items()
-        if finished is None and read_state(run)["status"] == "finished"
-    ]
-    checkpoints = {run: finished.checkpoint for run, finished in found.items() if finished}
+    checkpoints, damaged = {}, []
+    for run in study.runs:
+        try:
+            finished = finished_run(run.folder)
+        except PreflightError as error:  # of the config that mmengine left there
+            damaged.append(str(error))
+            continue
+        if finished:
+            checkpoints[run] = finished.checkpoint
+        elif read_state(run)["status"] == "finished":
+            damaged.append(
+                f"{run.folder}: its last checkpoint is damaged or gone; first --only train"
+            )
     tasks = [_Task(study, *item, name) for name in names(study) for item in checkpoints.items()]
     waiting = [task for task in tasks if not _is_current(task)]
     if waiting:

@@ -94,6 +94,15 @@ def test_one_padding_less_evaluates_nothing_again(make, evaluated):
     assert evaluated == []
 
 
+def test_a_run_whose_config_is_damaged_is_named_when_the_others_are_evaluated(make, evaluated):
+    study = make()
+    config = study.runs[0].folder / "config.py"
+    config.write_text("train_cfg = dict(max_it")
+    (reason,) = evaluate_runs(study)
+    assert reason.startswith(f"config {config}: SyntaxError: ")
+    assert [names for names, _, _ in evaluated] == [["partial_seed0"]] * 3
+
+
 def test_a_run_that_was_trained_anew_is_evaluated_again(make, evaluated):
     study = make()
     evaluate_runs(study)
