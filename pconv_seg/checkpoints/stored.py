@@ -123,22 +123,25 @@ def _lookups(node: Any) -> Iterator[tuple[str, Any]]:
             yield from _lookups(item)
 
 
-def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], list[tuple[str, Any]]]:
-    """Scopes, and what is registered in any of them by its name there."""
+def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], dict[str, list[Any]]]:
+    """Scopes, and by name all that is registered in any of them."""
     nodes = [node for root in roots for node in (root, *root.children.values())]
+    registered: dict[str, list[Any]] = {}
     for node in nodes:
         # mmseg registers when it is asked for the first time. Another package may be broken.
         with suppress(ImportError):
             node.import_from_location()
-    items = [item for node in nodes for item in node.module_dict.items()]
-    return {node.scope for node in nodes}, items
+    for node in nodes:
+        for name, cls in node.module_dict.items():
+            registered.setdefault(name, []).append(cls)
+    return {node.scope for node in nodes}, registered
 
 
-def _is_registered(name: Any, scopes: set[str], registered: list[tuple[str, Any]]) -> bool:
+def _is_registered(name: Any, scopes: set[str], registered: dict[str, list[Any]]) -> bool:
     if not isinstance(name, str):
         return False
     scope, dot, key = name.partition(".")
-    if (key if dot and scope in scopes else name) in dict(registered):
+    if (key if dot and scope in scopes else name) in registered:
         return True
     if name.isidentifier():
         # Not for mmengine to build, or found nowhere, unless a module has this name.
@@ -146,4 +149,4 @@ def _is_registered(name: Any, scopes: set[str], registered: list[tuple[str, Any]
     if name.rpartition(".")[0] not in sys.modules:
         return False  # finding it would import, which runs code
     found = get_object_from_string(name)
-    return any(found is cls for _, cls in registered)
+    return any(found is cls for classes in registered.values() for cls in classes)
