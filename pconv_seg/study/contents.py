@@ -11,14 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from pconv_seg.evaluation.bootstrap import CONFIDENCE, FEWEST_IMAGES, RESAMPLES, Difference
+from pconv_seg.evaluation.bootstrap import CONFIDENCE, FEWEST_IMAGES, RESAMPLES
 from pconv_seg.evaluation.report import json_number
 from pconv_seg.evaluation.shift_record import TOLERANCES
 from pconv_seg.evaluation.shift_tables import tolerance_text
 
 from .curves import reached_iteration, read_scalars, training_curves
 from .evaluation import CROSS, SHIFT, read_reasons, unevaluated
-from .findings import findings, gap, rounded, shift_cost, shift_gap, signed, where, whole_areas
+from .findings import (
+    findings,
+    gap,
+    interval_text,
+    rounded,
+    shift_cost,
+    shift_gap,
+    signed,
+    where,
+    whole_areas,
+)
 from .plan import BASELINE, StudyRun
 from .results import Cell, Results
 from .start import read_start
@@ -297,12 +307,12 @@ class Contents:
         return self._number(self._show("difference", weights))
 
     def _number(self, contrast: Contrast) -> str:
-        """A difference with both intervals; bold where both exclude 0."""
+        """A difference with its intervals over seeds and over images; bold where it is settled."""
         if math.isnan(contrast.mean):
             return "-"
         value = signed(contrast.mean)
         value = f"**{value}**" if contrast.settled else value
-        intervals = f"{_interval(contrast.over_seeds)} {_interval(contrast.over_images)}"
+        intervals = f"{interval_text(contrast.over_seeds)} {interval_text(contrast.over_images)}"
         return f"{value} {intervals}{self._share(contrast.seeds)}"
 
     def _spread(self, values: Sequence[float]) -> str:
@@ -407,12 +417,6 @@ class Contents:
         return min((count for count in counts if count > 1), default=None)
 
 
-def _interval(interval: Difference) -> str:
-    if math.isnan(interval.low):
-        return "[none]"
-    return f"[{signed(interval.low)}, {signed(interval.high)}]"
-
-
 def _overlaps(pixels: Sequence[int | None]) -> str:
     return ", ".join("none" if p is None else f"{p} px" for p in pixels) or "-"
 
@@ -452,5 +456,6 @@ def _contrast_dict(contrast: Contrast) -> dict:
         "sd": json_number(contrast.sd),
         "over_seeds": [json_number(bound) for bound in contrast.over_seeds[1:]],
         "over_images": [json_number(bound) for bound in contrast.over_images[1:]],
+        "joint": [json_number(bound) for bound in contrast.joint[1:]],
         "settled": contrast.settled,
     }

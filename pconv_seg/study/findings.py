@@ -224,11 +224,10 @@ def verdict(contrast: Contrast, in_paper: bool = True) -> str:
         return "No answer: no seed has all the runs that it takes."
     if math.isnan(contrast.mean):
         return "No answer: a score is missing, since no class occurs there."
-    seeds, images = contrast.over_seeds, contrast.over_images
-    if contrast.settled and seeds.low > 0:
-        return f"Yes{same}: both intervals lie above 0."
+    seeds, images, joint = contrast.over_seeds, contrast.over_images, contrast.joint
     if contrast.settled:
-        return "No, the opposite: both intervals lie below 0."
+        answer = f"Yes{same}" if contrast.mean > 0 else "No, the opposite"
+        return f"{answer}: the joint interval is {interval_text(joint)}."
     side = "0"
     if contrast.mean:
         side = f"above 0{same}" if contrast.mean > 0 else f"below 0{other}"
@@ -236,6 +235,8 @@ def verdict(contrast: Contrast, in_paper: bool = True) -> str:
         reason = "one seed says nothing about the chance in training"
     elif math.isnan(images.low):
         reason = "these images give no interval"
+    elif seeds.distinguishable and images.distinguishable:
+        reason = f"each interval excludes 0, but not the joint one, {interval_text(joint)}"
     elif seeds.distinguishable:
         reason = "the interval over seeds excludes 0, that over images does not"
     elif images.distinguishable:
@@ -253,25 +254,45 @@ def needed(contrast: Contrast) -> str:
         return "At least two seeds of all the runs that it takes."
     if math.isnan(contrast.mean):
         return "Images with classes there."
-    parts = []
-    if not contrast.over_seeds.distinguishable:
-        number = seeds_needed(contrast.sd, contrast.mean)
-        count = f"about {number}" if number else f"more than {MAX_SEEDS}"
-        parts.append(f"{count} seeds")
-    if not contrast.over_images.distinguishable:
-        parts.append(_images_needed(contrast.over_images))
+    # Only the side towards 0 counts: intervals over images are not symmetric.
+    by_seeds, by_images = (
+        abs(contrast.mean - (low if contrast.mean > 0 else high))
+        for _, low, high in (contrast.over_seeds, contrast.over_images)
+    )
+    if math.isnan(by_images):
+        what = "images enough for an interval, which these do not give"
+        if not contrast.over_seeds.distinguishable:
+            what = f"{_seeds_text(contrast.sd, contrast.mean)} and {what}"
+    else:
+        ways = []
+        # What the other leaves of the distance to 0; where nothing is left, both must narrow.
+        if by_images < abs(contrast.mean):
+            left = math.sqrt(contrast.mean**2 - by_images**2)
+            ways.append(f"{_seeds_text(contrast.sd, left)} on these images")
+        if by_seeds < abs(contrast.mean):
+            left = math.sqrt(contrast.mean**2 - by_seeds**2)
+            ways.append(f"{_images_text(by_images, left)} with these seeds")
+        half = contrast.mean / math.sqrt(2)
+        both = f"{_seeds_text(contrast.sd, half)} and {_images_text(by_images, half)}"
+        what = ", or ".join(ways) or both
     return (
-        f"If the effect and the spread are as seen (seeds: standard deviation {contrast.sd:.2f}): "
-        + " and ".join(parts)
-        + "."
+        "If the effect and the spread are as seen (seeds: standard deviation "
+        f"{contrast.sd:.2f}): {what}."
     )
 
 
-def _images_needed(interval: Difference) -> str:
-    mean, low, high = interval
-    if math.isnan(low):
-        return "images enough for an interval, which these do not give"
-    # Only the side towards 0 counts: percentile intervals are not symmetric.
-    bound = low if mean > 0 else high
-    ratio = ((mean - bound) / mean) ** 2 if mean else math.inf
+def interval_text(interval: Difference) -> str:
+    """Both bounds in brackets, ``[none]`` for NaN."""
+    if math.isnan(interval.low):
+        return "[none]"
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
+
+
+def _seeds_text(sd: float, effect: float) -> str:
+    number = seeds_needed(sd, effect)
+    return f"about {number} seeds" if number else f"more than {MAX_SEEDS} seeds"
+
+
+def _images_text(bound: float, effect: float) -> str:
+    ratio = (bound / effect) ** 2 if effect else math.inf
     return f"about {ratio:.1f} times the images" if ratio < 1e3 else "far more images"

@@ -1,5 +1,6 @@
 """How far do seeds and images agree about a comparison?"""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,9 +41,24 @@ class Contrast(NamedTuple):
         return sample_sd(self.values)
 
     @property
+    def joint(self) -> Difference:
+        """The mean with an interval for chance in training and in the choice of images together.
+
+        Its bounds lie as far from the mean as the root of the sum of the other two intervals'
+        squared distances: MOVER, the *method of variance estimates recovery* (G. Y. Zou and
+        A. Donner, *Construction of confidence limits about effect measures*, Statistics in
+        Medicine 27, 2008). NaN where one of them is.
+        """
+        low, high = (
+            math.hypot(seeds - self.mean, images - self.mean)
+            for seeds, images in zip(self.over_seeds[1:], self.over_images[1:], strict=True)
+        )
+        return Difference(self.mean, self.mean - low, self.mean + high)
+
+    @property
     def settled(self) -> bool:
-        """Whether both intervals exclude 0."""
-        return self.over_seeds.distinguishable and self.over_images.distinguishable
+        """Whether the joint interval excludes 0, and so both others."""
+        return self.joint.distinguishable
 
 
 def sample_sd(values: Sequence[float]) -> float:

@@ -31,7 +31,7 @@ from pconv_seg.study.findings import (
 )
 from pconv_seg.study.report import write_report
 from pconv_seg.study.results import Cell, Results
-from pconv_seg.study.statistics import Contrast
+from pconv_seg.study.statistics import Contrast, seed_interval
 
 NONE = (float("nan"), float("nan"))
 
@@ -45,8 +45,19 @@ def contrast(mean, seeds, images, count=3):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (contrast(1, (0.5, 1.5), (0.2, 1.8)), "Yes, as in the paper"),
-        (contrast(-1, (-1.5, -0.5), (-1.8, -0.2)), "No, the opposite"),
+        (
+            contrast(1, (0.6, 1.5), (0.7, 2.2)),
+            "Yes, as in the paper: the joint interval is [+0.50, +2.30].",
+        ),
+        (
+            contrast(-1, (-1.5, -0.6), (-2.2, -0.7)),
+            "No, the opposite: the joint interval is [-2.30, -0.50].",
+        ),
+        (
+            contrast(1, (0.2, 1.3), (0.1, 1.4)),
+            "above 0, as in the paper; each interval excludes 0, but not the joint one, "
+            "[-0.20, +1.50].",
+        ),
         (
             contrast(1, (-0.5, 2.5), (0.2, 1.8)),
             "above 0, as in the paper; the interval over images excludes 0, that over seeds",
@@ -73,28 +84,49 @@ def test_what_is_needed_is_computed_from_the_spread():
     values = (0.2, 1.0, 1.5)
     mean = float(np.mean(values))
     given = Contrast((0, 1, 2), values, Difference(mean, -0.7, 2.5), Difference(mean, -0.9, 2.7))
+    # Each may keep half of the square of the distance to 0.
     count = next(
         n
         for n in range(2, 100)
-        if stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 < mean
+        if stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 < mean / 2**0.5
     )
-    assert f"about {count} seeds and about {(1.8 / mean) ** 2:.1f} times the images" in needed(
+    assert f"about {count} seeds and about {2 * (1.8 / mean) ** 2:.1f} times the images" in needed(
         given
     )
     assert "two seeds" in needed(contrast(1, NONE, (0.2, 1.8), count=1))
     assert "Settled" in needed(contrast(1, (0.5, 1.5), (0.2, 1.8)))
     for seeds, images, words in (
-        ((0.5, 1.5), (-0.2, 2.2), "about 1.4 times the images"),
-        ((-0.5, 2.5), (0.2, 1.8), "about 2 seeds"),
+        ((0.4, 1.5), (-0.2, 2.2), f"about {1.2**2 / 0.64:.1f} times the images with these seeds"),
+        ((-0.5, 2.5), (0.2, 1.8), "about 2 seeds on these images"),
+        (
+            (0.2, 2.5),
+            (0.2, 1.8),
+            f"about 2 seeds on these images, or about {0.64 / 0.36:.1f} times the images with "
+            "these seeds",
+        ),
+        ((0.5, 1.5), NONE, "images enough for an interval, which these do not give"),
     ):
         assert needed(contrast(1, seeds, images)).endswith(f" deviation 0.00): {words}.")
+
+
+def test_seeds_needed_are_of_what_the_images_leave():
+    values = (0.2, 1.0, 1.5)
+    mean = float(np.mean(values))
+    given = Contrast((0, 1, 2), values, seed_interval(values), Difference(mean, mean / 2, 3.0))
+    left = mean * 0.75**0.5
+    count = next(
+        n
+        for n in range(2, 100)
+        if stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 < left
+    )
+    assert needed(given).endswith(f": about {count} seeds on these images.")
 
 
 @pytest.mark.parametrize(
     ("mean", "images", "words"),
     [
-        (0.3, (-0.02, 0.5), f"and about {(0.32 / 0.3) ** 2:.1f} times the images."),
-        (-0.3, (-0.5, 0.15), f"and about {(0.45 / 0.3) ** 2:.1f} times the images."),
+        (0.3, (-0.02, 0.5), f"and about {2 * (0.32 / 0.3) ** 2:.1f} times the images."),
+        (-0.3, (-0.5, 0.15), f"and about {2 * (0.45 / 0.3) ** 2:.1f} times the images."),
         (0.3, (-30, 0.5), "and far more images."),
         (0.0, (-1, 1), "more than 1000 seeds and far more images."),
         (0.3, NONE, "and images enough for an interval, which these do not give."),
@@ -467,8 +499,8 @@ def test_report_holds_every_cell(make_study, evaluate_at_random, no_figures):
     for cell in content["cells"]:
         bounds = [cell["over_seeds"], cell["over_images"]]
         if cell["kind"] == "difference":
-            both = all(low > 0 or high < 0 for low, high in bounds)
-            value = f"**{cell['mean']:+.2f}**" if both else f"{cell['mean']:+.2f}"
+            settled = cell["joint"][0] > 0 or cell["joint"][1] < 0
+            value = f"**{cell['mean']:+.2f}**" if settled else f"{cell['mean']:+.2f}"
             intervals = " ".join(f"[{low:+.2f}, {high:+.2f}]" for low, high in bounds)
             assert f"| {value} {intervals} |".replace("-0.00", "+0.00") in text
             excluding.add(tuple(low > 0 or high < 0 for low, high in bounds))

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pconv_seg.evaluation.bootstrap import score_difference
+from pconv_seg.evaluation.bootstrap import Difference, score_difference
 from pconv_seg.evaluation.confusion import mean_iou
 from pconv_seg.study.statistics import (
     BOOTSTRAP_SEED,
+    Contrast,
     miou_contrast,
     sample_sd,
     seed_interval,
@@ -95,3 +96,27 @@ def test_interval_over_images_draws_the_same_images_for_all_seeds():
     one = miou_contrast(areas, [-1, 1], (0,))
     three = miou_contrast(np.repeat(areas, 3, axis=1), [-1, 1], (0, 1, 2))
     assert three.over_images == pytest.approx(one.over_images)
+
+
+def test_joint_interval_adds_distances_in_squares_on_either_side():
+    given = Contrast((0, 1), (1.0, 1.0), Difference(1.0, 0.6, 1.5), Difference(1.0, 0.7, 2.2))
+    assert given.joint == pytest.approx((1.0, 0.5, 2.3))
+    one_seed = given._replace(over_seeds=seed_interval([1.0]))
+    assert np.isnan(one_seed.joint[1:]).all()
+    assert not one_seed.settled
+
+
+def test_joint_interval_excludes_0_by_chance_in_at_most_5_percent():
+    """Seeds and images add normal errors of equal variance around 0."""
+    rng = np.random.default_rng(0)
+    trials, seeds, images = 2000, 5, 40
+    of_seeds = rng.normal(0, seeds**0.5, (trials, seeds))
+    of_images = rng.normal(0, images**0.5, (trials, images))
+    settled = each = 0
+    for by_seed, by_image in zip(of_seeds, of_images, strict=True):
+        over_seeds = seed_interval(by_seed + by_image.mean())
+        over_images = seed_interval(by_image + by_seed.mean())
+        given = Contrast(tuple(range(seeds)), tuple(by_seed), over_seeds, over_images)
+        settled += given.settled
+        each += over_seeds.distinguishable and over_images.distinguishable
+    assert settled / trials < 0.05 < 0.07 < each / trials
