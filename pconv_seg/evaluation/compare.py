@@ -15,11 +15,9 @@ from mmengine.runner import Runner
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from pconv_seg.datasets.class_names import class_names
 from pconv_seg.engine import scope_of
-from pconv_seg.engine.preflight import iou_metrics
 from pconv_seg.files import short_names
 from pconv_seg.geometry import TileGrid
 from pconv_seg.inference import read_pixels
@@ -31,7 +29,7 @@ from .confusion import class_areas
 from .evaluator import EvaluationPlan, evaluate
 from .record import Record, Tested
 from .runs import load_segmentor
-from .samples import ignored_label
+from .samples import counted_ignore_index
 
 
 def load_tested(
@@ -60,24 +58,6 @@ def load_tested(
             models.append(model)
             tested.append(Tested(path, scheme_of(model), scheme_of(loaded)))
     return models, tested
-
-
-def counted_ignore_index(config: Config, dataset: Dataset) -> int:
-    """The label that is left out: the one that the config's metric names, by which mmseg counts.
-
-    Else it is that of the data set, which mmseg's metric does not ask for: it takes 255.
-
-    Raises:
-        ValueError: If metrics, or parts of the data set, leave out several.
-    """
-    labels = {
-        m["ignore_index"] for m in iou_metrics(config, "test_evaluator") if "ignore_index" in m
-    }
-    if len(labels) > 1:
-        raise ValueError(
-            f"metrics of test_evaluator must have one ignore_index, got {sorted(labels)}"
-        )
-    return labels.pop() if labels else ignored_label(dataset)
 
 
 def evaluate_checkpoints(
@@ -115,7 +95,7 @@ def evaluate_checkpoints(
     dataset = dataloader.dataset
     classes = class_names(dataset)
     if plan.ignore_index is None:
-        plan = replace(plan, ignore_index=counted_ignore_index(config, dataset))
+        plan = replace(plan, ignore_index=counted_ignore_index(config, dataset, "test"))
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:

@@ -1,6 +1,7 @@
 """Border and tile evaluation during training."""
 
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pconv_seg.geometry import BorderRegions
 from .confusion import class_accuracy, class_areas, class_iou, mean_present, pixel_accuracy
 from .evaluator import EvaluationPlan, evaluate
 from .metric import border_key, refuse_one_name
+from .samples import counted_ignore_index
 
 
 @HOOKS.register_module()
@@ -79,22 +81,27 @@ class PaddingEvalHook(Hook):
         info, key = runner.message_hub.runtime_info, f"padding_evaluation {self.plan}"
         validations, scores = info.get(key, (0, dict.fromkeys(self._names)))
         if validations % self.interval == 0 or runner.iter >= runner.max_iters:
-            scores = self._evaluate(runner, runner.val_loop.dataloader) or scores
+            scores = self._evaluate(runner, runner.val_loop.dataloader, "val") or scores
         runner.message_hub.update_info(key, [validations + 1, scores])
         metrics.update(scores)
 
     def after_test_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the test set, and add the scores to ``metrics``."""
-        scores = self._evaluate(runner, runner.test_loop.dataloader)
+        scores = self._evaluate(runner, runner.test_loop.dataloader, "test")
         metrics.update(scores or dict.fromkeys(self._names))
 
-    def _evaluate(self, runner: Runner, dataloader: DataLoader) -> dict[str, float] | None:
+    def _evaluate(
+        self, runner: Runner, dataloader: DataLoader, split: str
+    ) -> dict[str, float] | None:
         """Scores by name; None after an error."""
-        model, error, counts = _unwrap(runner.model), None, []
+        model, plan, error, counts = _unwrap(runner.model), self.plan, None, []
         try:
+            if plan.ignore_index is None:
+                ignored = counted_ignore_index(runner.cfg, dataloader.dataset, split)
+                plan = replace(plan, ignore_index=ignored)
             # Areas, not whole matrices: small enough to keep one per image for many classes.
             counts = evaluate(
-                [model], dataloader, self.plan, keep=class_areas, progress=is_main_process()
+                [model], dataloader, plan, keep=class_areas, progress=is_main_process()
             ).counts
         except Exception:
             error = traceback.format_exc()

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader, Dataset
 
+from pconv_seg.engine.preflight import iou_metrics
 from pconv_seg.files import naming_files
 from pconv_seg.geometry import BorderRegions, ShiftRegions
 from pconv_seg.inference import read_pixels
@@ -62,6 +64,26 @@ def ignored_label(dataset: Dataset) -> int:
     if len(labels) > 1:
         raise ValueError(f"parts of a data set must have one ignore_index, got {sorted(labels)}")
     return labels.pop()
+
+
+def counted_ignore_index(config: Config, dataset: Dataset, split: str) -> int:
+    """The label that is left out: the one that the config's metric names, by which mmseg counts.
+
+    Else it is that of the data set, which mmseg's metric does not ask for: it takes 255.
+
+    Args:
+        config: Whose evaluator counts.
+        dataset: What is counted.
+        split: ``"val"`` or ``"test"``, of the evaluator.
+
+    Raises:
+        ValueError: If metrics, or parts of the data set, leave out several.
+    """
+    evaluator = f"{split}_evaluator"
+    labels = {m["ignore_index"] for m in iou_metrics(config, evaluator) if "ignore_index" in m}
+    if len(labels) > 1:
+        raise ValueError(f"metrics of {evaluator} must have one ignore_index, got {sorted(labels)}")
+    return labels.pop() if labels else ignored_label(dataset)
 
 
 def ground_truth(sample: SegDataSample) -> torch.Tensor:

@@ -32,11 +32,12 @@ from pconv_seg.inference import (
     tile_predictor,
 )
 
-from .compare import counted_ignore_index, load_tested
+from .compare import load_tested
 from .confusion import class_areas
 from .record import Tested
 from .samples import (
     count_sample,
+    counted_ignore_index,
     ground_truth,
     read_batches,
     refuse_resizing,
@@ -99,7 +100,7 @@ def shift_checkpoints(
         dataloader = Runner.build_dataloader(config.test_dataloader)
         dataset = dataloader.dataset
         classes = class_names(dataset)
-        ignore_index = counted_ignore_index(config, dataset)
+        ignore_index = counted_ignore_index(config, dataset, "test")
         source, total = dataset_images(dataloader), len(dataset)
     else:
         paths = image_files(images)

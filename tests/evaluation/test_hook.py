@@ -29,8 +29,8 @@ NAMES = [f"{mode}/{score}" for mode in ("regular", "tile", "tile_overlap") for s
 def make_runner(make_config, request):
     """Trains nothing for 4 iterations and validates after each."""
 
-    def make(hook=HOOK, *others, pad=None, **options):
-        config = make_config()
+    def make(hook=HOOK, *others, pad=None, config=None, **options):
+        config = config or make_config()
         config.experiment_name = request.node.name
         # Without an end, at which mmengine would pause for seconds.
         config.train_dataloader.sampler = {"type": "InfiniteSampler", "shuffle": False}
@@ -56,10 +56,9 @@ def curves(runner):
     return {name: reader.Scalars(name) for name in reader.Tags()["scalars"]}
 
 
-def expected_scores(runner):
-    evaluation = evaluate(
-        [runner.model], runner.val_dataloader, EvaluationPlan(**PLAN), progress=False
-    )
+def expected_scores(runner, **plan):
+    plan = EvaluationPlan(**PLAN, **plan)
+    evaluation = evaluate([runner.model], runner.val_dataloader, plan, progress=False)
     areas = class_areas(sum(evaluation.counts)[0])
     right, label, _ = np.moveaxis(areas, 2, 0)
     miou = mean_present(class_iou(areas))
@@ -154,6 +153,17 @@ def test_scores_after_testing(make_runner):
     assert [event.step for event in curves(runner)["tile/mIoU"]] == [0]
 
 
+def test_what_is_ignored_is_what_the_metric_of_the_split_ignores(make_runner, make_config):
+    config = make_config(ignored=0)
+    config.val_evaluator = {"type": "IoUMetric", "ignore_index": 0}
+    config.test_evaluator = {"type": "IoUMetric", "ignore_index": 1}
+    runner = make_runner(config=config)
+    expected = [expected_scores(runner, ignore_index=label)["tile/aAcc"] for label in (0, 1)]
+    assert expected_scores(runner)["tile/aAcc"] not in expected
+    assert runner.val()["tile/aAcc"] == expected[0]
+    assert runner.test()["tile/aAcc"] == expected[1]
+
+
 def test_padding_that_counts_as_missing_is_not_there(make_runner):
     pad = {"size_divisor": 16}
     expected = make_runner().test()
@@ -182,6 +192,7 @@ def _validate_share(rank, folder, config):
     model = MODELS.build(config.model)
     loader = Runner.build_dataloader(config.val_dataloader)
     runner = SimpleNamespace(
+        cfg=config,
         model=model,
         val_loop=SimpleNamespace(dataloader=loader),
         _train_loop=None,
