@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import reprlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ from .preflight import PreflightError
 from .random_state import random_state, set_random_state
 
 _BACKEND = "pconv_seg_durable"
+# What schedulers count; all else of their states follows from the config.
+_COUNTED = {
+    *("last_step", "_global_step", "_last_value", "verbose"),
+    *("best", "num_bad_epochs", "cooldown_counter"),  # of ReduceOnPlateauLR
+}
 
 
 class DurableBackend(LocalBackend):
@@ -62,7 +68,8 @@ class ResumableCheckpointHook(CheckpointHook):
       trace in training.
     - ``resume=True`` takes the newest whole checkpoint of the work dir and logs which newer ones it
       skipped and why. It takes ``load_from`` if that lies beside those, or if none is whole;
-      otherwise ``load_from`` is only what the run once started from.
+      otherwise ``load_from`` is only what the run once started from. It logs what the config says
+      of the learning rate and its schedule and the checkpoint, which counts, does not.
     - Weights that are not finite are not written.
 
     Args:
@@ -114,7 +121,7 @@ class ResumableCheckpointHook(CheckpointHook):
         runner._resume = path is not None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """On resuming, refuse what training cannot go on from."""
+        """On resuming, refuse what training cannot go on from, and name what it does not follow."""
         if not runner._resume:
             return
         needed = ["meta", "message_hub", "optimizer"]
@@ -127,6 +134,12 @@ class ResumableCheckpointHook(CheckpointHook):
                 "go on from it (best checkpoints hold weights alone). Name a checkpoint "
                 f"{self.filename_tmpl.format('N')} of the work dir with --cfg-options "
                 "load_from=FILE, or leave out --resume to start a new training from these weights"
+            )
+        for change in _changes(runner.param_schedulers, checkpoint.get("param_schedulers")):
+            print_log(
+                f"--resume goes on with the checkpoint's learning rate and schedule: {change}",
+                runner.logger,
+                logging.WARNING,
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -275,6 +288,28 @@ def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | Non
     if load_from and path:
         skipped.append(f"{load_from}: the run that started from it has come to {path}")
     return path or load_from, skipped
+
+
+def _changes(schedulers: Any, states: Any, key: str = "param_scheduler") -> Iterator[str]:
+    """What a config says of schedulers and mmengine replaces by what a checkpoint says.
+
+    Args:
+        schedulers: Of the runner: a list, or one for each of several optimizers, or None.
+        states: Those in the checkpoint.
+        key: Where they stand in the config.
+    """
+    if isinstance(schedulers, dict):
+        for name, some in schedulers.items():
+            yield from _changes(some, states[name], f"{key}.{name}")
+        return
+    for number, (scheduler, theirs) in enumerate(zip(schedulers or (), states or (), strict=False)):
+        ours = scheduler.state_dict()
+        for name in sorted((ours.keys() & theirs.keys()) - _COUNTED):
+            if ours[name] != theirs[name]:
+                yield (
+                    f"{key}.{number}: {name} is {reprlib.repr(theirs[name])}, not the config's "
+                    f"{reprlib.repr(ours[name])}"
+                )
 
 
 def accumulated_iterations(runner: Runner) -> int:

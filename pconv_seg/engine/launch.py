@@ -127,9 +127,15 @@ def read_config(
         ) from error
     try:
         cfg.merge_from_dict(cfg_options or {})
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         options = " ".join(f"{key}={value}" for key, value in cfg_options.items())
-        message = f"--cfg-options {options}: {error.args[0]}, says {osp.abspath(config)}"
+        reason = error.args[0]
+        if isinstance(error, AttributeError):  # mmengine takes each item of a list for a dict
+            reason = (
+                "no item of a list can be replaced: set its keys, as KEY.0.NAME=VALUE, or the "
+                "whole list"
+            )
+        message = f"--cfg-options {options}: {reason}, says {osp.abspath(config)}"
         raise PreflightError(message) from error
     check_parts(cfg, parts)
     return cfg

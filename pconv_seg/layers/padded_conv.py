@@ -56,6 +56,29 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
     return padded
 
 
+def checked_pad(input: Tensor, padding: Sequence[int], mode: str, layer_name: str) -> Tensor:
+    """``F.pad`` with values of the input, which names the layer where a map is too small for it.
+
+    Raises:
+        ValueError: if padding reaches beyond the map.
+    """
+    if not is_compiling() and has_torch_function_unary(input):
+        # As one operation: each image of a padded batch has a size of its own.
+        return handle_torch_function(checked_pad, (input,), input, padding, mode, layer_name)
+    # Reflection leaves out the border pixel itself. Replication could go on for ever, but where
+    # it exceeds the map, the outer taps would see nothing else than copies of one pixel.
+    spare = 1 if mode == "reflect" else 0
+    for i, pixels in enumerate(padding):
+        if pixels > input.shape[-1 - i // 2] - spare:
+            size = "x".join(str(length) for length in input.shape[-(len(padding) // 2) :])
+            raise ValueError(
+                f"{layer_name}: a map of {size} is too small for {mode} padding of {pixels} "
+                f"pixels, which needs at least {pixels + spare}. Use larger images or tiles, or "
+                "another scheme for this layer (`where` of set_padding)"
+            )
+    return F.pad(input, padding, mode)
+
+
 _MODES = ("reflect", "replicate", "circular", "distribution")
 
 
@@ -84,25 +107,10 @@ class _PaddedConvNd(nn.modules.conv._ConvNd):
         if self.padding_mode == "distribution":
             padded = distribution_pad(input, pads)
         else:
-            self._check_size(input, pads)
-            padded = F.pad(input, pads, self.padding_mode)
+            padded = checked_pad(input, pads, self.padding_mode, self.layer_name)
         return CONVOLUTIONS[weight.dim()](
             padded, weight, bias, self.stride, 0, self.dilation, self.groups
         )
-
-    def _check_size(self, input: Tensor, pads: Sequence[int]) -> None:
-        # Reflection leaves out the border pixel itself. Replication could go on for ever, but where
-        # it exceeds the map, the outer taps would see nothing else than copies of one pixel.
-        spare = 1 if self.padding_mode == "reflect" else 0
-        for i, pixels in enumerate(pads):
-            if pixels > input.shape[-1 - i // 2] - spare:
-                size = "x".join(str(length) for length in input.shape[-(len(pads) // 2) :])
-                raise ValueError(
-                    f"{self.layer_name}: a map of {size} is too small for {self.padding_mode} "
-                    f"padding of {pixels} pixels, which needs at least {pixels + spare}. Use "
-                    "larger images or tiles, or another scheme for this layer (`where` of "
-                    "set_padding)"
-                )
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``Tensor[N, C_in, *size]`` (or unbatched).

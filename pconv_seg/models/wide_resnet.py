@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -172,7 +173,10 @@ class WideResNet38(BaseModule):
             outputs[number] = x
         return tuple(outputs[number] for number in self.out_modules)
 
+    # Compilers fail at the contexts. Without these, statistics would count twice in blocks of which
+    # a compiler leaves a part to Python.
     @staticmethod
+    @torch._disable_dynamo
     def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
         def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
             return nullcontext(), _keep_running_statistics(block)

@@ -471,8 +471,9 @@ _RULES: dict[str, Callable[[Call], Any]] = {
         _over_dims: """
             amax amin log_softmax logsumexp max mean min norm normalize softmax std sum topk var""",
         _per_sample: """
-            adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d conv_transpose2d distribution_pad
-            group_norm instance_norm lp_pool2d max_pool2d pad pixel_shuffle pixel_unshuffle""",
+            adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d checked_pad conv_transpose2d
+            distribution_pad group_norm instance_norm lp_pool2d max_pool2d pad pixel_shuffle
+            pixel_unshuffle""",
         _interpolate: "interpolate",
         _slice: "getitem",
         _permute: "movedim permute squeeze swapaxes transpose unsqueeze",

@@ -272,8 +272,9 @@ class _Tracer(TorchFunctionMode):
     ) -> None:
         pads = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
         sizes = input.shape[-1 : -1 - len(pads) : -1]
-        # The padding of attention windows is written for Tensor[N, H, W, C]: leave out C.
-        while len(pads) > 2 and pads[0] == (0, 0):
+        # The padding of attention windows is written for Tensor[N, H, W, C]: leave out C. In a
+        # Tensor[N, C, D, H, W] three axes are those of the map.
+        while len(pads) > max(2, input.dim() - 2) and pads[0] == (0, 0):
             pads, sizes = pads[1:], sizes[1:]
         pads, sizes = pads[::-1], sizes[::-1]
         # Negative padding crops.

@@ -35,7 +35,9 @@ image alone:
   Others are free to become metrics, but cannot come back into the network.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
-  in the padding, labels are ``ignore_index``. (``DiceLoss`` counts predictions there all the same.)
+  in the padding, labels are ``ignore_index``. (``DiceLoss`` and ``HuasdorffDisstanceLoss`` count
+  predictions there all the same; means over all pixels, as ``CrossEntropyLoss`` takes them without
+  ``avg_non_ignore``, divide by those of the padding, too.)
 
 Everything else raises NotImplementedError naming operation and module: attention over flattened
 positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ... (What

@@ -200,6 +200,7 @@ def test_config_that_cannot_be_run(tmp_path: Path, text: str, reason: str) -> No
     [
         ("test_evaluator.2.type", "Index 2 exceeds"),
         ("optim_wrapper.type.name", "subscriptable|str"),
+        ("test_evaluator.0", "no item of a list can be replaced: set its keys"),
     ],
 )
 def test_overrides_that_the_config_has_no_place_for(config: str, key: str, reason: str) -> None:

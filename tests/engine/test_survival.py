@@ -378,6 +378,28 @@ def test_resume_skips_damaged_checkpoints_and_says_so(
     assert f"Load checkpoint from {train.work_dir / 'iter_8.pth'}" in log
 
 
+def test_a_schedule_that_resuming_does_not_follow_is_named(
+    tiny_config: str, tmp_path: Path, uninterrupted: dict
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    train.stop()
+    train.log.unlink()
+    train.arguments += ["--cfg-options", "param_scheduler.1.end=99", "optim_wrapper.optimizer.lr=1"]
+    tiny_run.assert_same(train.end(), uninterrupted)
+    found = re.findall(r"--resume goes on with .*: (param_scheduler.*)", train.log.read_text())
+    assert found == [
+        "param_scheduler.0: base_values is [0.05], not the config's [1]",
+        "param_scheduler.1: base_values is [0.05], not the config's [1]",
+        "param_scheduler.1: end is 12, not the config's 99",
+        "param_scheduler.1: total_iters is 7, not the config's 94",
+    ]
+
+    train.arguments = train.arguments[:-3]
+    train.log.unlink()
+    train.end()
+    assert "goes on with the checkpoint's" not in train.log.read_text()
+
+
 def test_load_from_counts_where_the_run_has_nothing_of_its_own(tmp_path: Path) -> None:
     start, work_dir = str(tmp_path / "start.pth"), tmp_path / "work"
     work_dir.mkdir()

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,20 @@ def test_gradient_checkpointing_changes_nothing(narrow, randomized, options):
         results.append((loss, {k: p.grad for k, p in trunk.named_parameters()}, statistics))
         assert all(m.momentum == 0.1 for m in trunk.modules() if isinstance(m, nn.BatchNorm2d))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+def test_gradient_checkpointing_beside_a_compiler(narrow, randomized):
+    torch._dynamo.reset()
+    plain = randomized(WideResNet38(conv_cfg={"type": "PConv"})).train()
+    trunk = copy.deepcopy(plain)
+    trunk.with_cp = True
+    x = torch.randn(2, 3, 33, 41)
+    results = []
+    for model, call in ((plain, plain), (trunk, torch.compile(trunk, backend="aot_eager"))):
+        torch.manual_seed(0)  # dropout
+        sum(output.square().mean() for output in call(x)).backward()
+        results.append(({k: p.grad for k, p in model.named_parameters()}, model.state_dict()))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_gradient_checkpointing_recomputes_every_block_once(narrow):

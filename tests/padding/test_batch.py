@@ -154,6 +154,30 @@ def test_loss_is_that_of_the_images_alone(segmentor: nn.Module) -> None:
     assert all(torch.isfinite(value).all() for value in losses.values())
 
 
+@pytest.mark.parametrize(
+    ("loss", "independent"),
+    [
+        (dict(type="CrossEntropyLoss", avg_non_ignore=True), True),
+        (dict(type="CrossEntropyLoss", use_sigmoid=True, avg_non_ignore=True), True),
+        (dict(type="TverskyLoss"), True),
+        (dict(type="CrossEntropyLoss"), False),
+        (dict(type="DiceLoss"), False),
+        (dict(type="HuasdorffDisstanceLoss"), False),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else None,
+)
+def test_losses_that_do_not_depend_on_the_amount_of_padding(
+    segmentor: nn.Module, loss: dict, independent: bool
+) -> None:
+    segmentor.decode_head.loss_decode = MODELS.build(loss)
+    name = f"decode.{segmentor.decode_head.loss_decode.loss_name}"
+    _with_hook(segmentor)
+    little = _loss(segmentor, _batch(SIZES))[name]
+    segmentor.data_preprocessor.size_divisor = 96
+    much = _loss(segmentor, _batch(SIZES))[name]
+    assert torch.allclose(little, much, rtol=1e-5, atol=0) == independent
+
+
 def test_training_step(segmentor: nn.Module) -> None:
     segmentor = _with_hook(segmentor).train()
     losses = _loss(segmentor, _batch(SIZES))

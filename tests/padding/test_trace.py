@@ -158,6 +158,15 @@ def test_other_operations(model, kind, scheme, padding, seeing, outputs):
     assert bool(operation.reason) == (scheme == "zeros")
 
 
+@pytest.mark.parametrize("pads", [(0, 0, 1, 2, 3, 0), (0, 0, 0, 0, 1, 1), (1, 0, 0, 0, 0, 2)])
+def test_explicit_padding_of_volumes_has_three_axes(pads):
+    operation = only(nn.ConstantPad3d(pads, 0.0), (1, 2, 4, 5, 6))
+    padded = F.pad(torch.zeros(4, 5, 6), pads, value=1)
+    assert operation.padding == (pads[4:], pads[2:4], pads[:2])
+    assert operation.output_size == padded.shape
+    assert operation.seeing == padded.sum()
+
+
 class PadsInTraining(nn.Module):
     def forward(self, x):
         return F.pad(x, (1, 1)) if self.training else x

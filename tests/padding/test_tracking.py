@@ -698,3 +698,13 @@ def test_images_that_fill_the_batch() -> None:
         output = net(images)
     torch.testing.assert_close(output, net(images), rtol=1e-10, atol=1e-10)
     assert math.prod(extents_of(output)[0]) == output[0, 0].numel()
+
+
+@pytest.mark.parametrize("extents", [((20, 20), (10, 20)), ((10, 20), (9, 19))])
+def test_an_image_too_small_to_be_reflected_is_named_with_its_own_size(extents):
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=12, dilation=12))
+    set_padding(model, "reflect")
+    images = torch.zeros(2, 1, 20, 20)
+    message = "0: a map of 10x20 is too small for reflect padding of 12 pixels, which needs .* 13"
+    with track_extents(model, images, extents), pytest.raises(ValueError, match=message):
+        model(images)
