@@ -15,7 +15,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from pconv_seg.files import atomic_path, remove_leftovers
 from pconv_seg.work_dir import checkpoints, newest_checkpoint, write_sealed
@@ -135,12 +135,13 @@ class ResumableCheckpointHook(CheckpointHook):
                 f"{self.filename_tmpl.format('N')} of the work dir with --cfg-options "
                 "load_from=FILE, or leave out --resume to start a new training from these weights"
             )
-        for change in _changes(runner.param_schedulers, checkpoint.get("param_schedulers")):
-            print_log(
-                f"--resume goes on with the checkpoint's learning rate and schedule: {change}",
-                runner.logger,
-                logging.WARNING,
-            )
+        if isinstance(runner._train_loop, BaseLoop):  # else schedulers are not built yet
+            for change in _changes(runner.param_schedulers, checkpoint.get("param_schedulers")):
+                print_log(
+                    f"--resume goes on with the checkpoint's learning rate and schedule: {change}",
+                    runner.logger,
+                    logging.WARNING,
+                )
 
     def before_train(self, runner: Runner) -> None:
         """Check the intervals, and remove what killed processes left half written."""

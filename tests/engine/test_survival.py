@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from pconv_seg.engine.checkpoint_hook import _resume_from
 from pconv_seg.work_dir import damage, newest_checkpoint
@@ -485,3 +487,15 @@ def test_training_ends_early_where_a_hook_says_so(tiny_config: str, tmp_path: Pa
     train = tiny_run.Train(tiny_config, tmp_path, *(f"default_hooks.early.{o}" for o in hook))
     assert train.run() == [0]
     assert newest_checkpoint(train.work_dir)[0].name == "iter_4.pth"
+
+
+def test_a_test_of_a_config_that_resumes_compares_no_schedule(
+    tiny_config: str, tmp_path: Path
+) -> None:
+    train = tiny_run.Train(tiny_config, tmp_path)
+    train.stop()
+    cfg = Config.fromfile(tiny_config)
+    cfg.update(resume=True, work_dir=str(train.work_dir), launcher="none")
+    cfg.update(test_dataloader=cfg.val_dataloader, test_evaluator=cfg.val_evaluator)
+    cfg.test_cfg = dict(type="TestLoop")
+    assert Runner.from_cfg(cfg).test()
