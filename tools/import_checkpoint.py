@@ -46,6 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.target.suffix not in (".pth", ".safetensors"):
         parser.error(f"{args.target}: the suffix must be .pth or .safetensors")
+    if args.source.exists() and args.target.exists() and args.target.samefile(args.source):
+        parser.error(f"{args.target}: DST is SRC, which would lose what is not imported")
     return args
 
 

@@ -704,6 +704,17 @@ class TestTool:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             save_weights({}, path, tmp_path / "file", {})
 
+    def test_the_file_that_is_imported_is_not_replaced(self, main, tmp_path, capsys):
+        source, link = tmp_path / "file.pth", tmp_path / "link.pth"
+        torch.save(LAYOUTS["torchvision"](), source)
+        link.symlink_to(source)
+        before = source.read_bytes()
+        for target in (source, link):
+            with pytest.raises(SystemExit):
+                main([str(source), str(target)])
+            assert f"{target}: DST is SRC" in capsys.readouterr().err
+        assert source.read_bytes() == before
+
     def test_a_malicious_file_ends_it(self, main, tmp_path):
         torch.save({"state_dict": {}, "hook": print}, tmp_path / "file.pth")
         message = r"file\.pth: refused, nothing was run\. It needs builtins\.print"
