@@ -22,7 +22,7 @@ from torch import nn
 from pconv_seg import PConv2d
 from pconv_seg.datasets import Draw
 from pconv_seg.datasets.cityscapes.cities import COARSE_CITIES, split_cities
-from pconv_seg.engine.preflight import leaf_datasets
+from pconv_seg.engine.config_parts import leaf_datasets
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 PAIRS = [

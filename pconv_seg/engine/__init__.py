@@ -1,6 +1,7 @@
 """Runs: configs from command lines, checks before a start, training that can be interrupted."""
 
 from .checkpoint_hook import ResumableCheckpointHook
+from .config_parts import scope_of
 from .launch import (
     add_config_options,
     add_run_arguments,
@@ -8,13 +9,8 @@ from .launch import (
     build_training_config,
     read_config,
 )
-from .preflight import (
-    PreflightError,
-    check_testing,
-    check_training,
-    check_work_dir,
-    scope_of,
-)
+from .preflight import check_testing, check_training, check_work_dir
+from .problems import PreflightError
 from .processes import join_processes
 from .runner import build_runner
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook

@@ -20,7 +20,7 @@ from mmengine.runner import BaseLoop, Runner
 from pconv_seg.files import atomic_path, remove_leftovers
 from pconv_seg.work_dir import checkpoints, newest_checkpoint, write_sealed
 
-from .preflight import PreflightError
+from .problems import PreflightError
 from .random_state import random_state, set_random_state
 
 _BACKEND = "pconv_seg_durable"

@@ -14,15 +14,9 @@ from mmseg.registry import DATASETS
 from pconv_seg.checkpoints import use_safe_loading
 from pconv_seg.padding import SCHEMES, add_padding
 
-from .preflight import (
-    PreflightError,
-    check_parts,
-    leaf_datasets,
-    metric_configs,
-    registered,
-    scope_of,
-    type_name,
-)
+from .config_parts import leaf_datasets, metric_configs, registered, scope_of, type_name
+from .preflight import check_parts
+from .problems import PreflightError
 
 # Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
 _STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}

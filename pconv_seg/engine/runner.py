@@ -8,7 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from pconv_seg.checkpoints import load_weights
 from pconv_seg.wrappers import unwrapped
 
-from .preflight import PreflightError
+from .problems import PreflightError
 
 
 def build_runner(cfg: Config, test: bool = False) -> Runner:

@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from .checkpoint_hook import ResumableCheckpointHook, accumulated_iterations
-from .preflight import PreflightError
+from .problems import PreflightError
 
 STOPPED = 75
 """Exit status of a run that a signal stopped: EX_TEMPFAIL of sysexits.h, nothing is wrong."""

@@ -12,7 +12,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
-from .preflight import PreflightError
+from .problems import PreflightError
 from .random_state import set_random_state
 
 

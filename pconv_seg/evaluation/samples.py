@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader, Dataset
 
-from pconv_seg.engine.preflight import iou_metrics
+from pconv_seg.engine.config_parts import iou_metrics
 from pconv_seg.files import naming_files
 from pconv_seg.geometry import BorderRegions, ShiftRegions
 from pconv_seg.inference import read_pixels

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from pconv_seg.engine import PreflightError, build_training_config, check_work_dir
-from pconv_seg.engine.preflight import type_name
+from pconv_seg.engine.config_parts import type_name
 from pconv_seg.evaluation import EvaluationPlan
 from pconv_seg.evaluation.shift import shift_regions
 from pconv_seg.padding import SCHEMES

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmseg.datasets import CityscapesDataset
 
 from pconv_seg.engine import PreflightError, check_testing, check_training, preflight
-from pconv_seg.engine.preflight import leaf_datasets
+from pconv_seg.engine.config_parts import leaf_datasets
 
 STEM = "aachen/aachen_000000_000019"
 

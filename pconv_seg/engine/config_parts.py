@@ -1,0 +1,68 @@
+"""Parts of mmengine's configs, in all the forms that its runner takes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS
+
+
+def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
+    """The config of each data set inside wrappers such as DrawnDataset or ConcatDataset.
+
+    Args:
+        cfg: Config of a data set or of a wrapper.
+        key: Where it stands in the whole config, e.g. `train_dataloader.dataset`.
+
+    Yields:
+        The dotted key, as `--cfg-options` takes it, and the config of each innermost data set.
+    """
+    if "dataset" in cfg:
+        yield from leaf_datasets(cfg["dataset"], f"{key}.dataset")
+        if cfg.get("coarse"):  # of DrawnDataset
+            yield f"{key}.coarse", {**cfg["dataset"], **cfg["coarse"]}
+    elif "datasets" in cfg:
+        for index, item in enumerate(cfg["datasets"]):
+            yield from leaf_datasets(item, f"{key}.datasets.{index}")
+    else:
+        yield key, cfg
+
+
+def metric_configs(evaluator: dict | list | None) -> list[dict]:
+    """The config of each metric in any form that mmengine's runner takes for an evaluator."""
+    metrics = evaluator or []
+    if isinstance(metrics, dict) and "metrics" in metrics:  # of an Evaluator
+        metrics = metrics["metrics"]
+    return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+
+def iou_metrics(cfg: Config, key: str) -> list[dict]:
+    """The configs of those metrics of an evaluator that are mmseg's ``IoUMetric``, or extend it."""
+    found = []
+    for metric in metric_configs(cfg.get(key)):
+        cls = registered(METRICS, metric, scope_of(cfg)) if isinstance(metric, dict) else None
+        if isinstance(cls, type) and issubclass(cls, IoUMetric):
+            found.append(metric)
+    return found
+
+
+def scope_of(cfg: Config) -> str:
+    """The registry scope of a config; Python-style ones have None, as they need none."""
+    return cfg.get("default_scope") or "mmseg"
+
+
+def type_name(config: dict) -> str:
+    """The name of what a config builds, without scope; its ``type`` is a name or a class."""
+    kind = config.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def registered(registry: Registry, cfg: dict, scope: str) -> Any:
+    """What a config builds, by its ``type``, a name or a class; None if no such name is known."""
+    cls = cfg.get("type") or None
+    if isinstance(cls, str):
+        with registry.switch_scope_and_registry(cfg.get("_scope_", scope)) as scoped:
+            return scoped.get(cls)
+    return cls
