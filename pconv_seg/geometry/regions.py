@@ -58,8 +58,8 @@ class BorderRegions:
     """Which regions to count, for images of any size.
 
     Args:
-        leave_outs: Proportions in [0, 1) of the centre that is ignored; kept sorted, once each.
-            0 ignores nothing.
+        leave_outs: Proportions in [0, 1) of the centre that is ignored; kept sorted, without
+            duplicates. 0 ignores nothing.
         proportion: Of what: ``'side'``, height and width of the centre are p times those of the
             image; ``'area'``, its area is.
         region: The ``'image'`` or each ``'tile'`` has a centre. A pixel of several tiles is left
@@ -116,7 +116,7 @@ class BorderRegions:
 
 
 def border_width(size: int, leave_out: Fraction, proportion: str = "side") -> int:
-    """Pixels of one axis that lie before (and as many that lie after) the ignored centre.
+    """Pixels of one axis that lie before the ignored centre (as many lie after it).
 
     ``(1 - p) * size / 2`` for ``proportion='side'`` and ``(1 - sqrt(p)) * size / 2`` for
     ``'area'``, rounded to the nearest integer, halves up, in exact arithmetic. So the centre is

@@ -68,7 +68,8 @@ class ShiftedGrids:
 
     Args:
         size: Image (height, width) in pixels.
-        tile: The same of the tiles. The second grid lies ``tile // 2`` further down and right.
+        tile: Tile (height, width) in pixels. The second grid lies ``tile // 2`` further down and to
+            the right.
 
     Raises:
         ValueError: If a tile has fewer than 4 pixels on a side.

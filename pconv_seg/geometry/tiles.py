@@ -46,7 +46,7 @@ def tile_starts(size: int, tile: int, overlap: Overlap = 0) -> list[int]:
     An axis that is not longer than the tile has one tile, which is the whole axis.
 
     Raises:
-        ValueError: If the axis has no pixel, and as :func:`tile_stride`.
+        ValueError: If the axis has no pixel, and as from :func:`tile_stride`.
 
     >>> tile_starts(2048, 1024, 1 / 3)
     [0, 683, 1024]
@@ -66,7 +66,7 @@ class TileGrid:
         size: Image (height, width) in pixels.
         tile: Side length or (height, width) in pixels.
         overlap: Of neighbouring tiles, as in :func:`tile_stride`; one value or (vertical,
-            horizontal). A single 1 is refused: it reads as 100 % as well as one pixel.
+            horizontal). A single 1 is refused: it could mean 100 % or one pixel.
 
     Raises:
         ValueError: If the image has no pixel, or the tile or the overlap is out of range.

@@ -124,7 +124,7 @@ def read_pixels(path: str | Path) -> np.ndarray:
 
 
 def read_input(path: str | Path) -> np.ndarray:
-    """Pixels to predict, as :func:`read_pixels`, which would drop all but 8 bits of an image.
+    """Pixels to predict, as :func:`read_pixels`, but refusing what that would cut to 8 bits.
 
     Raises:
         FileNotFoundError: If there is no such file.

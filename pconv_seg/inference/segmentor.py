@@ -20,7 +20,7 @@ _OPTIONAL = ("overlap", "batch_size", "window", "out_device", "progress")
 
 
 def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[Tensor], Tensor]:
-    """What :func:`tiled_inference` wants to call: a segmentor's logits at the size of its input.
+    """A segmentor as :func:`tiled_inference` calls it: from tiles to logits of the same size.
 
     Args:
         model: An mmseg ``EncoderDecoder``, or another module with its ``encode_decode``, in
@@ -32,7 +32,7 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
         Maps preprocessed tiles ``Tensor[N, c, h, w]`` to logits ``Tensor[N, C, h, w]``.
 
     Raises:
-        ValueError: When called, if the model is in training mode.
+        ValueError: When the result is called while the model is in training mode.
     """
 
     def predict(tiles: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def image_preprocessor(model: nn.Module) -> Callable[[Tensor], Tensor]:
 def predicted_labels(logits: Tensor, model: nn.Module) -> Tensor:
     """Label maps ``Tensor[N, H, W]`` of a segmentor's logits ``Tensor[N, C, H, W]``.
 
-    The most likely class; of a single logit, whether it exceeds the threshold of the decode head.
+    The most likely class; for one logit, whether its sigmoid exceeds the decode head's threshold.
     """
     if logits.shape[1] == 1:
         return (logits[:, 0].sigmoid() > model.decode_head.threshold).to(torch.uint8)
@@ -107,7 +107,7 @@ class TiledEncoderDecoder(EncoderDecoder):
         """Logits ``Tensor[N, C, H, W]`` of preprocessed images ``Tensor[N, c, H, W]``.
 
         Raises:
-            ValueError: If ``test_cfg`` was changed to what would have been refused.
+            ValueError: If ``test_cfg`` was changed since to something that the constructor refuses.
         """
         options = self._tile_options()
         if options is None:

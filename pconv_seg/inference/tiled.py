@@ -1,8 +1,8 @@
 """Prediction of large images in tiles, with the memory of one row of tiles.
 
-Tiles are worked off row by row. As soon as a row of tiles is complete, the pixel rows above the
-next one are final: they are handed on (kept, reduced to labels, written to a file) and their memory
-is used again. :func:`stream_tiles` does this for any source and sink, :func:`tiled_inference` for
+Tiles are predicted row by row. As soon as a row of tiles is complete, the pixel rows above the next
+one are final: they are handed on (kept, reduced to labels, written to a file) and their memory is
+reused. :func:`stream_tiles` does this for any source and sink, :func:`tiled_inference` for
 tensors.
 """
 

@@ -29,7 +29,7 @@ def distribution_pad(input: Tensor, padding: Sequence[int]) -> Tensor:
         input: ``Tensor[N, C, *size]`` or ``Tensor[C, *size]`` with 1 to 3 spatial dimensions, of
             any floating dtype.
         padding: Pixels before and after the last axis, before and after the last but one, and so
-            on, as in ``F.pad``; for all spatial dimensions, of any size.
+            on, as in ``F.pad``; any number of pixels, for all spatial dimensions.
 
     Returns:
         ``Tensor[N, C, *padded size]`` (or unbatched); no gradient flows through padded values.

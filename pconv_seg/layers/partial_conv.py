@@ -42,8 +42,8 @@ def partial_conv2d(
 
     Without ``mask``, validity depends on sizes alone and no mask is ever convolved: what an
     ordinary convolution puts out is corrected in place, large outputs along the border alone (on a
-    GPU by a Triton kernel), small ones in one pass with a map of ratios. Where PyTorch adds the
-    bias in a pass of its own, on a GPU, it is added in the same pass. For finite values the
+    GPU by a Triton kernel), small ones in one pass with a map of ratios. Where PyTorch would add
+    the bias in a pass of its own (on a GPU), the correction adds it. For finite values the
     interior is bit-identical to ``F.conv2d``. Compilers and function transforms see one
     multiplication by a map of ratios.
 

@@ -24,7 +24,7 @@ def take_test_padding_away(segmentor: nn.Module) -> None:
     """Let the data preprocessor of a segmentor of mmseg pad in training only.
 
     As missing data, padding gives what no padding gives, and in tests the images of a batch are of
-    one size. (A network that takes only sizes of some multiple needs images that the pipeline has
+    one size. (A network that takes only multiples of some size needs images that the pipeline has
     resized to one, instead of padding.) Unlike what follows padding through a forward, this also
     holds where a network is called in another way.
     """
@@ -32,8 +32,8 @@ def take_test_padding_away(segmentor: nn.Module) -> None:
     if getattr(preprocessor, "test_cfg", None):
         print_log(
             f"PaddedBatchHook: images are not padded in tests, so test_cfg={preprocessor.test_cfg} "
-            "of the data preprocessor is left out. A network that takes only sizes of some "
-            "multiple (as U-Net and DDRNet do) needs a pipeline that resizes images to one.",
+            "of the data preprocessor is left out. A network that takes only multiples of "
+            "some size (as U-Net and DDRNet do) needs a pipeline that resizes images to one.",
             logger="current",
         )
     preprocessor.test_cfg = None
@@ -76,8 +76,8 @@ class PaddedBatchHook(Hook):
     change to the model. In training, padding is followed through the network, which costs what
     :mod:`pconv_seg.padding.tracking` says. In validation and testing, also with test-time
     augmentation and in tiles, images are not padded in the first place: ``test_cfg`` of the data
-    preprocessor is taken away, which is logged. A network that takes only sizes of some multiple
-    needs ``dict(type='ResizeToMultiple', ...)`` in its test pipeline then. Padding by a transform
+    preprocessor is taken away, which is logged. A network that takes only multiples of some size
+    then needs ``dict(type='ResizeToMultiple', ...)`` in its test pipeline. Padding by a transform
     of the data pipeline (``dict(type='Pad', ...)``) leaves no trace that could be read: let the
     data preprocessor pad.
     """

@@ -112,9 +112,9 @@ def _pads(padding: Any) -> bool:
 
 
 def scheme_of(model: nn.Module) -> str:
-    """The scheme of a model's padded convolutions; ``'none'`` without any, of several all.
+    """The scheme of a model's padded convolutions; ``'none'`` if it has none.
 
-    ``'partial+zeros'`` is a network in which some convolutions pad with zeros.
+    Several are joined: ``'partial+zeros'`` if some are partial and the others pad with zeros.
     """
     schemes = {padding_of(layer) for layer in model.modules() if is_padded_convolution(layer)}
     return "+".join(sorted(schemes)) or "none"

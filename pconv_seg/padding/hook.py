@@ -19,7 +19,7 @@ from .switch import SCHEMES, Where, set_padding
 class PaddingHook(Hook):
     """Switch the padding of the runner's model, and keep track of it in checkpoints.
 
-    ``custom_hooks=[dict(type='pconv_seg.PaddingHook', scheme='partial')]`` turns any config. The
+    ``custom_hooks=[dict(type='pconv_seg.PaddingHook', scheme='partial')]`` works in any config. The
     scheme that the model has is written into ``checkpoint['meta']['padding']``, and testing a
     checkpoint, or going on with its training, under another scheme than it was trained with gives
     one warning.
@@ -85,11 +85,11 @@ class PaddingHook(Hook):
 
 
 def add_padding(cfg: Config, scheme: str | None = None) -> None:
-    """Put a :class:`PaddingHook` into a config, in place of the one there if there is one.
+    """Put a :class:`PaddingHook` into a config, replacing one that is there.
 
     Args:
         cfg: Any mmengine config.
-        scheme: See :class:`PaddingHook`; with None, a hook that is there already stays.
+        scheme: See :class:`PaddingHook`; with None, a hook that is there stays.
     """
     hooks = cfg.get("custom_hooks") or []
     others = [hook for hook in hooks if not _is_hook(hook, PaddingHook)]
@@ -99,7 +99,7 @@ def add_padding(cfg: Config, scheme: str | None = None) -> None:
 
 
 def apply_padding(model: nn.Module, cfg: Config) -> None:
-    """Pad as :class:`PaddingHook` and :class:`PaddedBatchHook` of a config let its model in a test.
+    """Pad as the :class:`PaddingHook` and :class:`PaddedBatchHook` of a model's config do in tests.
 
     For whatever builds a model from a config without a runner.
 

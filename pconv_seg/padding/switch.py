@@ -60,7 +60,7 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
     and its ``padding_mode`` change. So optimizers, EMA, DDP, hooks, parametrizations and other
     references stay valid, state-dict keys stay what they are, and ``set_padding(model, 'zeros')``
     gives back the network as it was built. Switch before compiling, tracing or exporting: some of
-    these copies keep the scheme they were made with, others follow.
+    the results keep the scheme they were made with, others follow a later switch.
 
     Reached are ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``, their subclasses that compute nothing
     else, mmcv's wrappers of them and mmcv's ``Conv2dAdaptivePadding``. Everything else that pads
@@ -72,8 +72,8 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
             ``'replicate'`` or ``'circular'`` (``F.pad``); ``'distribution'``
             (:func:`distribution_pad`). Convolutions built with a ``padding_mode`` of their own
             follow it too, so ``'zeros'`` makes them pad with zeros.
-        where: Only layers whose name fits this pattern, or one of these (``*``, ``?`` and
-            ``[...]`` as in a shell, on names as in ``named_modules()``), or for which
+        where: Only layers whose name matches this pattern, or one of these patterns (``*``, ``?``
+            and ``[...]`` as in a shell, on names as in ``named_modules()``), or for which
             ``where(name, module)`` is true.
 
     Returns:

@@ -13,39 +13,40 @@ image alone:
   maps of channels, ...) run as they are. What they leave outside the real area is never read.
   While gradients are recorded, padding is replaced by 1 before those that are singular at 0
   (division, powers, roots, logarithm), whose gradients it could make NaN otherwise.
-- Pooling, interpolation, ``F.pad``, transposed convolution, group and instance norm, and what
-  reduces over positions run on the real area of one sample after the other.
+- Pooling, interpolation, ``F.pad``, transposed convolution, group and instance norm, and
+  reductions over positions run on the real area of one sample after the other.
 - Batch norm in training takes its statistics over the real positions of the whole batch. In
   evaluation it is position-wise.
-- Interpolation to a ``size`` read from the shape of another map goes to the extents of that map,
-  and to the size of the padded images, to the extents of the images. Numbers of other origin must
+- Interpolation to a ``size`` read from the shape of another map goes to the extents of that map;
+  interpolation to the size of the padded images, to those of the images. Other numbers must
   mean the same extents whether they stand for a factor or for the size of earlier maps. (mmseg's
   ``Upsample`` is known to mean its factor.) A constant size in the model is taken for a factor.
-- What is computed with a number from the shape of a map, other than a size to interpolate, to pool,
-  to pad or to reshape to or the end of a slice, raises: it would be another number for the image
-  alone. So does a comparison of it that some of the images alone would decide otherwise; a plain
-  number that equals the size of the padded images counts as theirs, as labels have it. Python
-  does not tell of ``int(height)``, ``range(height)``, a ``float`` on the left (``0.5 * height``),
-  ``math.log(height)``, ``table[height]``, ``f"{height}"``, ``x.shape.numel()`` and numbers that
-  numpy or a compiled extension takes: those are the padded size.
+- A number from the shape of a map, also after ``+``, ``-``, ``*``, ``//`` or ``%``, may become a
+  size to interpolate, to pool, to pad or to reshape to, or the end of a slice. Whatever else is
+  computed with it raises: it would be another number for the image alone. So does a comparison of
+  it that some of the images alone would decide otherwise; a plain number that equals the size of
+  the padded images counts as theirs, as labels have it. Python does not tell of ``int(height)``,
+  ``range(height)``, a ``float`` on the left (``0.5 * height``), ``math.log(height)``,
+  ``table[height]``, ``f"{height}"``, ``x.shape.numel()`` and numbers that numpy or a compiled
+  extension takes: those are the padded size.
 - A tensor that no padding reached is real all over. One that is made with numbers from the shape
   of a map is refused, and so is one of floats in three dimensions or more that is as large as
   padded maps.
 - Decisions (comparisons, indices, counts) are followed where position-wise operations make them.
-  Others are free to become metrics, but cannot come back into the network.
+  Others may become metrics, but cannot come back into the network.
 - Slices count positions from the top left. A slice of nothing but real positions is an ordinary
   tensor from then on. So is what a loss module of mmseg (it has a ``loss_name``) is called with:
   in the padding, labels are ``ignore_index``. (``DiceLoss`` and ``HuasdorffDisstanceLoss`` count
   predictions there all the same; means over all pixels, as ``CrossEntropyLoss`` takes them without
-  ``avg_non_ignore``, divide by those of the padding, too.)
+  ``avg_non_ignore``, count those of the padding in the divisor.)
 
 Everything else raises NotImplementedError naming operation and module: attention over flattened
 positions, sampling grids, compiled extensions, gradient checkpointing, slide inference, ... (What
 a compiled extension does last in the model is noticed only where a loss module of mmseg gets it.)
 
 Cost: a padded convolution copies its input once with the padding blanked and, if partial,
-multiplies its output once, in evaluation too; the operations named above loop over the samples;
-every operation costs some microseconds of Python. Batches without padding cost nothing.
+multiplies its output once, in evaluation too; what runs on one sample after the other loops over
+them; every operation costs some microseconds of Python. Batches without padding cost nothing.
 """
 
 import sys

@@ -19,14 +19,14 @@ the same. The heads are mmsegmentation's own; `conv_cfg` reaches all of this pac
 `DeepLabV3PlusHead`. This page is written by `python tests/architectures/families_table.py`.
 
 - **padded**: convolutions that see zeros beyond the border.
-- **conv_cfg**: how many of them `conv_cfg=dict(type='PConv')` switches, set in every dict of the
-  model config whose class takes it.
+- **conv_cfg**: how many of them `conv_cfg=dict(type='PConv')` switches when set in every dict of
+  the model config whose class takes it.
 - **set_padding**: how many of them `pconv_seg.set_padding(model, 'partial')` switches.
 - **listed**: other padded layers (pooling, transposed convolutions, explicit padding) that
   `set_padding` leaves alone and lists in its report with the reason.
-- **padded batches**: which images may be
-  [padded to one batch size](padding.md#images-padded-to-one-batch-size) after `set_padding`: of any
-  size, or only of multiples of 32. Other networks are refused, with the name of the operation.
+- **padded batches**: which images may be [padded to one batch
+  size](padding.md#images-padded-to-one-batch-size) after `set_padding`: of any size, only of
+  multiples of 32, or none: these networks are refused, with the name of the operation.
 
 A convolution counts as padded with zeros if it does not turn a constant image into a constant
 output when all its weights are 1: what it does counts, not what it is called. Padding that
