@@ -1,6 +1,6 @@
 """Evaluate checkpoints on whole images, in tiles and near borders, all in one pass.
 
-Prints mIoU by mode (as the paper's Table 6) and by leave-out proportion (Table 7); for two
+Prints mIoU by mode (as in the paper's Table 6) and by leave-out proportion (Table 7); for two
 checkpoints also their difference with a 95 % interval. With --shift-test, compares the same pixels
 near a tile's border and in its interior, and recommends an overlap. See docs/border_evaluation.md.
 """
@@ -81,15 +81,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--bin-width",
         type=positive,
         metavar="PIXELS",
-        help="of the bins of distance to the seam (default: 1/64 of the tile)",
+        help="width of the bins of distance to the seam (default: 1/64 of the tile)",
     )
     shift.add_argument(
         "--tolerance",
         nargs="+",
         type=float,
         metavar="P",
-        help="shares of pixels that may change with the overlap of the tiles; the smallest overlap "
-        f"for each is recommended (default: {' '.join(map(str, TOLERANCES))})",
+        help="shares of pixels that seams may still change; the smallest overlap of tiles that "
+        f"stays within each is recommended (default: {' '.join(map(str, TOLERANCES))})",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--per-class", action="store_true", help="print IoU by class too")
@@ -126,7 +126,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="take the counts from this file; needs neither networks nor data",
     )
     output.add_argument(
-        "--seed", type=seed, default=0, help="of the bootstrap (default: %(default)s)"
+        "--seed", type=seed, default=0, help="seed of the bootstrap (default: %(default)s)"
     )
     args = parser.parse_args(argv)
     _check(args, parser.error)

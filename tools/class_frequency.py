@@ -20,14 +20,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file; its training data are read")
     parser.add_argument(
-        "--samples", type=positive, default=1000, help="samples of each (default: %(default)s)"
+        "--samples",
+        type=positive,
+        default=1000,
+        help="samples drawn each way (default: %(default)s)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default: 0)")
     parser.add_argument(
         "--num-workers",
         type=whole_number,
         default=0,
-        help="processes that load (default: none but this one)",
+        help="processes that load samples (default: none but this one)",
     )
     parser.add_argument(
         "--plot",

@@ -1,4 +1,4 @@
-"""Test checkpoints under other padding than they were trained with, as the paper's Table 4.
+"""Test checkpoints under other paddings than they were trained with, as in the paper's Table 4.
 
 Each image is read once for all checkpoints and paddings.
 """

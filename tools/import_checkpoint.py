@@ -40,8 +40,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--config",
-        help="config file of the network that the weights must fit (default: the network that "
-        "SRC itself tells of)",
+        help="config file of the network that the weights must fit (default: told from SRC)",
     )
     args = parser.parse_args(argv)
     if args.target.suffix not in (".pth", ".safetensors"):

@@ -20,7 +20,7 @@ def main() -> None:
         type=partial(image_size, least=16),
         default="256x512",
         metavar="HEIGHTxWIDTH",
-        help="of the images (%(default)s)",
+        help="size of the images (%(default)s)",
     )
     parser.add_argument(
         "--train", type=positive, default=400, help="number of training images (%(default)s)"
@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument(
         "--val", type=positive, default=100, help="number of validation images (%(default)s)"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of the whole data set (%(default)s)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the whole data set (%(default)s)"
+    )
     parser.add_argument(
         "--num-workers", type=positive, help="processes that draw; one per processor by default"
     )

@@ -1,4 +1,4 @@
-"""Show where a network pads, and how much of every map sees that."""
+"""Show where a network pads, and how much of every map sees padding."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file; weights are not loaded")
     parser.add_argument(
-        "--padding", choices=SCHEMES, help="switch the padding before (default: as built)"
+        "--padding", choices=SCHEMES, help="switch to this padding first (default: as built)"
     )
     parser.add_argument(
         "--size",

@@ -1,7 +1,7 @@
 """Check a Cityscapes download, and write the label maps of the 19 training classes.
 
 Names every file that is missing, truncated or otherwise unreadable, compares the number of images
-per city with those published, and writes *_labelTrainIds.png from the polygons. Called again it
+per city with the published one, and writes *_labelTrainIds.png from the polygons. Called again it
 reads only what has changed. The exit code is 1 if something is missing or broken.
 """
 

@@ -24,13 +24,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--work-dir", required=True, metavar="DIR", help="where runs, counts and the report go"
     )
-    parser.add_argument("--only", choices=STEPS, help="do this step (default: all)")
+    parser.add_argument("--only", choices=STEPS, help="do only this step (default: all)")
     parser.add_argument(
         "--jobs",
         type=positive,
         default=1,
         metavar="N",
-        help="trainings, then evaluations, at a time, which share the cores (default: %(default)s)",
+        help="how many trainings, then evaluations, share the cores (default: %(default)s)",
     )
     return parser.parse_args(argv)
 

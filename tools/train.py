@@ -24,8 +24,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the newest whole checkpoint in the work dir, or from the config's "
-        "load_from if that lies there or no whole one does; else start anew",
+        help="continue from the newest intact checkpoint in the work dir, or from the config's "
+        "load_from if that lies there or no intact one does; else start anew",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision; needs a GPU")
     parser.add_argument("--seed", type=seed, help="random seed (default: the config's)")

@@ -1,6 +1,6 @@
 """Show how strongly networks respond near the border: response maps and profiles by layer.
 
-FIG holds the response of each network's last stage to the first image, as the paper's Figure 5.
+FIG holds the response of each network's last stage to the first image, as in the paper's Figure 5.
 See docs/activations.md.
 """
 
@@ -23,7 +23,7 @@ from pconv_seg.visualization.activations import draw_responses, plot_profiles
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of networks whose checkpoint holds none")
+    parser.add_argument("config", help="config file for networks whose checkpoint holds none")
     parser.add_argument("checkpoints", nargs="+", metavar="checkpoint", help="checkpoint files")
     parser.add_argument(
         "--image",
@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="run all checkpoints under this padding (default: what each was trained with)",
     )
     parser.add_argument(
-        "--seed", type=seed, default=0, help="of the initial weights (default: %(default)s)"
+        "--seed", type=seed, default=0, help="seed of the initial weights (default: %(default)s)"
     )
     add_config_options(parser, "model.test_cfg.mode=whole")
     return parser.parse_args(argv)

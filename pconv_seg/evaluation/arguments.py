@@ -42,8 +42,8 @@ def add_plan_arguments(
         "--overlap",
         type=overlap,
         metavar="P",
-        help="of the tiles of tile_overlap: a proportion such as 1/3 or 0.25, or a number of "
-        f"pixels (default: {EvaluationPlan.overlap})",
+        help="what neighbouring tiles share in tile_overlap: a proportion such as 1/3 or 0.25, or "
+        f"a number of pixels (default: {EvaluationPlan.overlap})",
     )
     plan.add_argument(
         "--leave-out",
@@ -76,7 +76,7 @@ def add_plan_arguments(
         "--batch-size",
         type=positive,
         metavar="N",
-        help=f"tiles per forward (default: {EvaluationPlan.batch_size})",
+        help=f"tiles per forward pass (default: {EvaluationPlan.batch_size})",
     )
 
 
