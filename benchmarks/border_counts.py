@@ -35,7 +35,7 @@ def ours(size):
 
     label, prediction = maps(size)
     regions = BorderRegions(LEAVE_OUTS)
-    regions.map((size, size))  # kept, and no part of the measurement
+    regions.map((size, size))  # cached, so not part of the measurement
     return (
         lambda: confusion_matrices(label, prediction, CLASSES, regions),
         lambda result: class_iou(class_areas(result[0])),

@@ -53,7 +53,7 @@ def switch(model: nn.Module, contender: str) -> None:
 
 
 def forget(model: nn.Module) -> None:
-    """Drop what any contender has kept from earlier calls, but for a kernel that is loaded."""
+    """Drop what any contender has kept from earlier calls, except a loaded kernel."""
     plans = plan.plan_of, plan.plan_of_size, scaling.plan_on_cpu, ratios.are_strips_thin
     for function in (border_runs, *plans, scaling._kept_ratio_map, ratios.dense_strips):
         function.cache_clear()

@@ -2,7 +2,7 @@
 
 The processes live side by side and take turns, so that a busy machine disturbs all alike. Memory is
 the peak of the resident set during a call above what the process held before, images included: it
-counts whatever a library takes, through PyTorch or not. Only Linux tells it.
+counts whatever a library takes, through PyTorch or not. Only Linux reports it.
 """
 
 import importlib
@@ -81,7 +81,7 @@ def _measure(module, names, size, baseline, check, options) -> tuple[list, dict]
         if number >= MIN_ROUNDS and time.perf_counter() > ends:
             break
         times, samples = {}, {}
-        # A call leaves its memory to the next one, so nobody may always be the first.
+        # A call leaves its memory to the next one, so no contender may always be the first.
         for name in order.sample(list(connections), len(connections)):
             connections[name].send(True)
             times[name], peak, samples[name] = _answer(connections[name], name, size)
@@ -112,7 +112,7 @@ def _work(module: str, name: str, size: int, threads: int | None, connection) ->
     torch.manual_seed(0)
     make = importlib.import_module(module).CONTENDERS[name]
     try:
-        # A first call on a small image, so that libraries are loaded before memory is looked at.
+        # A first call on a small image, so that libraries are loaded before memory is measured.
         run, sample = make(SIZES[0] // 2)
         sample(run())
         run, sample = make(size)

@@ -89,7 +89,7 @@ def _measure(layer: Layer, format_name: str, options: argparse.Namespace) -> Ite
 
     def both(model):
         leaves = (images, *model.parameters())
-        # Nothing is left on the leaves, whose release would count in the next call's memory.
+        # No gradients stay on the leaves: their release would count in the next call's memory.
         return lambda: torch.autograd.grad(model(images), leaves, seed)
 
     torch._dynamo.reset()

@@ -61,7 +61,7 @@ def take_turns(
         before: Called with the name before every sample, outside of its time.
         repeat: Whether a sample may be the mean of several calls in a row; not where ``before``
             prepares something that the first call uses up.
-        peers: Names that take part in every ``PEER_ROUNDS``-th round alone.
+        peers: Names that take part only in every ``PEER_ROUNDS``-th round.
 
     Returns:
         For every round its times in seconds, by name.
@@ -94,7 +94,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
     """Peak of the memory that PyTorch's allocator gives out during a call, above the start.
 
     On the CPU it is counted from the profiler's record of every allocation, so it does not depend
-    on what the machine does besides, and knows no pages or fragments. The working space that
+    on what else the machine does, and ignores pages and fragmentation. The working space that
     oneDNN takes from the system directly is not in it.
     """
     if device == "cuda":

@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 class Classifier(nn.Module):
-    """A backbone, and what makes logits of the last thing that it gives."""
+    """A backbone, and a head that makes logits of its last output."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Bench:
         yield from memory_records(case, peaks, ZEROS, {PARTIAL: MEMORY_GOAL})
 
     def measure_compiled(self, what: str, call: Callable[[nn.Module], Tensor]) -> Iterator[dict]:
-        """The same of zero and partial padding, compiled."""
+        """The same for zero and partial padding, compiled."""
         torch._dynamo.reset()
         # Other modules with the same tensors: one set of weights, and one optimizer for them.
         shared = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}

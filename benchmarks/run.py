@@ -71,7 +71,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
 
     report = {"machine": machine(options.device), "command": sys.argv, "benchmarks": {}}
-    # Processes whose own memory is measured are to give it back.
+    # Processes whose own memory is measured must give it back.
     if os.environ.get("GLIBC_TUNABLES") == KEEP_MEMORY:
         del os.environ["GLIBC_TUNABLES"]
     for name in options.benchmarks or BENCHMARKS:

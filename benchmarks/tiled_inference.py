@@ -17,7 +17,7 @@ OURS = "pconv_seg, logits"
 CLASSES, TILE, STRIDE = 19, 512, 342
 
 
-# These import what they need: none shall weigh on the memory of another, and one may be missing.
+# Each imports what it needs: so none adds to the memory of another, and any may be missing.
 def ours(predict, images, reduce="logits"):
     from pconv_seg import tiled_inference
 

@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> Iterator[dict]:
             RECIPE: lambda: ours[next(draws)],
             CACHED: lambda: cached[next(draws)],
         }
-        # Not of mmseg, which crops less where it has made the image smaller than the crop.
+        # Not mmseg's, whose crop is smaller where it has made the image smaller than the crop.
         for name in (RECIPE, CACHED):
             found = tuple(calls[name]()["inputs"].shape)
             if found != (3, *crop):

@@ -5,7 +5,7 @@ works in any config. Here are all parts that configs can name, and the functions
 """
 
 try:
-    # First, because it lets mmengine report a broken import below as what it is (see that module).
+    # First, because it lets mmengine report a broken import below as what it is (see registry.py).
     from . import registry  # noqa: F401, I001
     import mmcv  # noqa: F401
     import mmseg  # noqa: F401

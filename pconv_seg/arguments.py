@@ -23,7 +23,7 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed of all random numbers (NumPy's take 32 bits); raises as :func:`whole_number`."""
+    """A seed for all random numbers (NumPy takes 32 bits); raises as :func:`whole_number`."""
     return whole_number(text, most=2**32 - 1)
 
 
@@ -42,12 +42,12 @@ def image_size(text: str, least: int = 1) -> tuple[int, int]:
 
 
 def overlap(text: str) -> int | str:
-    """Of tiles: a number of pixels, or a proportion to be read by what takes it."""
+    """Overlap of tiles: a number of pixels, or a proportion, kept as text."""
     return int(text) if text.isdigit() else text
 
 
 class TileAction(Action):
-    """Of tiles: one side, or height and width, of an argument with ``nargs="+"``; for ``action``.
+    """Tile size, one side or height and width, given with ``nargs="+"``; for ``action``.
 
     Raises:
         ArgumentError: If there are more numbers.

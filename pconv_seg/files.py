@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with an error that names them, named in few words."""
+"""Files: writing them whole or not at all, errors that name them, and short names for them."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def remove_leftovers(folder: str | Path, pattern: str) -> None:
 
     Args:
         folder: Where the files were to be.
-        pattern: Of their names, e.g. ``*.pth``.
+        pattern: Pattern of their names, e.g. ``*.pth``.
     """
     for leftover in Path(folder).glob(f".{pattern}.????????"):
         name = leftover.name[1:-9]
@@ -50,7 +50,7 @@ def write_json(content: Any, path: str | Path) -> None:
     """Write JSON, whole or not at all.
 
     Raises:
-        ValueError: If it holds NaN or infinity, which are no JSON.
+        ValueError: If it holds NaN or infinity, which are not JSON.
     """
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -58,7 +58,7 @@ def write_json(content: Any, path: str | Path) -> None:
 
 @contextmanager
 def naming_files(*files: str) -> Iterator[None]:
-    """Begin the message of any ValueError that is raised inside with these files."""
+    """Put these files at the start of the message of any ValueError raised inside."""
     try:
         yield
     except ValueError as error:
@@ -79,7 +79,7 @@ def parse_json(text: bytes, place: object, keys: Collection[str], remedy: str) -
     """
     try:
         content = json.loads(text)
-    except ValueError as error:  # bytes that are no text, too
+    except ValueError as error:  # also for bytes that are not text
         raise ValueError(f"{place} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         wanted = ", ".join(keys)
@@ -97,7 +97,7 @@ def short_names(checkpoints: Iterable[str]) -> dict[str, str]:
 
 
 def _to_disk(path: Path) -> None:
-    if os.name != "posix":  # Windows neither flushes folders nor what is open for reading
+    if os.name != "posix":  # Windows flushes neither folders nor what is open for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

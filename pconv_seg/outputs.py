@@ -1,4 +1,4 @@
-"""Arguments of command lines that name what a tool writes at its end, refused at its start."""
+"""Command line arguments that name what a tool will write: checked at its start."""
 
 import os
 import tempfile
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def output_file(text: str) -> Path:
-    """An argument of a command line that names a file to write, as argparse's ``type``.
+    """A command line argument that names a file to write, as argparse's ``type``.
 
-    Trying costs nothing; an error after hours of work costs the work.
+    A check at the start costs nothing; an error after hours of work costs the work.
 
     Raises:
         ArgumentTypeError: If the file could not be written; the message says why.
@@ -22,7 +22,7 @@ def output_file(text: str) -> Path:
 
 
 def output_folder(text: str | Path) -> Path:
-    """The same for a folder in which files are to be written; it may be there or not.
+    """The same for a folder in which files are to be written; it need not exist yet.
 
     Raises:
         ArgumentTypeError: If nothing could be written there; the message says why.

@@ -57,7 +57,7 @@ def map_in_processes(
 
 
 def _end_with_parent() -> None:
-    # A parent that is killed tells its workers nothing, and they would wait for jobs for good.
+    # A parent that is killed tells its workers nothing, and they would wait for jobs forever.
     def wait() -> None:
         parent_process().join()
         os._exit(1)

@@ -1,8 +1,8 @@
 """Which checkpoint in a work dir is the newest whole one.
 
 A checkpoint carries its own checksum, since one in a second file could not be renamed together with
-it. ``torch.save`` writes a zip archive, which may end in a comment: there stands the SHA-256 of all
-bytes before. torch, zip tools and mmengine read such files like any other. The CRC-32 that a zip
+it. ``torch.save`` writes a zip archive, which may end in a comment: this holds the SHA-256 of all
+bytes before it. torch, zip tools and mmengine read such files like any other. The CRC-32 that a zip
 archive has of every record would not do: nothing protects the directory that says where the records
 are, and some changed bits there make torch load other numbers without an error.
 """
@@ -23,7 +23,7 @@ def write_sealed(path: Path, content: bytes) -> None:
 
     Args:
         path: The file.
-        content: What ``torch.save`` wrote; in the format before torch 1.6 it stays without.
+        content: What ``torch.save`` wrote; in the format before torch 1.6 it gets no checksum.
     """
     with path.open("wb") as file:
         if content[-22:-18] == b"PK\5\6" and content[-2:] == b"\0\0":
@@ -41,8 +41,8 @@ def damage(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint file, or None. Reads all of it, but does not unpickle it.
 
     Args:
-        checkpoint: File of :func:`write_sealed`; or of ``torch.save``, of which the CRC-32 of the
-            records are checked.
+        checkpoint: File of :func:`write_sealed`; or of ``torch.save``, whose records' CRC-32 is
+            checked.
     """
     path = Path(checkpoint)
     if not path.is_file():
@@ -69,7 +69,7 @@ def damage(checkpoint: str | Path) -> str | None:
 
 
 def progress(checkpoint: Path) -> tuple[str, int]:
-    """How far a run had come by a checkpoint's name: ``("iter", 300)`` by ``iter_300.pth``.
+    """How far a run had come, from a checkpoint's name: ``("iter", 300)`` for ``iter_300.pth``.
 
     ``("iter", 0)`` if the name, such as that of a best checkpoint, does not say.
     """
@@ -81,10 +81,10 @@ def checkpoints(work_dir: str | Path) -> list[Path]:
     """Checkpoints of a run, ``iter_N.pth`` and ``epoch_N.pth``, newest first, whole or not.
 
     They lie in the work dir, or beside the one that ``last_checkpoint`` names (``out_dir`` of the
-    checkpoint hook). That one comes first. Before it come only those that have a higher number and
-    were written later: their process died before it could change that file. The others are ordered
-    by time of writing. Of a path in ``last_checkpoint`` only the name counts where the path is
-    gone: work dirs are moved.
+    checkpoint hook). Only those that have a higher number and were written later come before that
+    one: their process died before it could change ``last_checkpoint``. The others follow by time
+    of writing. Work dirs are moved, so of the path in ``last_checkpoint`` only the name counts,
+    unless the work dir has no such file and the path still exists.
     """
     work_dir = Path(work_dir)
     named = _named(work_dir)
@@ -100,10 +100,10 @@ def checkpoints(work_dir: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(work_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that is whole, and a sentence about each newer one.
+    """The newest whole checkpoint of a run, and a sentence about each newer one.
 
     Returns:
-        None if the run has left no checkpoint.
+        The checkpoint is None if the run has left none.
 
     Raises:
         ValueError: If there are checkpoints, or ``last_checkpoint`` names one, but none is whole.

@@ -12,6 +12,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def takes_grey(model: nn.Module) -> bool:
-    """Whether images for ``model`` have one channel: that of its first convolution."""
+    """Whether images for ``model`` have one channel, as its first convolution says."""
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     return next((convolution.in_channels == 1 for convolution in convolutions), False)

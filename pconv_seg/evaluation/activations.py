@@ -28,7 +28,7 @@ from pconv_seg.padding.describe import is_padded_convolution
 from .compare import load_tested
 from .report import json_number
 
-# What a border response exceeds, among the responses of the rest of the map.
+# Marked border responses exceed this quantile of the responses in the rest of the map.
 _QUANTILE = 0.95
 
 
@@ -69,7 +69,7 @@ class Activations(NamedTuple):
     profiles: list[Profile]
 
     def as_dict(self) -> dict:
-        """The numbers without the maps, ready for JSON: null for what is no number."""
+        """The numbers without the maps, ready for JSON: null for what is not finite."""
         return {
             "name": self.name,
             "marked_share": self.marked_share,
@@ -98,17 +98,17 @@ def activations_of_checkpoints(
     """Measure the responses of several networks to the same images.
 
     Args:
-        config: With the ``model`` of checkpoints that hold none, see :func:`load_segmentor`.
+        config: Its ``model`` is for checkpoints that hold none, see :func:`load_segmentor`.
         checkpoints: Files or URLs.
         images: ``uint8 Tensor[3, H, W]`` each, BGR, by the names of their files. Profiles are over
-            all of them, the last response is that to the first.
+            all of them; the last response is to the first.
         layers: See :func:`border_profiles`.
-        padding: Run all under this scheme, see ``set_padding``; None keeps that of the training.
+        padding: Run all under this scheme, see ``set_padding``; None keeps each network's own.
         with_untrained: Also measure each network with initial weights, after the trained ones.
         seed: Of the initial weights.
 
     Raises:
-        ValueError: As :func:`border_profiles`, :func:`border_responses` and ``load_segmentor``,
+        ValueError: As :func:`border_profiles` and ``load_segmentor``; as :func:`border_responses`,
             naming the image.
         FileNotFoundError: If there is no such checkpoint.
     """
@@ -142,12 +142,12 @@ def border_profiles(
         layers: Names of layers, with ``*`` and ``?`` as in file names.
 
     Returns:
-        One profile per layer, over all images; what a layer puts out, before normalisation and
+        One profile per layer, over all images, of its own output: before normalisation and
         activation, which are other layers.
 
     Raises:
-        ValueError: If no padded 2-d convolution of that name runs, or, naming the image, the
-            network refuses it.
+        ValueError: If no padded 2-d convolution of such a name runs, or (naming the image) the
+            network refuses an image.
     """
     sums: dict[str, list[tuple[np.ndarray, ...]]] = {}
 
@@ -206,7 +206,7 @@ def border_responses(response: np.ndarray) -> tuple[np.ndarray, float]:
 
     Returns:
         ``bool[h, w]``, the places on the border whose response exceeds the 95 % quantile of
-        all others; and their share of the border, 0.05 where the border is like the rest.
+        the rest of the map; and their share of the border, 0.05 where the border is like the rest.
 
     Raises:
         ValueError: If the map is so small that all of it is border.
@@ -226,7 +226,7 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Args:
         model: Left as it is.
-        seed: Networks that differ in padding only get the same weights for the same seed.
+        seed: Networks that differ only in padding get the same weights for the same seed.
     """
     model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):

@@ -13,7 +13,7 @@ def add_plan_arguments(
     modes: Sequence[str] | None = None,
     leave_outs: Sequence[str] | None = None,
 ) -> None:
-    """Add one argument for each option of :class:`EvaluationPlan` but ``ignore_index``.
+    """Add one argument for each option of :class:`EvaluationPlan` except ``ignore_index``.
 
     Args:
         parser: Gets the arguments.

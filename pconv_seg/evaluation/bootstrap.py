@@ -10,9 +10,9 @@ from scipy import stats
 # Of every interval.
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-# Of fewer images all differences have one sign by chance in more than 5 % of cases (2 / 2**n).
+# With fewer images all differences have one sign by chance in more than 5 % of cases (2 / 2**n).
 FEWEST_IMAGES = 6
-# Said below tables that print ``none`` in place of an interval.
+# Printed below tables that show ``none`` in place of an interval.
 NO_INTERVAL = (
     f"no interval (none): fewer than {FEWEST_IMAGES} images, or a resample of them has no labelled "
     "pixel there."
@@ -38,16 +38,16 @@ def score_difference(
     """Score of the second network minus the first's, with a paired bootstrap interval over images.
 
     Each resample draws as many images as there are, with replacement and the same ones for both
-    networks, adds up their counts and takes the difference of the two scores. The interval is their
+    networks, adds up their counts and takes the difference of the two scores. The interval is the
     expanded percentile interval (T. Hesterberg, *What Teachers Should Know about the Bootstrap*,
-    arXiv 1411.5279): with few images it holds more than the middle 95 % of them, so that for a mean
-    it is about as wide as Student's t interval. It covers the choice of images, taken for
-    independent ones, not the chance in training: only several training runs show that.
+    arXiv 1411.5279): with few images it holds more than the middle 95 % of the differences, so that
+    for a mean it is about as wide as Student's t interval. It covers the choice of images, assumed
+    independent, not chance in training, which only several training runs show.
 
     Args:
-        areas: Of each image by either network, ``int[images, 2, 3, C]`` (:func:`class_areas`).
+        areas: Of each image and network, ``int[images, 2, 3, C]`` (:func:`class_areas`).
         score: Of summed areas, ``[..., 3, C] -> [...]``.
-        seed: Of the drawing; the same seed draws the same images for every call of this size.
+        seed: Of the drawing; for the same number of images it always draws the same ones.
 
     Returns:
         The difference. Its interval is NaN for fewer than ``FEWEST_IMAGES``, and where a region is
@@ -90,13 +90,13 @@ def image_interval(
         return statistic(totals.reshape(*drawn.shape[:-1], *counts.shape[1:]))
 
     with warnings.catch_warnings():
-        # Said of NaN among the resamples; the NaN interval says it too.
+        # scipy warns of NaN among the resamples, which the NaN interval shows too.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
             (np.arange(images),),
             of_drawn,
             n_resamples=RESAMPLES,
-            batch=500,  # of all resamples at once, many images would take gigabytes
+            batch=500,  # all at once would take gigabytes for many images
             vectorized=True,
             confidence_level=2 * stats.norm.cdf(expansion) - 1,
             method="percentile",

@@ -75,13 +75,13 @@ def evaluate_checkpoints(
         config: Its ``test_dataloader`` is the data.
         checkpoints: Files or URLs, loaded by :func:`load_segmentor`.
         plan: What to evaluate.
-        show_dir: Where to write one figure per image and mode, in folders as those of the images.
+        show_dir: Where to write one figure per image and mode, in folders like those of the images.
         progress: Show a progress bar.
         paddings: Test each checkpoint once under each of these schemes, see ``set_padding``; None
             keeps the one that it was trained with.
         matrices: Keep confusion matrices, not only areas, which is all that scores need. 150
-            classes, 2000 images and two networks in the default plan are 6 GiB of matrices, 0.24 of
-            areas.
+            classes, 2000 images and two networks in the default plan make 6 GiB of matrices, or
+            0.24 GiB of areas.
 
     Returns:
         The counts of all images.
@@ -99,7 +99,7 @@ def evaluate_checkpoints(
     models, tested = load_tested(config, checkpoints, classes, paddings)
 
     if show_dir:
-        # Images of several folders may have one name.
+        # Images in different folders may have the same name.
         images = {
             os.path.abspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))
         }
@@ -143,7 +143,7 @@ def _draw(
 ) -> None:
     label = sample.gt_sem_seg.data[0].cpu().numpy()
     image = read_pixels(sample.img_path)[..., ::-1]
-    # Of the network's input, which tiles are cut from.
+    # The size of the network's input, from which tiles are cut.
     left, right, top, bottom = added_padding(sample)
     height, width = sample.img_shape[:2]
     size = (top + height + bottom, left + width + right)
@@ -157,7 +157,7 @@ def _draw(
         predictions = {
             name: maps[mode][0].cpu().numpy() for name, maps in zip(names, label_maps, strict=True)
         }
-        # Seams lie where the network saw them, which is in the image only if it was not resized.
+        # Seams are known in the network's input, which fits the image only if it was not resized.
         seams = mode != "regular" and (height, width) == label.shape
         grid = TileGrid(size, plan.tile, plan.mode_overlap(mode)) if seams else None
         figure = draw_comparison(image, label, predictions, palette, plan.ignore_index, grid)

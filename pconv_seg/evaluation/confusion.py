@@ -34,7 +34,7 @@ def confusion_matrices(
     if not 0 <= prediction.min() <= prediction.max() < num_classes:
         bad = _outside(prediction, num_classes)
         raise ValueError(f"predicted classes {bad} lie outside 0 .. {num_classes - 1}")
-    # Seen as unsigned, a negative label is a large one: all that is no class becomes row C.
+    # Seen as unsigned, a negative label is a large one: whatever is no class goes to row C.
     rows = np.minimum(label.view(f"u{label.itemsize}"), np.uint16(num_classes)).astype(np.uint16)
     is_class = 0 <= ignore_index < num_classes
     ignored = 0 if is_class else np.count_nonzero(label == ignore_index)
@@ -94,7 +94,7 @@ def pixel_accuracy(areas: np.ndarray) -> np.ndarray:
 
 
 def mean_present(scores: np.ndarray) -> np.ndarray:
-    """Mean over the last axis that skips NaN (mIoU, mAcc); NaN where all are NaN."""
+    """Mean over the last axis, skipping NaN (mIoU, mAcc); NaN where all are NaN."""
     present = ~np.isnan(scores)
     return divided(np.where(present, scores, 0).sum(-1), present.sum(-1))
 

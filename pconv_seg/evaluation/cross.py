@@ -20,7 +20,7 @@ def cross_matrices(report: Report) -> list[dict]:
     """
     results = report.as_dict()["results"]
     names, cells = short_names(result["checkpoint"] for result in results), {}
-    # As exact fractions, of which no two have one title.
+    # As exact fractions, so that no two have the same title.
     leave_outs = {float(r.start): r for r in report.regions if r.kind == "leave_out"}
     for result in results:
         where = (leave_outs[result["leave_out"]], report.mode_name(result["mode"]))

@@ -1,6 +1,6 @@
-"""Evaluation of segmentors as whole images and in tiles, reading each image once.
+"""Evaluation of segmentors on whole images and in tiles, reading each image once.
 
-The way of data: image -> logits in every mode -> label map -> confusion matrices per region. Counts
+Data flow: image -> logits in every mode -> label map -> confusion matrices per region. Counts
 stay apart by image, so that they can be resampled, saved and gathered from several processes.
 """
 
@@ -44,8 +44,8 @@ class EvaluationPlan:
     """What to evaluate. The defaults are our reading of the paper's Tables 6 and 7.
 
     Args:
-        modes: Of ``'regular'`` (the whole image at once), ``'tile'`` (tiles side by side) and
-            ``'tile_overlap'`` (logits of overlapping tiles are averaged); each counts once.
+        modes: Any of ``'regular'`` (the whole image at once), ``'tile'`` (tiles side by side) and
+            ``'tile_overlap'`` (logits of overlapping tiles are averaged); repeats are dropped.
         tile: Tile side or (height, width) in pixels of the network's input. ``None``: the shorter
             side of the data set's first image, as in the paper (1024 for images of 1024 x 2048).
         overlap: Of the tiles of ``'tile_overlap'``: a proportion in [0, 1), or pixels.
@@ -55,7 +55,7 @@ class EvaluationPlan:
             of ``'tile'``.
         bands: Distances that separate bands, in pixels.
         ignore_index: Label of the pixels that are not counted. ``None``: the data set's.
-        batch_size: Tiles per forward.
+        batch_size: Tiles per forward pass.
 
     Raises:
         ValueError: If an option is out of range.
@@ -84,7 +84,7 @@ class EvaluationPlan:
         object.__setattr__(self, "modes", tuple(dict.fromkeys(self.modes)))
         if isinstance(self.overlap, tuple):
             raise ValueError(f"overlap must be one value for both axes, got {self.overlap}")
-        # An open tile size passes for a large one, to find all other mistakes right away.
+        # With a large size in place of an open one, all other mistakes are found right away.
         settled = replace(self, tile=2**30) if self.tile is None else self
         settled.regions("tile_overlap")  # refuses bad ones
 
@@ -115,7 +115,7 @@ class EvaluationPlan:
 
 
 def _plain(value: Any) -> Any:
-    """A value of configs, JSON or numpy, as Python's own and with tuples in place of lists."""
+    """A value from a config, JSON or numpy as plain Python, with tuples in place of lists."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
@@ -129,7 +129,7 @@ def predict_modes(
     Args:
         model: In evaluation mode.
         inputs: ``Tensor[N, 3, H, W]``, as the model's data preprocessor returns them.
-        samples: N data samples, the same.
+        samples: The N data samples, from there too.
         plan: With a settled tile size.
 
     Returns:
@@ -144,7 +144,7 @@ def predict_modes(
             logits = tiled_inference(
                 predict, inputs, plan.tile, plan.mode_overlap(mode), batch_size=plan.batch_size
             )
-        # Takes away padding and flips, and resizes to the original image, as after any inference.
+        # Undoes padding and flips, and resizes to the original image, as after any inference.
         model.postprocess_result(logits, samples)
         label_maps[mode] = [sample.pred_sem_seg.data for sample in samples]
     return label_maps
@@ -175,8 +175,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate segmentors in all modes of a plan, reading each image once.
 
-    The models' training flags and torch's CPU random numbers are afterwards as they were before.
-    A warning says if no image was cut into tiles though modes with tiles are in the plan.
+    Afterwards the models' training flags and torch's CPU random numbers are what they were before.
+    A warning says if the plan has modes with tiles, but no image was cut into any.
 
     Args:
         models: Segmentors with as many classes as the dataset, each with its data preprocessor.
@@ -184,14 +184,14 @@ def evaluate(
         plan: What to evaluate.
         keep: Reduces the matrices ``int64[regions, C, C]`` of one image, model and mode before
             they are kept, such as :func:`class_areas` where there are many classes.
-        visit: Called for each image with its sample, per model the label map of each mode, and the
+        visit: Called for each image with its sample, each model's label maps by mode, and the
             plan with its tile size and ``ignore_index`` settled.
         progress: Show a progress bar over images.
 
     Raises:
         ValueError: Naming the file, if it cannot be read, a label does not fit its image or the
             classes, images of a batch differ in size, a network refuses the image, or regions
-            follow tiles and the image that these are cut from is resized or padded.
+            follow tiles and the image that tiles are cut from is resized or padded.
     """
     dataset = dataloader.dataset
     num_classes = len(class_names(dataset))
@@ -203,7 +203,7 @@ def evaluate(
         for model in models:
             stack.enter_context(_evaluation_mode(model))
         if plan.tile is None:
-            # Not of the first batch: each process has another one.
+            # Not from the first batch, which differs between processes.
             first = dataloader.collate_fn([read_sample(dataset, 0)])
             inputs = models[0].data_preprocessor(first, training=False)["inputs"]
             plan = replace(plan, tile=min(inputs[0].shape[-2:]))

@@ -28,8 +28,8 @@ class PaddingEvalHook(Hook):
 
     Scores in percent such as ``tile/mIoU``, ``tile/aAcc`` and ``tile/border_mIoU_0.5`` go to the
     runner's log, to every visualizer backend, and into the metrics of the validation, so that
-    ``save_best='tile/mIoU'`` works. A validation that is skipped repeats the last scores there, and
-    nowhere else: repeated scores are never better, so nothing is saved for them.
+    ``save_best='tile/mIoU'`` works. After a validation that it skips, the metrics alone repeat the
+    last scores: repeats are never better, so nothing is saved for them.
 
     The weights are those that were validated: with ``EMAHook`` the averages, as in checkpoints.
 
@@ -77,7 +77,7 @@ class PaddingEvalHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
         """Evaluate on the validation set if it is time, and add the scores to ``metrics``."""
-        # In checkpoints: a run that goes on keeps the interval and the last scores.
+        # Checkpoints hold this: a resumed run keeps the interval and the last scores.
         info, key = runner.message_hub.runtime_info, f"padding_evaluation {self.plan}"
         validations, scores = info.get(key, (0, dict.fromkeys(self._names)))
         if validations % self.interval == 0 or runner.iter >= runner.max_iters:
@@ -135,5 +135,5 @@ class PaddingEvalHook(Hook):
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    # Not of test-time augmentation, whose predictions are none of the modes'.
+    # Test-time augmentation stays: its predictions belong to none of the modes.
     return model.module if is_model_wrapper(model) else model

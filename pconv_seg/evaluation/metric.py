@@ -23,10 +23,10 @@ from .samples import count_sample, refuse_resizing
 
 
 def refuse_one_name(leave_outs: Sequence[Fraction]) -> None:
-    """Refuse leave-outs whose scores would be called the same, and be lost but for one.
+    """Refuse leave-outs whose scores would have one name, so that all but one would be lost.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If there are any.
     """
     named = {}
     for leave_out in leave_outs:
@@ -54,14 +54,14 @@ class BorderIoUMetric(IoUMetric):
     images a sampler repeats to fill up the last batch are dropped and not counted.
 
     With ``output_dir``, label maps are written as ``<image name>.png``. Where the classes are
-    those of Cityscapes these are submission files (labelIds), else class indices, from 1 on under
+    those of Cityscapes they are submission files (labelIds), else class indices, from 1 on under
     ``reduce_zero_label`` (uint8; uint16 for more than 255 classes).
 
     Args:
         leave_outs: Proportions in [0, 1); 0 is always included.
         proportion: See :class:`pconv_seg.geometry.BorderRegions`, also for the next three.
         region: What has a centre.
-        tile: Of the tiles that ``region='tile'`` is about.
+        tile: Size of the tiles that ``region='tile'`` is about.
         overlap: Of these tiles.
         **kwargs: Options of mmseg's ``IoUMetric``: ``ignore_index``, ``iou_metrics``,
             ``nan_to_num``, ``beta``, ``collect_device``, ``output_dir``, ``format_only``,
@@ -84,7 +84,7 @@ class BorderIoUMetric(IoUMetric):
         overlap: Overlap | tuple[Overlap, Overlap] = 0,
         **kwargs: Any,
     ):
-        # mmseg's class would take any without a word.
+        # mmseg's class would take any option silently.
         unknown = kwargs.keys() - signature(IoUMetric).parameters.keys()
         if unknown:
             raise ValueError(f"BorderIoUMetric has no option {', '.join(sorted(unknown))}")
@@ -153,7 +153,7 @@ class BorderIoUMetric(IoUMetric):
         metrics = {}
         for region, areas in zip(self.regions.regions, sum(results), strict=True):
             print_log(f"Leave-out {region}:", logger="current")
-            # Doubles hold all counts exactly, and spare mmseg's float32 division.
+            # Doubles hold all counts exactly, and avoid mmseg's float32 division.
             intersection, label, prediction = torch.from_numpy(areas).double()
             union = label + prediction - intersection
             scores = super().compute_metrics([(intersection, union, prediction, label)])

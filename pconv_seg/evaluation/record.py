@@ -37,7 +37,7 @@ class Record:
         counts: ``int32[images, networks, modes, regions, C, C]``, in the order of ``tested``,
             ``plan.modes`` and ``plan.regions(mode).regions``; rows are labels. Where ``reduced``,
             ``int64[images, networks, modes, regions, 3, C]`` (:func:`class_areas`).
-        reduced: Whether the counts are areas: all that scores need, 3 / C of the size.
+        reduced: Whether the counts are areas: all that scores need, 6 / C of the bytes.
     """
 
     config: str
@@ -89,14 +89,14 @@ class Record:
 
 @contextmanager
 def reading_counts(path: str | Path) -> Iterator[None]:
-    """Make one error of whatever else reading a file of counts raises.
+    """Turn whatever else reading a file of counts raises into one error.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: Naming the file, if it is of something else or of another version, or damaged.
+        ValueError: Naming the file, if it is damaged, of another version, or something else.
     """
     try:
-        # Of another file numpy says how to unpickle it.
+        # For other files numpy's error would say how to unpickle them.
         if Path(path).is_file() and not is_zipfile(path):
             raise BadZipFile("no .npz archive")
         yield

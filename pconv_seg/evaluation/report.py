@@ -228,7 +228,7 @@ class Report:
 
 
 def score_text(score: float | None, sign: str = "") -> str:
-    """A score of a table; ``'absent'`` for None and NaN, where nothing has a score."""
+    """A score in a table; ``'absent'`` for None and NaN, where nothing has a score."""
     return "absent" if score is None or np.isnan(score) else f"{score:{sign}.3f}"
 
 

@@ -86,12 +86,12 @@ def load_segmentor(
     """Build the network of a checkpoint, padded as in training, and load its weights.
 
     The model is the one of the config that mmengine stored in the checkpoint, so that networks with
-    different padding can be compared under one data config; without a stored one, ``config``'s,
-    with the padding that the checkpoint says, if it does.
+    different padding can be compared under one data config; without a stored one, ``config``'s. A
+    padding that the checkpoint names takes precedence.
 
     Args:
         checkpoint: File or URL.
-        config: With a ``model``.
+        config: Its ``model`` is for checkpoints without a stored config.
         classes: Of the data; None for data without labels.
         device: Where the network goes.
 
@@ -99,7 +99,7 @@ def load_segmentor(
         The network in evaluation mode.
 
     Raises:
-        ValueError: If it is no checkpoint, there is no model for it, its classes are others than
+        ValueError: If it is no checkpoint, there is no model for it, its classes differ from
             the data's, weights do not fit, or reading the file or its config would run code from
             it.
         FileNotFoundError: If there is no such file.

@@ -27,10 +27,10 @@ def read_batches(dataloader: DataLoader) -> Iterator[Any]:
     try:
         yield from dataloader
     except Exception as error:
-        # Torch's frames would keep the workers until garbage is collected, which then waits seconds
-        # for each of them.
+        # Torch's frames would keep the workers until garbage collection, which would then wait
+        # seconds for each of them.
         traceback.clear_frames(error.__traceback__)
-        # What was raised names no file, and comes from a worker as a traceback: read once more.
+        # The error names no file, and comes from a worker as a mere traceback: read once more.
         for index in range(len(dataloader.dataset)):
             read_sample(dataloader.dataset, index)
         raise
@@ -55,7 +55,7 @@ def ignored_label(dataset: Dataset) -> int:
     """``ignore_index`` of an mmseg data set, also of those inside wrappers like ConcatDataset.
 
     Raises:
-        ValueError: If those inside have several.
+        ValueError: If those inside differ.
     """
     if hasattr(dataset, "ignore_index"):
         return dataset.ignore_index
@@ -69,15 +69,15 @@ def ignored_label(dataset: Dataset) -> int:
 def counted_ignore_index(config: Config, dataset: Dataset, split: str) -> int:
     """The label that is left out: the one that the config's metric names, by which mmseg counts.
 
-    Else it is that of the data set, which mmseg's metric does not ask for: it takes 255.
+    If it names none, that of the data set, where mmseg's metric would take 255.
 
     Args:
-        config: Whose evaluator counts.
+        config: Its evaluator has the metric.
         dataset: What is counted.
-        split: ``"val"`` or ``"test"``, of the evaluator.
+        split: Of the evaluator, ``"val"`` or ``"test"``.
 
     Raises:
-        ValueError: If metrics, or parts of the data set, leave out several.
+        ValueError: If metrics, or parts of the data set, leave out different labels.
     """
     evaluator = f"{split}_evaluator"
     labels = {m["ignore_index"] for m in iou_metrics(config, evaluator) if "ignore_index" in m}
@@ -103,7 +103,7 @@ def refuse_resizing(
     img_shape: tuple[int, ...],
     what: str = "regions that follow tiles need",
 ) -> None:
-    """Refuse an image that is tested at another size than its label has.
+    """Refuse an image that is tested at another size than its label's.
 
     Tiles are cut from the network's input, labels are counted at their own size.
 

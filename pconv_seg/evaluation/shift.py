@@ -1,8 +1,8 @@
 """The same pixels near a tile's border and in its interior: what padding costs, content aside.
 
-Every image is predicted on the two grids of :class:`pconv_seg.geometry.ShiftedGrids`. Counted are
-the pixels that are border in one and interior in the other, by their distance to the seam in the
-first. Whether both predictions agree needs no labels.
+Every image is predicted on the two grids of :class:`pconv_seg.geometry.ShiftedGrids`. The pixels
+that are border in one and interior in the other are counted, by their distance to the seam in the
+former. Whether both predictions agree needs no labels.
 """
 
 import os
@@ -81,8 +81,8 @@ def shift_checkpoints(
         checkpoints: Files or URLs, loaded by :func:`load_segmentor`.
         tile: As in :func:`shift_test`.
         bin_width: As in :func:`shift_test`.
-        images: Take the images of this folder and those below instead; they have no labels and
-            are predicted at their own size.
+        images: Take the images in this folder and below instead; they have no labels and are
+            predicted at their own size.
         paddings: Test each checkpoint under each of these schemes, see ``set_padding``; None
             keeps the one that it was trained with.
         batch_size: As in :func:`shift_test`.
@@ -139,7 +139,7 @@ def image_files(folder: str | Path) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    # Unlike rglob it follows links, as data sets of mmseg do, but each folder once.
+    # Unlike rglob, follow links, as data sets of mmseg do, but visit each folder once.
     files, seen = [], set()
     for top, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
@@ -179,15 +179,15 @@ def shift_test(
             image.
         bin_width: Pixels of distance per bin. Default: 1/64 of the tile's shorter side, which gives
             some 16 bins.
-        ignore_index: Label of the pixels whose accuracy is not counted. Agreement is.
-        batch_size: Tiles per forward.
+        ignore_index: Label of the pixels whose accuracy is not counted; their agreement is.
+        batch_size: Tiles per forward pass.
 
     Returns:
         One record per model.
 
     Raises:
         ValueError: If an option is out of range, no pixel is border in one grid and interior in the
-            other, or, naming the file, a network refuses its tiles or a label does not fit its
+            other, or (naming the file) a network refuses its tiles or a label does not fit its
             image.
     """
     if batch_size < 1:
@@ -232,7 +232,7 @@ def shift_test(
 
 
 def shift_regions(tile: int | Sequence[int], bin_width: int | None = None) -> ShiftRegions:
-    """Tiles and bins of :func:`shift_test`, with its arguments.
+    """Tiles and bins of :func:`shift_test`, from its arguments.
 
     Raises:
         ValueError: If a bin has no pixel, a side fewer than 4, or a tile more than two sides.
@@ -250,7 +250,7 @@ def predict_grids(
         model: In evaluation mode.
         pixels: ``uint8 Tensor[3, H, W]``, BGR.
         grids: Of this image.
-        batch_size: Tiles per forward.
+        batch_size: Tiles per forward pass.
 
     Returns:
         ``uint8`` or ``int32 Tensor[2, H, W]`` on the CPU.

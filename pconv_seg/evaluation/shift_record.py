@@ -44,7 +44,7 @@ class ShiftRecord:
     areas: np.ndarray | None
 
     def changed(self) -> np.ndarray:
-        """Share of the pixels from a bin on that change, ``float64[bins]``; NaN without any."""
+        """Share of pixels that change, in a bin and beyond, ``float64[bins]``; NaN without any."""
         pixels, changed = (
             np.cumsum(counts.sum(0)[::-1])[::-1]
             for counts in (self.pixels, self.pixels - self.agreeing)
@@ -55,7 +55,7 @@ class ShiftRecord:
         """The smallest overlap in pixels that keeps what changes within a tolerance.
 
         Twice the smallest distance at which a bin begins and from which on :meth:`changed` never
-        exceeds the tolerance. None if that of the last bin does: take larger tiles or narrower
+        exceeds the tolerance. None if it still does in the last bin: take larger tiles or narrower
         bins.
 
         Args:
@@ -63,7 +63,7 @@ class ShiftRecord:
         """
         changed = self.changed()
         counted = ~np.isnan(changed)
-        # A later bin with more disagreement would make the promise of an earlier one a chance.
+        # Where a later bin exceeds the tolerance, an earlier one kept it only by chance.
         worst = np.maximum.accumulate(changed[counted][::-1])[::-1]
         starts = np.array(self.regions.edges[:-1])[counted][worst <= tolerance]
         return 2 * int(starts[0]) if len(starts) else None
@@ -73,7 +73,7 @@ class ShiftRecord:
 
         ``bins`` has one entry per distance, ``total`` is over all of them. ``cost`` is the score as
         interior minus that as border, with its interval. ``changed`` is the share of pixels in
-        percent that an ``overlap`` of that many pixels leaves. ``recommended`` has one entry per
+        percent that still change with the ``overlap`` beside it. ``recommended`` has one entry per
         tolerance.
 
         Args:

@@ -64,7 +64,7 @@ def _distance_table(result: dict, name: str) -> str:
 
 def tolerance_text(tolerance: float) -> str:
     """A share as the title of a column: ``<= 0.5%``."""
-    # All digits, so that no two columns have one title.
+    # All digits, so that no two columns have the same title.
     return f"<= {(100 * Decimal(str(tolerance))).normalize():f}%"
 
 

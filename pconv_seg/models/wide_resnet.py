@@ -173,8 +173,8 @@ class WideResNet38(BaseModule):
             outputs[number] = x
         return tuple(outputs[number] for number in self.out_modules)
 
-    # Compilers fail at the contexts. Without these, statistics would count twice in blocks of which
-    # a compiler leaves a part to Python.
+    # Compilers fail at the contexts. Without contexts, statistics would count twice in blocks that
+    # a compiler leaves partly to Python.
     @staticmethod
     @torch._disable_dynamo
     def _recomputed(block: nn.Module, x: Tensor) -> Tensor:

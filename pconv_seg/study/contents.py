@@ -257,7 +257,7 @@ class Contents:
         return f"it is known for {known} of {len(evaluated)} evaluated runs, and there {same}"
 
     def _command(self) -> str:
-        # The number of jobs is what most runs were trained with: this call may only report.
+        # The number of jobs is what most runs were trained with: this call may have trained none.
         jobs = Counter(s["machine"]["jobs"] for s in self._states.values() if "machine" in s)
         words = ["python", "tools/study.py", self._study.file, "--work-dir", self._study.folder]
         number = jobs.most_common(1)[0][0] if jobs else 1
@@ -412,7 +412,7 @@ class Contents:
         return [["question", "paper", "here", "what is measured", "answer"], *rows]
 
     def _fewest_seeds(self) -> int | None:
-        """Of the findings that have a standard deviation over seeds; None if none has."""
+        """Among findings that have a standard deviation over seeds; None if there are none."""
         counts = [len(f.contrast.seeds) for f in self._findings]
         return min((count for count in counts if count > 1), default=None)
 

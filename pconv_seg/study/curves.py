@@ -15,7 +15,7 @@ def read_scalars(folder: Path) -> Iterator[dict]:
         ValueError: Naming the file and the line, if one is damaged.
     """
     for path in sorted(folder.glob("*/vis_data/scalars.json")):
-        # A process that was killed may have cut its last line, and one at work is not through it.
+        # A killed process may have cut off its last line, and one at work may be writing it.
         *lines, _ = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             yield parse_json(line, f"{path}, line {number},", ["step"], "delete that line")

@@ -36,11 +36,11 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     Every finished run is evaluated as it was trained, in all modes and regions of each plan, and
     under every padding of the study on whole images and in tiles of the first plan; a shift test
     follows if the study has one. Counts by image go to ``evaluation/NAME.npz`` in the run's folder,
-    scores to ``NAME.json``, and why there are none to ``NAME.txt``. A later checkpoint, another
-    plan or a new padding in the study file, or counts that cannot be read evaluate again.
+    scores to ``NAME.json``, or the reason why there are none to ``NAME.txt``. A later checkpoint,
+    another plan or a new padding in the study file, or unreadable counts lead to a new evaluation.
 
-    Runs are evaluated and saved one by one: stopped, this loses what one run has counted. A run
-    that cannot be evaluated does not keep the others from it.
+    Each evaluation is saved when it ends: a stop loses only what those under way have counted. A
+    run that cannot be evaluated does not stop the others.
 
     Args:
         study: What to evaluate.
@@ -109,7 +109,7 @@ def evaluations(study: Study) -> dict[str, tuple[EvaluationPlan, Sequence[str | 
 
 
 def names(study: Study) -> list[str]:
-    """Of the evaluations, and of the shift test if the study has one."""
+    """Those of the evaluations, and of the shift test if the study has one."""
     return [*evaluations(study), *([] if study.shift is None else [SHIFT])]
 
 
@@ -120,7 +120,7 @@ def read_reasons(study: Study, run: StudyRun) -> dict[str, str]:
 
 
 def read_record(run: StudyRun, name: str) -> Record | None:
-    """What :func:`evaluate_runs` counted for a run; None if it has not been there.
+    """What :func:`evaluate_runs` counted for a run; None if nothing yet.
 
     Raises:
         PreflightError: If the file cannot be read.
@@ -271,7 +271,7 @@ def _evaluate(task: _Task, progress: bool) -> None:
             config, [str(checkpoint)], plan, progress=progress, paddings=paddings
         )
         write_json(Report(record).as_dict(), scores)
-        record.save(path)  # last: it says that both are there
+        record.save(path)  # last: that it is there says that both are
 
 
 def has_all(record: Record, plan: EvaluationPlan, paddings: Sequence[str | None]) -> bool:

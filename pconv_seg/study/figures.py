@@ -67,7 +67,7 @@ def _convergence(results: Results) -> Figure:
         for axes, each, style in zip(panels, zip(*curves, strict=True), styles, strict=True):
             for curve in each:
                 axes.plot(list(curve), list(curve.values()), color=style["color"], alpha=0.25)
-            # Of the runs that have come so far.
+            # Over the runs that have reached each step.
             steps = sorted(set().union(*each))
             means = [np.mean([curve[step] for curve in each if step in curve]) for step in steps]
             axes.plot(steps, means, label=padding, **style)

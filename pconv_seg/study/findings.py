@@ -1,4 +1,4 @@
-"""Does what was measured have the pattern of the paper? Sentences made from figures."""
+"""Does what was measured have the pattern of the paper? Sentences made from numbers."""
 
 import math
 from collections.abc import Iterator
@@ -201,7 +201,7 @@ def where(results: Results, name: str, mode: str) -> str:
 def _difference(
     results: Results, first: dict[Cell, float], second: dict[Cell, float]
 ) -> tuple[Contrast, str, str]:
-    """First minus second, and the mean of either over the same seeds."""
+    """First minus second, and the mean of each over the same seeds."""
     contrast = results.contrast(_minus(first, second))
     means = (signed(results.contrast(part, contrast.seeds).mean) for part in (first, second))
     return contrast, *means
@@ -265,7 +265,7 @@ def needed(contrast: Contrast) -> str:
             what = f"{_seeds_text(contrast.sd, contrast.mean)} and {what}"
     else:
         ways = []
-        # What the other leaves of the distance to 0; where nothing is left, both must narrow.
+        # What the other interval leaves of the distance to 0; if nothing, both must narrow.
         if by_images < abs(contrast.mean):
             left = math.sqrt(contrast.mean**2 - by_images**2)
             ways.append(f"{_seeds_text(contrast.sd, left)} on these images")

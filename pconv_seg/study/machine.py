@@ -23,14 +23,14 @@ def describe_machine() -> dict:
 
 
 def _commit(file: Path) -> str | None:
-    """Of the checkout that has this file, and whether that was changed; None outside of one."""
+    """Of the checkout that has this file, marked if that was changed; None outside of one."""
 
     def git(*arguments: str | Path) -> str:
         command = ["git", "-C", file.parent, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # or the checkout only surrounds the package
+        git("ls-files", "--error-unmatch", file.name)  # fails if it only surrounds the package
         return git("describe", "--always", "--exclude=*", "--dirty= (changed)")
     except (OSError, subprocess.CalledProcessError):  # no git; no checkout
         return None

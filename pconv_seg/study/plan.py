@@ -1,4 +1,4 @@
-"""What a study consists of: its file, its runs, and where each leaves what."""
+"""What a study consists of: its file, its runs, and their folders."""
 
 import difflib
 import json
@@ -100,7 +100,7 @@ class Study:
                 f"but has tiles {tiles}"
             )
         shift = _shift(file, options.get("shift"))
-        # By epochs is mmengine's default.
+        # mmengine's default is by epoch.
         if (config.get("default_hooks", {}).get("checkpoint") or {}).get("by_epoch", True):
             raise PreflightError(
                 f"{file}: runs need default_hooks.checkpoint=dict(by_epoch=False, ...) to go on "
@@ -129,7 +129,7 @@ class Study:
 
     @property
     def compared(self) -> list[str]:
-        """The paddings to compare with zero padding; none if the study is without that."""
+        """The paddings to compare with zero padding; none if the study is without it."""
         others = [padding for padding in self.paddings if padding != BASELINE]
         return others if BASELINE in self.paddings else []
 
@@ -150,7 +150,7 @@ class Study:
         try:
             return Config({k: v for k, v in self.config.items() if k not in others}).pretty_text
         except SyntaxError as error:
-            # mmengine takes whatever ends its formatting for bad syntax.
+            # mmengine reports whatever ends its formatting as bad syntax.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise error.__context__ from None
             raise

@@ -22,7 +22,7 @@ _NOTHING = Contrast((), (), *[Difference(float("nan"), float("nan"), float("nan"
 
 
 class Cell(NamedTuple):
-    """One mIoU of every seed.
+    """One mIoU, with a value per seed.
 
     Attributes:
         evaluation: Its name, see :func:`evaluations`.
@@ -49,8 +49,8 @@ class Results:
         study: Its runs may be unfinished.
 
     Raises:
-        PreflightError: If the runs were trained with another config, or nothing is evaluated, or
-            by another plan, under fewer paddings, or on different images, or counts cannot be read.
+        PreflightError: If the runs were trained with another config, nothing is evaluated, an
+            evaluation has another plan, fewer paddings or other images, or counts cannot be read.
     """
 
     def __init__(self, study: Study) -> None:
@@ -118,7 +118,7 @@ class Results:
         return [i for i, r in enumerate(self.regions(evaluation)) if r.kind == kind]
 
     def new_regions(self, evaluation: str, mode: str, kind: str) -> list[int]:
-        """The same in a mode of its plan; none if an earlier one has the same of whole images."""
+        """Those to show in a mode; none if an earlier evaluation has the same of whole images."""
         if mode not in self.records[evaluation].plan.modes:
             return []
         if mode != "regular":
@@ -154,7 +154,7 @@ class Results:
 
         Args:
             weights: Of the cells.
-            seeds: Only of these, such as those of a sum of which this is a part.
+            seeds: Only these, such as those of a larger sum that this is part of.
         """
         chosen = tuple(self.study.seeds if seeds is None else seeds)
         key = (*weights.items(), chosen)
@@ -180,7 +180,7 @@ class Results:
 
 
 def region_options(plan: EvaluationPlan, kind: str) -> tuple:
-    """What the regions of a kind follow from on whole images."""
+    """The options that decide the regions of a kind on whole images."""
     regions = plan.regions("regular")
     if kind == "border_distance":
         return regions.bands

@@ -20,7 +20,7 @@ class Contrast(NamedTuple):
     Attributes:
         seeds: Those with all the runs that it takes.
         values: Of each seed.
-        over_seeds: Mean and Student's t interval; NaN where fewer than two seeds give no interval.
+        over_seeds: Mean and Student's t interval, which is NaN for fewer than two seeds.
         over_images: The same mean, with a bootstrap interval over images; the same images are
             drawn for all networks and seeds.
     """
@@ -47,7 +47,7 @@ class Contrast(NamedTuple):
         Its bounds lie as far from the mean as the root of the sum of the other two intervals'
         squared distances: MOVER, the *method of variance estimates recovery* (G. Y. Zou and
         A. Donner, *Construction of confidence limits about effect measures*, Statistics in
-        Medicine 27, 2008). NaN where one of them is.
+        Medicine 27, 2008). NaN where either interval is.
         """
         low, high = (
             math.hypot(seeds - self.mean, images - self.mean)
@@ -69,7 +69,7 @@ def sample_sd(values: Sequence[float]) -> float:
 def seed_interval(values: Sequence[float]) -> Difference:
     """Mean of one value per seed, with Student's 95 % t interval; NaN for a single seed.
 
-    It takes the values for a sample from a normal distribution. Values that are differences of
+    It treats the values as a sample from a normal distribution. Values that are differences of
     runs with the same seed make it the interval of a paired t test.
     """
     mean, count = float(np.mean(values)), len(values)
@@ -80,12 +80,12 @@ def seed_interval(values: Sequence[float]) -> Difference:
 def seeds_needed(sd: float, effect: float) -> int | None:
     """The fewest seeds whose t interval around an effect would exclude 0.
 
-    That is when half its width is smaller than the effect, seen with this spread. As a plan for a
+    That is, half its width at this spread is smaller than the effect. As a plan for a
     new study it gives an even chance, and the spread of few seeds is itself uncertain.
 
     Returns:
-        The number, at least 2; None if more than ``MAX_SEEDS``, as without an effect, or if one of
-            both is NaN.
+        The number, at least 2; None if more than ``MAX_SEEDS``, as without an effect, or if
+            either argument is NaN.
     """
     count = np.arange(2, MAX_SEEDS + 1)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * sd / np.sqrt(count)

@@ -68,9 +68,9 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
 
     Every run is ``tools/train.py STUDY --padding P --seed S --resume`` in its own folder below
     ``DIR/runs``, with its output in ``train.log`` and its state in ``run.json``. Finished runs are
-    left alone, interrupted ones go on from their last checkpoint, and so do failed ones. A run with
-    its last checkpoint whose process did not end well, or ended when nobody was there to record it,
-    is started once more, to repeat a validation that is missing. A run that fails is recorded with
+    left alone, interrupted ones go on from their last checkpoint, and so do failed ones. A run that
+    has its final checkpoint, but whose process failed or ended with nobody there to record it, is
+    started once more, to make up for a missing validation. A run that fails is recorded with
     its exit code and its last lines of output, and the others go on.
 
     Each process gets an equal share of the cores (``OMP_NUM_THREADS``).
@@ -87,8 +87,8 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
         PreflightError: Data or weights are missing, the network has convolutions whose padding
             cannot be switched or cannot predict the tiles of the study's evaluation, the folder
             holds a study with another training config, or another process is at work in it.
-        ValueError: Naming the file, if the state or the log of a run is damaged, or nobody has
-            registered what the network is made of.
+        ValueError: Naming the file, if the state or the log of a run is damaged, or a part
+            of the network is not registered.
         Interrupted: By SIGINT or SIGTERM, when all processes have ended.
     """
     check_training(study.config)
@@ -130,7 +130,7 @@ def train_runs(study: Study, train_tool: Path, jobs: int = 1) -> list[StudyRun]:
             finally:
                 for process in running:
                     process.stop()
-                for process in running:  # which a full disk may end
+                for process in running:  # a second loop: a full disk may end it
                     process.record(interrupted=True)
     return failed
 
@@ -153,7 +153,7 @@ def read_state(run: StudyRun) -> dict:
 
 
 def _check_network(study: Study) -> None:
-    # A network with two paddings at once would be trained, and then found under no padding's name.
+    # Else networks with several paddings would be trained, but found under no padding's name.
     config = study.config
     init_default_scope(scope_of(config))
     model = build_network(copy.deepcopy(config.model), str(study.file)).eval()
@@ -250,7 +250,7 @@ class _Process:
             self._child.wait()
 
     def record(self, interrupted: bool = False) -> str:
-        """Write how the attempt ended; returns that in words."""
+        """Write how the attempt ended, and return it in words."""
         code = self._child.returncode
         self._attempt.update(seconds=round(time.monotonic() - self._begin, 2), exit_code=code)
         if code == 0 and finished_run(self.run.folder):

@@ -33,7 +33,7 @@ def plot_class_frequency(classes: Sequence[str], found: Mapping[str, ClassFreque
             )
         axes.set_xlabel(f"% of {measure}s")
         axes.grid(axis="x", alpha=0.3)
-    # Pixels of roads and of trains differ by a factor of thousands.
+    # Roads have far more pixels than trains.
     panels[0].set_xscale("log")
     panels[0].set_yticks(places + 0.4, classes)
     panels[0].set_ylim(len(classes), -0.2)

@@ -29,8 +29,8 @@ def draw_comparison(
         predictions: Name and ``int[H, W]`` of each network.
         palette: ``uint8[C, 3]``, RGB of the classes, or a list as in mmseg's ``metainfo``.
         ignore_index: Label of pixels that have no class; they are black and never wrong.
-        grid: Tiles whose seams are drawn, as far as they lie in the image; it may be that of an
-            image padded on the right and at the bottom.
+        grid: Tiles whose seams are drawn, as far as they lie in the image; it may be the grid of
+            an image padded on the right and at the bottom.
     """
     palette = np.asarray(palette, np.uint8)
     ignored = label == ignore_index

@@ -62,7 +62,7 @@ def plot_shift(results: list[dict]) -> Figure:
         }
         bins = result["bins"]
         centres = [(row["from_pixel"] + row["to_pixel"] - 1) / 2 for row in bins]
-        changed = 100 - np.array([row["agreement"] for row in bins], float)  # of None: NaN, a gap
+        changed = 100 - np.array([row["agreement"] for row in bins], float)  # None gives NaN, a gap
         panels[0].plot(centres, changed, **style)
         for axes, score in zip(panels[1:], scores, strict=True):
             axes.plot(centres, np.array([row[score]["cost"] for row in bins], float), **style)

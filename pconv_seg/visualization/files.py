@@ -11,14 +11,14 @@ from pconv_seg.outputs import output_file
 
 
 def figure_path(text: str) -> Path:
-    """An argument of a command line that names a figure to write, as argparse's ``type``.
+    """A command line argument that names a figure to write, as argparse's ``type``.
 
     Raises:
         ArgumentTypeError: If the suffix is of no format that figures are written in, or the file
             could not be written.
     """
     path = Path(text)
-    # PGF needs LaTeX, and that is missed only when a figure is written.
+    # PGF needs LaTeX, whose absence shows only when a figure is written.
     formats = [name for name in FigureCanvasBase.get_supported_filetypes() if name != "pgf"]
     if path.suffix[1:].lower() not in formats:
         raise ArgumentTypeError(f"{path}: the suffix must be one of .{', .'.join(formats)}")

@@ -1,4 +1,4 @@
-"""A drawing of the border regions, made from the maps that are counted with.
+"""A drawing of the border regions, made from the maps that the counting uses.
 
 ``python -m pconv_seg.visualization.regions FILE.svg`` writes the drawing of the documentation.
 """

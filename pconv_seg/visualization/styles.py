@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-# Colour is never the only difference: grey prints differ by these.
+# Colour is never the only difference: these tell lines and bars apart in grey prints.
 _MARKERS, _LINES = "osD^vPX*<>", ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "++")
 
