@@ -4,8 +4,8 @@
 #   make study     train, evaluate and compare four paddings on street scenes; about three hours
 #   make test      create .venv if needed and run the fast tests
 #   make test-all  the slow ones too
-#   make docs      build the documentation into build/site, without warnings
-#   make benchmarks  what padding costs, beside peers: hours on 2 cores (installs MONAI)
+#   make docs      build the documentation into build/site; warnings are errors
+#   make benchmarks  measure what padding costs, against peers: hours on 2 cores (installs MONAI)
 #   make lint      ruff
 #   make clean     remove what the demo wrote (never .venv)
 # A machine without a GPU saves gigabytes with
@@ -71,7 +71,7 @@ $(DEMO_DATA)/.drawn: | $(INSTALLED)
 $(DEMO_RUNS)/%/iter_300.pth: | $(DEMO_DATA)/.drawn
 	$(PY) tools/train.py configs/deeplabv3plus_r18_$*_demo.py --work-dir $(@D) --seed 0 --resume
 
-# A process per core: the runs are too small to share them well.
+# One process per core: a run is too small to use several cores well.
 study: $(DEMO_DATA)/.drawn
 	$(PY) tools/study.py configs/studies/demo.py --work-dir work_dirs/study_demo \
 	  --jobs $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)

@@ -3,7 +3,7 @@ _base_ = [
     "./_base_/datasets/camvid.py",
     "./_base_/schedules/schedule_10k.py",
 ]
-# Output stride 16, with the rates that DeepLabV3+ has there: two CPU cores train this in hours.
+# Output stride 16, with the rates that DeepLabV3+ uses for it: two CPU cores train this in hours.
 model = dict(
     data_preprocessor=dict(size=(192, 192)),
     backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),

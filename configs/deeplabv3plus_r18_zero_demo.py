@@ -5,6 +5,6 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor=dict(size=(192, 192)),
-    # They fit 256x512 images as 12, 24 and 36 fit twice that size.
+    # These rates fit 256x512 images as 12, 24 and 36 fit twice that size.
     decode_head=dict(dilations=(1, 6, 12, 18)),
 )

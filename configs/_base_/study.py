@@ -1,12 +1,12 @@
 # What the studies have in common: half resolution and a slim DeepLabV3+ ResNet18, so that many runs
-# come to their end on a few CPU cores. Sizes and distances are in pixels of the halved images.
+# finish on a few CPU cores. Sizes and distances are in pixels of the halved images.
 _base_ = ["./models/deeplabv3plus_r18_slim.py", "./default_runtime.py"]
 model = dict(
     data_preprocessor=dict(size=(96, 96)),
-    # A crop of 96 pixels is a map of 12, and reflection cannot pad by as much as the map has.
+    # A crop of 96 pixels becomes a map of 12, and reflection can only pad by less than that.
     decode_head=dict(dilations=(1, 3, 6, 9)),
 )
-# Under names of their own, since the base of the data set has the others. Many runs share the
+# Under names of their own, since the base of the data set has the usual ones. Many runs share the
 # cores; workers would only compete with them.
 train_dataloader_halved = dict(
     num_workers=0,
@@ -36,8 +36,8 @@ test_dataloader_halved = dict(
         ]
     ),
 )
-# The rate and the little augmentation learned fastest of a few, in 1000 iterations on CamVid with
-# zero padding and a seed of their own.
+# Of a few choices, this rate and this light augmentation learned fastest, in 1000 iterations on
+# CamVid with zero padding and a separate seed.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.15, momentum=0.9, weight_decay=1e-4),
@@ -45,7 +45,7 @@ optim_wrapper = dict(
 max_iters, val_interval = 6400, 800
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=100, by_epoch=False),
-    # Slow at its end, so that the curves come to rest.
+    # Slow at its end, so that the curves level off.
     dict(type="CosineAnnealingLR", eta_min=0, begin=100, end=max_iters, by_epoch=False),
 ]
 train_cfg = dict(type="ResumableTrainLoop", max_iters=max_iters, val_interval=val_interval)

@@ -3,8 +3,8 @@ _base_ = ["../_base_/study.py", "../_base_/datasets/camvid.py"]
 study = dict(
     paddings=("zeros", "partial", "reflect", "replicate"),
     seeds=(0, 1, 2, 3, 4),
-    # One entry per tile size, each an EvaluationPlan; all modes and leave-outs unless it says else.
-    # 180 and 240 pixels of the images in their own size.
+    # One entry per tile size, each an EvaluationPlan; all modes and leave-outs by default.
+    # These are 180 and 240 pixels of the images at their own size.
     evaluation=(
         dict(tile=90, bands=(4, 8, 16, 32)),
         dict(tile=120, bands=(4, 8, 16, 32)),

@@ -3,7 +3,7 @@ _base_ = ["../_base_/study.py", "../_base_/datasets/demo.py"]
 study = dict(
     paddings=("zeros", "partial", "reflect", "replicate"),
     seeds=(0, 1, 2, 3, 4),
-    # One entry per tile size, each an EvaluationPlan; all modes and leave-outs unless it says else.
+    # One entry per tile size, each an EvaluationPlan; all modes and leave-outs by default.
     # As in the paper, the larger tiles are as high as the images.
     evaluation=(
         dict(tile=64, bands=(4, 8, 16, 32)),

@@ -17,11 +17,11 @@ class Format:
     Attributes:
         name: What ``--format`` calls it.
         title: What messages call it.
-        marks: Every file has a key that matches, for each of these expressions.
+        marks: Expressions; for each of them, every file has a key that matches.
         names: Expression of a whole key, and the key in a segmentor of mmseg (``backbone.*``,
             ``decode_head.*``); the first that matches counts.
         dropped: Expression of a whole key that is left out, and why.
-        network: Config of the network that a state dict is of; None where only a config can tell.
+        network: Config of the network that a state dict is for; None where only a config can tell.
     """
 
     name: str
@@ -139,7 +139,7 @@ FORMATS = (
 )
 """All formats, in the order in which they are tried."""
 
-# What people hold that no format above is for.
+# What people have that none of the formats above covers.
 _FOREIGN = (
     ("a VGG or AlexNet of torchvision", r"features\.0\.weight"),
     ("a vision transformer", r"(.*\.)?(blocks|layers)\.0\.(attn|blocks\.0\.attn|ln1)\..+"),
@@ -158,8 +158,8 @@ def recognize(state: State, name: str, source: str) -> Format:
         source: What errors call the file.
 
     Raises:
-        ValueError: It has another format than ``name``, or none of these; the message says what it
-            looks like.
+        ValueError: It has another format than ``name``, or none of `FORMATS`; the message says what
+            it looks like.
     """
     names = [known.name for known in FORMATS]
     if name not in ("auto", *names):

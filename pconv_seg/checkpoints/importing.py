@@ -77,12 +77,12 @@ def import_weights(
     Args:
         content: What the file holds, as for :func:`state_dict_of`.
         model: A segmentor of mmseg, or a backbone; a backbone takes the trunk out of a file of a
-            whole network. Only its keys and shapes count, so it may be on the meta device.
+            whole network. Only the model's keys and shapes count: it may be on the meta device.
         format: Name of one of `FORMATS`, or ``'auto'``.
         source: What errors and the report call the file.
 
     Returns:
-        The state dict for ``model``, which lacks nothing but counters of batches, and the report.
+        The state dict for ``model``, lacking nothing but counters of batches, and the report.
 
     Raises:
         ValueError: The file has another format, or keys or shapes do not fit. The message names
@@ -111,7 +111,7 @@ def import_weights(
 def _assign(
     state: State, expected: State, known: Format
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """By key of the network the one in the file, why others are dropped, and what has no place."""
+    """For each key of the network the file's, why others are dropped, and what has no place."""
     whole = any(key.startswith("backbone.") for key in expected)
     given: dict[str, str] = {}
     dropped, problems = {}, []
@@ -137,7 +137,7 @@ def _assign(
 def _compare(
     state: State, expected: State, given: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Why the file needs not hold what it lacks, and what is missing or has another shape."""
+    """Why the file need not hold what it lacks, and what is missing or has another shape."""
     missing, problems = {}, []
     for ours, parameter in expected.items():
         if ours in given:
@@ -184,14 +184,14 @@ def network_of(
 
     Args:
         content: What the file holds.
-        config: With a ``model``, which is built, or its backbone if the file holds only a trunk.
-            Without it, the network is the one that keys and shapes of the file, or the config
-            stored in it, tell of.
+        config: Its ``model`` is built, or the backbone of that if the file holds only a trunk.
+            Without a config, keys and shapes of the file, or the config stored in it, tell which
+            network it is.
         format: Name of one of `FORMATS`, or ``'auto'``.
         source: What errors call the file.
 
     Raises:
-        ValueError: Another format, nothing tells of the network, or it cannot be built.
+        ValueError: Another format, nothing tells which network it is, or it cannot be built.
     """
     state = state_dict_of(content, source)
     checked(content, source)
@@ -227,7 +227,7 @@ def save_weights(
     Args:
         state: Names and tensors.
         path: ``.safetensors``, or ``.pth`` with ``state_dict`` and ``meta``.
-        source: The file that they are from; its name and SHA-256 are kept in the file.
+        source: The file that they are from; its name and SHA-256 are kept with them.
         meta: What else a ``.pth`` file keeps of the source.
 
     Raises:
@@ -245,7 +245,7 @@ def save_weights(
         "imported_by": f"pconv_seg {__version__}",
     }
     tensors = {key: value.detach().clone().contiguous() for key, value in state.items()}
-    # To memory first: of a full disk torch says only that positions differ.
+    # To memory first: if the disk is full, torch says only that positions differ.
     if path.suffix == ".safetensors":
         written = save(tensors, metadata={"format": "pt", **origin})
     elif path.suffix == ".pth":

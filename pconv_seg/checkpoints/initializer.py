@@ -29,7 +29,7 @@ class PublishedWeightsInit:
         self.format = format
 
     def __call__(self, module: nn.Module) -> None:
-        """Load; the ``init_cfg`` of parts of the module counts no more."""
+        """Load; the ``init_cfg`` of parts of the module no longer counts."""
         content = load_checkpoint(self.checkpoint)
         state, report = import_weights(content, module, self.format, self.checkpoint)
         module.load_state_dict(state, strict=False)

@@ -27,11 +27,11 @@ def use_safe_loading() -> None:
     """Make mmengine's ``CheckpointLoader`` read files and URLs through `load_file`.
 
     This holds for the whole process: ``load_from``, ``resume``, ``init_cfg`` and every
-    ``load_checkpoint``. mmengine itself unpickles whatever a file holds, at once before torch 2.6,
-    and as a fallback after it; the original mmengine does not resume at all from torch 2.6 on.
+    ``load_checkpoint``. mmengine itself unpickles whatever a file holds: always before torch 2.6,
+    as a fallback since then; with torch 2.6 or later the original mmengine cannot resume at all.
 
-    ``Config.fromstring``, by which mmengine runs the config text that a checkpoint holds when it
-    resumes or builds an inferencer, reads Python texts as `stored_config` does.
+    ``Config.fromstring``, with which mmengine runs a checkpoint's config text when it resumes or
+    builds an inferencer, then reads Python texts as `stored_config` does.
     """
     CheckpointLoader.register_scheme("", load_file, force=True)
     CheckpointLoader.register_scheme(("http://", "https://"), _load_url, force=True)
@@ -50,11 +50,11 @@ def load_checkpoint(location: str | os.PathLike, map_location: Any = "cpu") -> M
     Calls `use_safe_loading`. See `load_file` for what is raised.
 
     Returns:
-        A state dict, or a dict that holds one; its ``meta`` and the ``dataset_meta`` in that, where
-        there are such, are dicts.
+        A state dict, or a dict that holds one; its ``meta``, and the ``dataset_meta`` in that, are
+        dicts if present.
 
     Raises:
-        CheckpointError: It is something else.
+        CheckpointError: The content is something else.
     """
     use_safe_loading()
     content = CheckpointLoader.load_checkpoint(str(location), map_location, logger="silent")
@@ -155,7 +155,7 @@ def load_weights(model: nn.Module, content: Any, source: str, resume: bool = Fal
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        # One line for all missing keys, and one for each other shape.
+        # One line for all missing keys, and one for each shape that differs.
         lines = [shorten(line, 300, placeholder=" ...") for line in str(error).splitlines()]
         more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
         text = "\n  ".join([*lines[:_SHOWN], *more])

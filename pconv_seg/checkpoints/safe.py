@@ -29,7 +29,7 @@ _HISTORY_STATE = ("max_length", "_log_history", "_count_history")
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint that can be read; the message names it."""
+    """A file is not a checkpoint that can be read; the message names it."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -84,7 +84,7 @@ def load_file(path: str | Path, map_location: str | torch.device | None = "cpu")
 def _record_sizes(path: Path) -> dict[str, int] | None:
     """Bytes of each file in the archive; None for the format before torch 1.6.
 
-    Refuses the formats that ``torch.load`` would hand to something else than the unpickler.
+    Refuses the formats that ``torch.load`` would hand to something other than the unpickler.
     """
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -103,7 +103,7 @@ def _record_sizes(path: Path) -> dict[str, int] | None:
         raise CheckpointError(
             f"{path} is damaged, perhaps not completely copied: {error}"
         ) from error
-    if len({name.casefold() for name in sizes}) < len(records):  # torch finds any of them
+    if len({name.casefold() for name in sizes}) < len(records):  # torch may find any of them
         raise CheckpointError(f"{path} is damaged: it has several records of one name")
     if sum(sizes.values()) > path.stat().st_size:  # compressed, or records that share bytes
         raise CheckpointError(f"{path} holds more than its size; torch saves without compression")
@@ -115,11 +115,11 @@ def _record_sizes(path: Path) -> dict[str, int] | None:
 
 
 class _RefusedError(pickle.UnpicklingError):
-    """What was named."""
+    """Its text is what was refused."""
 
 
 def _shown(value: Any) -> str:
-    """For messages: the repr of nested tuples may have more letters than there are atoms."""
+    """For messages: the repr of nested tuples may be astronomically long."""
     if isinstance(value, str):
         return repr(value[:100])
     return getattr(value, "__qualname__", None) or f"a {type(value).__qualname__}"
@@ -134,7 +134,7 @@ def _check_keys(keys: Iterable[Any]) -> None:
             raise _RefusedError(f"a {type(key).__qualname__} as a key")
 
 
-# The names below stand for the real things, which take more than harmless arguments.
+# The functions below stand in for the real ones, which take more than harmless arguments.
 
 
 def _numeric_dtype(name: str, *_: bool) -> np.dtype:
@@ -167,7 +167,7 @@ def _check_content(kind: type, *content: Any) -> None:
 
 
 def _bounded(rebuild: Callable) -> Callable:
-    """Torch would let a resizable storage grow, to any size and away from under its views."""
+    """Torch would let a resizable storage grow to any size, and move away from under its views."""
 
     def function(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Any:
         if type(storage) is not torch.storage.TypedStorage:
@@ -190,7 +190,7 @@ def _method(owner: Any, name: str) -> Callable | str:
 
 
 _FUNCTIONS: dict[str, Callable] = {
-    "builtins.bytes": lambda: b"",  # the others are encoded texts
+    "builtins.bytes": lambda: b"",  # only empty ones; others are encoded text
     "builtins.complex": complex,
     "builtins.getattr": _method,
     "builtins.set": set,
@@ -219,7 +219,7 @@ _CONSTANTS: dict[str, Any] = {
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
 }
 _ALLOWED = {**_FUNCTIONS, **_CONSTANTS}
-# What pickle's protocol 2 needs; torch and mmengine write no other.
+# What pickle's protocol 2 needs; torch and mmengine write no other protocol.
 _OPCODES = """
     PROTO STOP MARK POP NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 BINFLOAT
     BINSTRING SHORT_BINSTRING BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND
@@ -313,7 +313,7 @@ class _Unpickler(pickle._Unpickler):
                 raise ValueError(f"storage {key} has {size} bytes, more than the file")
             self.storages.add(key)
         else:
-            # Before 2.10, torch reads what lies behind a record that is too small.
+            # Before 2.10, torch reads past the end of a record that is too small.
             actual = self.record_sizes.get(f"data/{key}")
             if size != actual:
                 raise ValueError(f"storage {key} has {actual} bytes instead of {size}")

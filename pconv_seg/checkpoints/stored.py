@@ -1,4 +1,4 @@
-"""What mmengine stores in checkpoints beside weights, read without running it."""
+"""What mmengine stores in checkpoints besides weights, read without running it."""
 
 import ast
 import sys
@@ -23,20 +23,21 @@ def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> 
 
     mmengine dumps configs as lines ``key = value`` of literals and ``dict(...)``. Nothing else is
     accepted: ``Config.fromstring`` would run it. A ``type`` in the model may only be a registered
-    name, or the dotted one of a registered class, which Python-style configs have, and a scope only
-    a registered one, because mmengine imports whatever else they name, and calls the former.
+    name, the dotted name of a registered class (as in Python-style configs), or a plain word that
+    names no module; a scope has to be registered. mmengine imports whatever else they name, and
+    calls what ``type`` names.
 
     Args:
         meta: Of the checkpoint.
         source: What errors call the checkpoint.
-        whole: More than the model is to be built: the same holds for all of the config.
+        whole: Whether more than the model is to be built: then this holds for all of the config.
 
     Returns:
         The config, or None if there is none.
 
     Raises:
-        UnsafeCheckpointError: Naming the line or the type.
-        CheckpointError: The text is no Python.
+        UnsafeCheckpointError: Something else is in it; the message names the line, type or scope.
+        CheckpointError: The text cannot be read as a config.
     """
     text = meta.get("cfg")
     if not isinstance(text, str):
@@ -45,7 +46,7 @@ def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> 
         config = Config(_parse(text, source))
     except KeyError as error:  # Config keeps some names for itself
         raise CheckpointError(f"{source}: its stored config: {error.args[0]}") from error
-    except RecursionError as error:  # also of naming what is refused
+    except RecursionError as error:  # also while naming what is refused
         raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
     scopes, registered = _registered(_ALL if whole else _OF_MODELS)
     for key, name in _lookups(config._cfg_dict if whole else config.get("model")):
@@ -88,7 +89,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 def _value(node: ast.expr, source: str) -> Any:
     match node:
         case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as mapping], keywords=[]):
-            return _value(mapping, source)  # has keys that are no identifiers
+            return _value(mapping, source)  # has keys that are not identifiers
         case ast.Call(func=ast.Name(id="dict"), args=[], keywords=pairs) if all(
             pair.arg for pair in pairs
         ):
@@ -114,7 +115,7 @@ def _refusal(node: ast.AST, source: str) -> UnsafeCheckpointError:
 
 
 def _lookups(node: Any) -> Iterator[tuple[str, Any]]:
-    """What mmengine looks up, and imports where it does not find it, by key."""
+    """What mmengine looks up, and imports if it does not find it, each with its key."""
     if isinstance(node, Mapping):
         yield from ((key, node[key]) for key in ("type", "_scope_", "default_scope") if key in node)
         node = list(node.values())

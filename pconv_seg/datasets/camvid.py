@@ -24,8 +24,8 @@ class CamVidDataset(BaseSegDataset):
     for unlabelled pixels.
 
     The label 11 becomes 255 through ``label_map``, which mmseg's own ``LoadAnnotations`` applies.
-    So it counts neither in training nor in evaluation with any mmseg pipeline, loss and metric
-    left at its default ``ignore_index=255``.
+    So it counts neither in training nor in evaluation, with any mmseg pipeline, as long as loss and
+    metric keep their default ``ignore_index=255``.
 
     Args:
         img_suffix: Ending of the image files.
@@ -35,7 +35,7 @@ class CamVidDataset(BaseSegDataset):
     Raises:
         FileNotFoundError: An image has no label file.
         ValueError: A label file cannot be read, or is not a single-channel image of values 0-11.
-            All of them are read when the annotations are loaded (about a second), because mmseg
+            All label files are read when the annotations are loaded (about a second), because mmseg
             would pass other values on to the loss, where they end in a device-side assertion.
     """
 

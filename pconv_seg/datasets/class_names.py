@@ -1,4 +1,4 @@
-"""The class names of data sets, which mmseg lets them lack."""
+"""Class names of data sets, which mmseg does not require."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from mmengine.dataset import BaseDataset
 
 
 def class_names(dataset: BaseDataset) -> tuple[str, ...]:
-    """What a data set, or a wrapper of some, calls its classes.
+    """What a data set, or a wrapper of data sets, calls its classes.
 
     Raises:
         ValueError: If it has no names for them.
@@ -15,10 +15,10 @@ def class_names(dataset: BaseDataset) -> tuple[str, ...]:
 
 
 def classes_in(metainfo: Mapping | None, owner: str) -> tuple[str, ...]:
-    """What mmseg's ``metainfo`` has for classes.
+    """The class names in mmseg's ``metainfo``.
 
     Args:
-        metainfo: That of a data set, or ``dataset_meta`` of what works with it.
+        metainfo: Of a data set, or the ``dataset_meta`` of an object that works with one.
         owner: The data set's type, for the error message.
 
     Raises:

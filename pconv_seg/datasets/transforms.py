@@ -40,12 +40,12 @@ class RandomScaleCrop(BaseTransform):
     """Scale by a random factor, and crop; only the part that the crop shows is scaled.
 
     The image is interpolated bicubically by Pillow, which filters when it shrinks; labels take the
-    nearest pixel. The result is that of scaling all of the image, its width first, and cropping
-    then, to two grey levels (sums of weights round differently), and exactly that for labels.
+    nearest pixel. The result is the same as when the whole image is scaled, width first, and then
+    cropped: to within two grey levels (sums of weights round differently), and exactly for labels.
 
-    The crop is uniform among all positions inside the scaled image; if the results hold a
-    ``crop_center`` (row and column in the unscaled image), uniform among those that contain it,
-    and then shifted inside. Scaled images smaller than the crop stay smaller:
+    The crop is drawn uniformly from all that lie inside the scaled image; if the results hold a
+    ``crop_center`` (row and column in the unscaled image), from all that contain that pixel, and
+    is then shifted inside. Scaled images smaller than the crop stay smaller:
     ``data_preprocessor.size`` pads them with the mean colour, and labels with ``seg_pad_val``.
 
     Args:
@@ -53,8 +53,8 @@ class RandomScaleCrop(BaseTransform):
         scale: Lowest and highest factor.
 
     Raises:
-        ValueError: ``scale`` is not two factors above 0 in this order, or ``crop_size`` has other
-            than two sides.
+        ValueError: ``scale`` is not two factors above 0 in ascending order, or ``crop_size`` is
+            neither one value nor two.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RandomScaleCrop(BaseTransform):
 
 
 class _Window(NamedTuple):
-    """What a crop shows of one axis: ``size`` pixels from ``start`` on of ``scaled`` ones."""
+    """What a crop shows of one axis: ``size`` of ``scaled`` pixels, from ``start`` on."""
 
     source: int
     scaled: int
@@ -125,8 +125,8 @@ def _resample(image: np.ndarray, rows: _Window, columns: _Window) -> np.ndarray:
     (top, bottom), (left, right) = rows.support(), columns.support()
     (y0, y1), (x0, x1) = rows.interval(), columns.interval()
     part = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
-    # One axis by one: which one Pillow 13 takes first depends on the size of the crop, and shows
-    # where overshoot is cut off. Rounding must not put a box outside.
+    # One axis after the other: which one Pillow 13 would take first depends on the size of the
+    # crop, and shows wherever overshoot is cut off. Rounding must not put a box outside.
     box = (x0 - left, 0, min(x1, columns.source) - left, part.height)
     part = part.resize((columns.size, part.height), Image.Resampling.BICUBIC, box=box)
     box = (0, y0 - top, columns.size, min(y1, rows.source) - top)
@@ -138,8 +138,8 @@ class ColorJitter(BaseTransform):
     """Change brightness, contrast, saturation and hue by random amounts in random order.
 
     Amounts and their meaning are torchvision's: each of the first three multiplies by a factor
-    uniform in [max(0, 1 - x), 1 + x], hue shifts the colour circle by a share of it uniform in
-    [-x, x].
+    uniform in [max(0, 1 - x), 1 + x]; hue shifts along the colour circle by a share of it uniform
+    in [-x, x].
 
     Args:
         brightness: Largest change of the factor.
@@ -205,7 +205,7 @@ class GaussianBlur(BaseTransform):
         sigma: Lowest and highest standard deviation in pixels.
 
     Raises:
-        ValueError: ``sigma`` is not two values above 0 in this order.
+        ValueError: ``sigma`` is not two values above 0 in ascending order.
     """
 
     def __init__(self, sigma: tuple[float, float] = (0.15, 1.30)) -> None:

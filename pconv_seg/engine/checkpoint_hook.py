@@ -24,7 +24,7 @@ from .problems import PreflightError
 from .random_state import random_state, set_random_state
 
 _BACKEND = "pconv_seg_durable"
-# What schedulers count; all else of their states follows from the config.
+# What schedulers count; all else in their states follows from the config.
 _COUNTED = {
     *("last_step", "_global_step", "_last_value", "verbose"),
     *("best", "num_bad_epochs", "cooldown_counter"),  # of ReduceOnPlateauLR
@@ -32,7 +32,7 @@ _COUNTED = {
 
 
 class DurableBackend(LocalBackend):
-    """Local files that are there as a whole or not at all, also after a power failure."""
+    """Local files that are there as a whole or not at all, even after a power failure."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file.
@@ -61,25 +61,26 @@ class ResumableCheckpointHook(CheckpointHook):
     What is added:
 
     - A checkpoint, and the file ``last_checkpoint``, is written beside its place, flushed to disk
-      and renamed. Old checkpoints, and the best one so far, are removed after that. The checksum is
-      inside of the file, see :mod:`pconv_seg.work_dir`.
+      and moved there. Only then are old checkpoints, and the previous best one, removed. The
+      checksum is inside the file, see :mod:`pconv_seg.work_dir`.
     - Checkpoints hold the states of the random number generators of every process.
-      ``ResumableTrainLoop`` goes on from them. Validation draws from copies, so that it leaves no
-      trace in training.
+      ``ResumableTrainLoop`` goes on from them. After validation they are set back, so that it
+      leaves no trace in training.
     - ``resume=True`` takes the newest whole checkpoint of the work dir and logs which newer ones it
-      skipped and why. It takes ``load_from`` if that lies beside those, or if none is whole;
-      otherwise ``load_from`` is only what the run once started from. It logs what the config says
-      of the learning rate and its schedule and the checkpoint, which counts, does not.
+      skipped and why. It takes ``load_from`` if that lies in the same folder, or if none of those
+      is whole; otherwise ``load_from`` is only what the run once started from. Where config and
+      checkpoint differ in the learning rate and its schedule, the checkpoint counts, and the
+      difference is logged.
     - Weights that are not finite are not written.
 
     Args:
-        **kwargs: Those of ``CheckpointHook``. A remote ``out_dir``, or another ``backend_args``,
-            is written as that backend writes.
+        **kwargs: Those of ``CheckpointHook``. With a remote ``out_dir``, or with ``backend_args``,
+            files are written as that backend writes them.
 
     Raises:
-        PreflightError: If there is no such option; on resuming, if there are checkpoints and none
-            is whole, or if the one that is named holds no state of a training; if gradients are
-            accumulated over n iterations and checkpoints do not fall on their ends.
+        PreflightError: If there is no such option; on resuming, if there are checkpoints but none
+            is whole, or if the one to resume from holds no state of a training; if gradients are
+            accumulated over n iterations and checkpoints do not fall on multiples of n.
         FloatingPointError: If weights are not finite.
     """
 
@@ -87,7 +88,7 @@ class ResumableCheckpointHook(CheckpointHook):
         known = list(inspect.signature(CheckpointHook).parameters)[:-1]
         unknown = [key for key in kwargs if key not in known]
         if unknown:
-            # mmengine hands them on to a function that takes none, at the first checkpoint.
+            # mmengine hands them on to a function that refuses them, at the first checkpoint.
             raise PreflightError(
                 f"default_hooks.checkpoint.{unknown[0]}: there is no such option; there are "
                 f"{', '.join(known)}"
@@ -121,7 +122,7 @@ class ResumableCheckpointHook(CheckpointHook):
         runner._resume = path is not None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """On resuming, refuse what training cannot go on from, and name what it does not follow."""
+        """On resuming, refuse what training cannot go on from; log which settings do not count."""
         if not runner._resume:
             return
         needed = ["meta", "message_hub", "optimizer"]
@@ -176,7 +177,7 @@ class ResumableCheckpointHook(CheckpointHook):
         return own if own and self.file_backend.isfile(own) else None
 
     def before_val(self, runner: Runner) -> None:
-        """Keep the state of training."""
+        """Keep the random state of training."""
         self._before_validation = random_state()
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
@@ -185,12 +186,12 @@ class ResumableCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, metrics)
 
     def after_val(self, runner: Runner) -> None:
-        """Go back to the state of training."""
+        """Go back to the random state of training."""
         set_random_state(self._before_validation)
         self._before_validation = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse bad weights."""
+        """Refuse weights that are not finite."""
         for name, value in checkpoint["state_dict"].items():
             if not value.isfinite().all():
                 raise FloatingPointError(
@@ -223,7 +224,7 @@ class ResumableCheckpointHook(CheckpointHook):
         kept = []
         if self.max_keep_ckpts > 0:
             kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
-            # With those that go in a moment: if the process dies before, they go when it resumes.
+            # With those about to be removed: if the process dies first, resuming removes them.
             runner.message_hub.update_info("keep_ckpt_ids", list(kept))
         name = self.filename_tmpl.format(step)
         path = self.file_backend.join_path(self.out_dir, name)
@@ -258,7 +259,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
-        """Let what removes files through the backend do so at the end, unless there is an error."""
+        """Put off removals through the backend to the end of the block; an error drops them."""
         backend, waiting = self.file_backend, []
         self.file_backend = copy.copy(backend)
         self.file_backend.remove = waiting.append
@@ -292,7 +293,7 @@ def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | Non
 
 
 def _changes(schedulers: Any, states: Any, key: str = "param_scheduler") -> Iterator[str]:
-    """What a config says of schedulers and mmengine replaces by what a checkpoint says.
+    """Where schedulers differ between config and checkpoint; mmengine follows the checkpoint.
 
     Args:
         schedulers: Of the runner: a list, or one for each of several optimizers, or None.

@@ -49,7 +49,7 @@ def iou_metrics(cfg: Config, key: str) -> list[dict]:
 
 
 def scope_of(cfg: Config) -> str:
-    """The registry scope of a config; Python-style ones have None, as they need none."""
+    """The registry scope of a config; mmseg's for Python-style ones, which name none."""
     return cfg.get("default_scope") or "mmseg"
 
 

@@ -1,4 +1,4 @@
-"""Is all that a config's data loaders read there?"""
+"""Is everything that a config's data loaders read in place?"""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _DRAW_DEMO = (
     f"python tools/make_demo_data.py --out {_DEMO_ROOT} --size 256x512 "
     "--train 300 --val 60 --seed 0"
 )
-# By what the data set's class is called.
+# By a part of the name of the data set's class.
 _DATA_SOURCES = {
     "Cityscapes": (
         "Cityscapes: register at https://www.cityscapes-dataset.com/, download "
@@ -40,18 +40,18 @@ _DATA_SOURCES = {
 def data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Problem]:
     """What is missing of the data under these keys of a config.
 
-    Data sets that are not `BaseSegDataset` or that read through a remote backend are left to
-    themselves.
+    Data sets that are not `BaseSegDataset` or that read through a remote backend are not
+    checked.
     """
     for loader in loaders:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
             skip = dataset.get("on_error") == "skip"  # of DrawnDataset
-            # These take the number of classes from their names.
+            # IoU metrics take the number of classes from the class names.
             named = bool(iou_metrics(cfg, loader.replace("dataloader", "evaluator")))
             scope = scope_of(cfg)
             for number, (key, leaf) in enumerate(leaf_datasets(dataset, f"{loader}.dataset")):
-                # A wrapper of several has the names of its first.
+                # A wrapper of several data sets has the class names of its first.
                 yield from _dataset_problems(key, leaf, skip, named and not number, scope)
 
 
@@ -68,9 +68,9 @@ def _dataset_problems(
     if not {"pipeline", "lazy_init"} <= parameters.keys() and not any(
         parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()
     ):
-        return  # It cannot be built unread.
+        return  # It cannot be built without reading its files.
     try:
-        # The data set itself knows its suffixes and how prefixes join; unread, it costs nothing.
+        # The data set itself knows its suffixes and how prefixes join; not read, it costs little.
         dataset = DATASETS.build(dict(cfg, pipeline=[], lazy_init=True))
     except (AssertionError, TypeError, ValueError) as error:
         reason = str(error) or f"{cls.__name__} refuses an option"
@@ -91,7 +91,7 @@ def _dataset_problems(
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:
     name = type(dataset).__name__
     sources = [line for part, lines in _DATA_SOURCES.items() if part in name for line in lines]
-    coarse = key.endswith(".coarse")  # which the demo has not
+    coarse = key.endswith(".coarse")  # which the demo lacks
     if dataset.data_root == _DEMO_ROOT:
         sources = [] if coarse else [f"{_DRAW_DEMO} draws it"]
     remedies = (*sources, f"Other data: --cfg-options {key}.data_root=DIR")
@@ -109,9 +109,9 @@ def _absent_places(dataset: BaseSegDataset) -> list[str]:
 
 
 def _kinds_of_files(pipeline: list | None) -> dict[str, str]:
-    """What of a sample names a file that a pipeline reads, by its key.
+    """The keys of a sample that name files for a pipeline to read, and what these files are.
 
-    A step of one's own may take it for something else, such as a key of an archive.
+    A user's own loading step may read something else by them, such as a member of an archive.
     """
     kinds = {"img_path": "images", "seg_map_path": "label maps"}
     steps = list(_steps(pipeline))
@@ -123,7 +123,7 @@ def _kinds_of_files(pipeline: list | None) -> dict[str, str]:
 
 
 def _steps(pipeline: Any) -> Iterator[str]:
-    """The types of all steps, inside of test-time augmentation too."""
+    """The types of all steps, inside test-time augmentation too."""
     for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
         if isinstance(step, (list, tuple)):  # alternatives of one augmentation
             yield from _steps(step)

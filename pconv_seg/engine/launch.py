@@ -18,7 +18,7 @@ from .config_parts import leaf_datasets, metric_configs, registered, scope_of, t
 from .preflight import check_parts
 from .problems import PreflightError
 
-# Of these mmengine takes None for "without"; of hooks that only a config has, it does not.
+# For these mmengine takes None to mean "without"; for hooks that only a config has, it does not.
 _STOCK_HOOKS = {"runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"}
 
 
@@ -70,7 +70,7 @@ class _Options(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except AssertionError as error:  # brackets of a list that do not match
             parser.error(f"--cfg-options: {error}")
-        except RecursionError:  # brackets with a comma inside of them, and something beside them
+        except RecursionError:  # brackets with a comma inside, and something beside them
             parser.error(
                 f"--cfg-options {' '.join(values)}: write nested lists as key=[(a,b),(c,d)], and "
                 "set the keys of a dict one by one, as key.name=value"
@@ -80,7 +80,7 @@ class _Options(DictAction):
     def _parse_iterable(val: str) -> Any:
         text = val.strip(" '\"")
         is_list = "," in text or text[:1] + text[-1:] in ("()", "[]")
-        # mmengine takes out all spaces, which names of folders may have.
+        # mmengine removes all spaces, but names of folders may have some.
         return text if " " in text and not is_list else DictAction._parse_iterable(val)
 
 
@@ -164,7 +164,7 @@ def build_training_config(
             environment.
 
     Raises:
-        PreflightError: No such config file, or it cannot take one of the options.
+        PreflightError: No such config file, or it cannot take one of the arguments.
     """
     cfg = _base_config(config, work_dir, padding, cfg_options, launcher, local_rank)
     if resume:
@@ -219,7 +219,7 @@ def build_test_config(
         local_rank: As in `build_training_config`.
 
     Raises:
-        PreflightError: No such config file, or it cannot take one of the options.
+        PreflightError: No such config file, or it cannot take one of the arguments.
     """
     cfg = _base_config(config, work_dir, padding, cfg_options, launcher, local_rank)
     cfg.load_from = checkpoint
@@ -268,7 +268,7 @@ def _base_config(
         cfg.work_dir = work_dir or osp.join("work_dirs", osp.splitext(osp.basename(config))[0])
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     if launcher == "mpi" and "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
-        # By this one mmengine sets the GPU, and by the other it wraps the model.
+        # mmengine sets the GPU by Open MPI's variable, but wraps the model by LOCAL_RANK.
         os.environ["LOCAL_RANK"] = os.environ["OMPI_COMM_WORLD_LOCAL_RANK"]
     return cfg
 

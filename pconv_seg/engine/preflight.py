@@ -41,12 +41,12 @@ _STAGES = {
 
 
 def check_training(cfg: Config) -> None:
-    """Check everything that training needs before any worker or network download starts.
+    """Check, before any worker or network download starts, everything that training needs.
 
-    Checked are the device, the data of `train_dataloader` and `val_dataloader`, the pretrained
-    weights that the model, its `init_cfg`s and `load_from` name, its test mode, the train loop, and
+    That is the device, the data of `train_dataloader` and `val_dataloader`, the pretrained weights
+    that the model, its `init_cfg`s and `load_from` name, the model's test mode, the train loop, and
     `auto_scale_lr`. What to resume from is looked for later, by one of the processes. Data sets
-    that are not `BaseSegDataset` or that read through a remote backend are left to themselves.
+    that are not `BaseSegDataset` or that read through a remote backend are not checked.
 
     Raises:
         PreflightError: Something is missing.
@@ -72,7 +72,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
 
     Args:
         cfg: Of the test.
-        checkpoints: Files or URLs; None is `load_from` alone, in a run of mmengine, which takes
+        checkpoints: Files or URLs; None means `load_from` alone, in a run by mmengine, which needs
             more parts of a config.
         data: With checkpoints, whether `test_dataloader` is needed.
 
@@ -116,7 +116,7 @@ def check_work_dir(cfg: Config) -> None:
 
 
 def check_parts(cfg: Config, keys: Sequence[str]) -> None:
-    """Check that a config has what is under these keys.
+    """Check that a config has a value for each of these keys.
 
     Raises:
         PreflightError: Something is missing.
@@ -162,7 +162,7 @@ def _missing_parts(cfg: Config, keys: Sequence[str]) -> Iterator[Problem]:
 
 
 def _stage_problems(cfg: Config, *stages: str) -> Iterator[Problem]:
-    """Stages of which a part is missing, though the run does not need them."""
+    """Stages that the run does not need, but that have only some of their parts."""
     for stage in stages:
         keys = _STAGES[stage]
         # A scheduler needs an optimizer.
@@ -180,7 +180,7 @@ def _mode_problems(cfg: Config) -> Iterator[Problem]:
     model = cfg.get("model") or {}
     mode = (model.get("test_cfg") or {}).get("mode")
     cls = registered(MODELS, model, scope_of(cfg))
-    # mmseg's would fail at the first image, in training after everything up to its validation.
+    # mmseg's would fail at the first image: in training, not before the first validation.
     if mode == "tile" and getattr(cls, "inference", None) is EncoderDecoder.inference:
         remedy = "Give --cfg-options model.type=TiledEncoderDecoder, too."
         others = "Give --cfg-options model.test_cfg.mode=whole."
@@ -205,7 +205,7 @@ def _loop_problems(cfg: Config) -> Iterator[Problem]:
     loop_class = registered(LOOPS, loop, scope)
     by_epoch = isinstance(loop_class, type) and issubclass(loop_class, EpochBasedTrainLoop)
     sampler = (cfg.get("train_dataloader") or {}).get("sampler") or {}
-    # Those that can jump to a sample have no end.
+    # Samplers that can jump to a sample have no end.
     if (by_epoch or loop.get("by_epoch")) and hasattr(
         registered(DATA_SAMPLERS, sampler, scope), "start_at"
     ):

@@ -21,7 +21,7 @@ def report(problems: list[Problem]) -> None:
         PreflightError: Naming all of them, and what to do, once each.
     """
     if problems:
-        # Train and validation data usually miss the same folder: say it, and its remedy, once.
+        # Train and validation data usually lack the same folder: name it and the remedy once.
         found = dict.fromkeys(f"  - {problem.what}" for problem in problems)
         remedies = dict.fromkeys(f"  - {line}" for problem in problems for line in problem.remedies)
         raise PreflightError("\n".join(["cannot start:", *found, "what to do:", *remedies]))

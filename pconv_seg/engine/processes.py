@@ -24,9 +24,9 @@ def join_processes(cfg: Config) -> None:
     """Let the processes of a launcher work together without GPUs; call it before the runner.
 
     With GPUs, or without a launcher, this does nothing: mmengine's runner does all of it. Without
-    GPUs mmengine would ask for them. So the processes are joined by gloo here, and the config is
-    changed: no device for the model's wrapper, and batch statistics of each process by itself,
-    because ``SyncBN`` needs GPUs.
+    GPUs the runner would fail asking for them. So the processes are joined by gloo here, and the
+    config is changed: no device for the model's wrapper, and batch statistics of each process by
+    itself, because ``SyncBN`` needs GPUs.
 
     Args:
         cfg: With a ``launcher``, pytorch or mpi.
@@ -51,7 +51,7 @@ def join_processes(cfg: Config) -> None:
         # As the runner does: this sets how many threads each process has.
         set_multi_processing(**cfg.get("env_cfg", {}).get("mp_cfg", {}), distributed=True)
         torch.distributed.init_process_group("gloo")
-        # The runner never does; gloo's threads may abort a process that ends beside them.
+        # The runner never does this; gloo's threads may abort a process that ends before them.
         atexit.register(torch.distributed.destroy_process_group)
     if synchronized and is_main_process():
         print_log(

@@ -16,8 +16,8 @@ def build_runner(cfg: Config, test: bool = False) -> Runner:
 
     Args:
         cfg: Of :func:`build_training_config` or :func:`build_test_config`.
-        test: Write no config into the work dir. That of a training may lie there under the same
-            name, and says what its checkpoints are; the log has that of the test.
+        test: Write no config into the work dir. A training's config may lie there under the same
+            name, and says what its checkpoints are; the test's config is in the log.
 
     Raises:
         PreflightError: If there is no such ``runner_type``.
@@ -30,7 +30,7 @@ def build_runner(cfg: Config, test: bool = False) -> Runner:
         runner_type = type(runner_type.__name__, (runner_type,), {"dump_config": lambda self: None})
     runner = runner_type.from_cfg(cfg)
     if isinstance(runner, Runner):  # The strategies of a FlexibleRunner load pieces of weights.
-        # After hooks that exchange weights (EMA).
+        # After hooks that swap weights (EMA).
         runner.register_hook(WholeWeightsHook(), priority="VERY_LOW")
     return runner
 
@@ -44,7 +44,7 @@ class WholeWeightsHook(Hook):
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Load it, which mmengine does right after this in its own way.
+        """Load the checkpoint, which mmengine does again right after this in its own way.
 
         Raises:
             CheckpointError: Keys or shapes are not those of the network.

@@ -1,4 +1,4 @@
-"""Reasons to stop training early: a signal, and a loss that is no number."""
+"""Reasons to stop training early: a signal, and a loss that is not finite."""
 
 import os
 import signal
@@ -28,10 +28,10 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(
 class StopOnSignalHook(Hook):
     """SIGTERM or SIGUSR1 to any process saves a checkpoint and ends the run with exit status 75.
 
-    This happens after the present iteration, of training or of validation; where gradients are
-    accumulated, after the iteration that applies them. All processes of a run stop at the same one.
-    Data workers ignore it, because clusters send it to every process. A second one ends the process
-    at once.
+    This happens after the current iteration, of training or of validation; where gradients are
+    accumulated, after the iteration that applies them. All processes of a run stop at the same
+    iteration. Data workers ignore the signal, because clusters send it to every process. The same
+    signal a second time ends the process at once.
 
     Needs ``ResumableCheckpointHook``.
     """
@@ -71,7 +71,7 @@ class StopOnSignalHook(Hook):
         self._stop_if_asked(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Agree on how many batches of validation every process has: samplers may not round up."""
+        """Agree on how many batches of validation all processes have: not all samplers round up."""
         if self._previous:
             batches = torch.tensor(len(runner.val_loop.dataloader))
             all_reduce(batches, "min")
@@ -83,7 +83,7 @@ class StopOnSignalHook(Hook):
             self._stop_if_asked(runner, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -105,7 +105,7 @@ class StopOnSignalHook(Hook):
             f"status {STOPPED}"
         )
         runner.call_hook("after_run")
-        # A launcher ends all processes when one has ended, and the first may still be writing.
+        # A launcher ends all processes when one has ended, and rank 0 may still be writing.
         barrier()
         raise SystemExit(STOPPED)
 
@@ -121,7 +121,7 @@ def _outlive_signals(init: Callable[[int], None] | None, worker: int) -> None:
 def _obey_parent() -> None:
     # A loader ends its workers by SIGTERM if nothing else helps. torch's handler for that would
     # also end them when the cluster sends it, and the loader's process with them.
-    # Not os.getppid(): that is the server where workers start from one (forkserver).
+    # Not os.getppid(): with forkserver that is the server that starts the workers.
     while signal.sigwaitinfo(_SIGNALS).si_pid != parent_process().pid:
         pass
     os._exit(0)

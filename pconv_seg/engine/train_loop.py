@@ -18,7 +18,7 @@ from .random_state import set_random_state
 
 @LOOPS.register_module()
 class ResumableTrainLoop(IterBasedTrainLoop):
-    """mmengine's ``IterBasedTrainLoop``, with the same arguments but one, that resumes exactly.
+    """mmengine's ``IterBasedTrainLoop``, with all its arguments but one, made to resume exactly.
 
     An interrupted and an uninterrupted run with the same seed see the same samples in the same
     order, and reach the same weights bit for bit where torch computes the same twice (on the CPU it
@@ -27,14 +27,14 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     - a sampler with ``start_at(samples)``, which jumps to where the sampler was after that many
       samples of all processes together, and a data set that draws its augmentation from numbers
       seeded per sample, so that nothing that was seen is loaded again; or
-    - any other sampler and ``num_workers=0``: all batches up to there are drawn once more, as in
-      mmengine.
+    - any other sampler and ``num_workers=0``: all batches before the interruption are drawn once
+      more, as in mmengine.
 
     A validation that was interrupted is repeated. Before each validation the buffers (running
     statistics) of the first process, which are those in checkpoints, are copied to all.
 
     Changing the number of processes or the batch size between the parts of a run is allowed; then
-    batches are other ones, and dropout draws other numbers.
+    batches differ, and dropout draws other numbers.
 
     Raises:
         PreflightError: If ``fast_forward_on_resume`` is asked for, which would not resume exactly.
@@ -112,7 +112,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 next(self.dataloader_iterator)
 
     def _restore_random_states(self) -> None:
-        # A loader that starts draws a number.
+        # A loader draws a random number when it starts.
         getattr(self.dataloader_iterator, "_ensure_iterator", lambda: None)()
         states = self.runner.message_hub.runtime_info.get("random_states", ())
         if len(states) == self.runner.world_size:

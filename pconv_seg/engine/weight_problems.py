@@ -1,4 +1,4 @@
-"""Are all weights that a config names there?"""
+"""Are all weights that a config names available?"""
 
 import os.path as osp
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _WEIGHT_SOURCES = {
 
 
 def weight_problems(tree: dict) -> Iterator[Problem]:
-    """What cannot be had of the weights that a part of a config names."""
+    """The weights that a part of a config names and that cannot be had."""
     for key, location in _pretrained(tree):
         if missing := unavailable(location):
             source = _WEIGHT_SOURCES.get(osp.basename(str(location)), ())

@@ -1,8 +1,8 @@
-# The paper's sampling and augmentation. Crops reach past small images through
-# `data_preprocessor.size`, which pads them. Leaf configs set the crop.
+# The paper's sampling and augmentation. Images that scale to less than the crop are padded to
+# `data_preprocessor.size`. Leaf configs set the crop.
 dataset_type = "CityscapesSplitDataset"
 data_root = "{{$CITYSCAPES_DATASET:data/cityscapes}}"
-# Whole images in their own size.
+# Whole images at their own size.
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

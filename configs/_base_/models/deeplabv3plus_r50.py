@@ -7,7 +7,7 @@ model = dict(
         strides=(1, 2, 1, 1),
         dilations=(1, 1, 2, 4),
         norm_cfg=dict(type="SyncBN"),
-        # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
+        # ImageNet weights from zero padding, in both arms of the paper. To train without them:
         # --cfg-options model.backbone.init_cfg=None
         init_cfg=dict(
             type="PublishedWeights",

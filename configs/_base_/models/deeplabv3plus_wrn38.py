@@ -3,7 +3,7 @@ model = dict(
     backbone=dict(
         type="WideResNet38",
         norm_cfg=dict(type="SyncBN"),
-        # Trained on ImageNet with zero padding, in both arms of the paper. To train without:
+        # ImageNet weights from zero padding, in both arms of the paper. To train without them:
         # --cfg-options model.backbone.init_cfg=None
         init_cfg=dict(type="PublishedWeights", checkpoint="pretrained/wider_resnet38.pth.tar"),
     ),

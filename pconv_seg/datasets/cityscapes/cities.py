@@ -36,7 +36,7 @@ FINE_IMAGES = {
         "munich": 398,
     },
 }
-# Coarsely annotated cities. How many images each has is not published, only how many there are.
+# Coarsely annotated cities. Their numbers of images are not published, only the sum.
 COARSE_CITIES = (
     "augsburg",
     "bad-honnef",
@@ -74,7 +74,7 @@ def split_cities(split: int, part: str) -> list[tuple[str, str]]:
     """Cities of a split of the finely annotated images.
 
     The 3 cities of `val` and the 18 of `train`, in this order and each sorted, make 21. Split `s`
-    validates on 3 consecutive ones from the `s * 21 // 3`-th on, and trains on all others. Split 0
+    validates on 3 consecutive ones from index `s * 21 // 3` on, and trains on all others. Split 0
     is the usual one.
 
     Args:

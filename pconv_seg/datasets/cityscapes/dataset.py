@@ -22,8 +22,8 @@ class CityscapesSplitDataset(CityscapesDataset):
     ``data_root`` holds the published folders ``leftImg8bit/{train,val,test,train_extra}/CITY`` and
     ``gtFine/{train,val}/CITY`` or ``gtCoarse/train_extra/CITY`` with ``*_labelTrainIds.png``, which
     ``tools/prepare_cityscapes.py`` writes. Splits 1 and 2 take cities from these folders by name,
-    so no file moves. Split 0 and the coarse annotations are the folders as they are, as for mmseg's
-    ``CityscapesDataset``: all of their images, with a warning if published cities are absent.
+    so no file moves. Split 0 and the coarse annotations take the folders as they are, as mmseg's
+    ``CityscapesDataset`` does: all of their images, with a warning if published cities are absent.
     Validation cities by split:
 
     - 0, the usual one: frankfurt, lindau, munster (500 images)
@@ -41,8 +41,9 @@ class CityscapesSplitDataset(CityscapesDataset):
         **kwargs: Those of :class:`mmseg.datasets.BaseSegDataset`.
 
     Raises:
-        ValueError: ``split``, ``part`` or ``annotations`` is none of these.
-        FileNotFoundError: There is no image of some of the cities of split 1 or 2, or of any.
+        ValueError: ``split``, ``part`` or ``annotations`` is none of these, or they do not go
+            together.
+        FileNotFoundError: A city of split 1 or 2 has no image, or there is no image at all.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class CityscapesSplitDataset(CityscapesDataset):
         super().__init__(data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """mmseg's list of the images, by path."""
+        """mmseg's list of the images, sorted by path."""
         cities = ["/".join(city) for city in self._cities]
         places = {city.partition("/")[0] for city in cities} if self._whole_folder else cities
         data_list = [info for place in places for info in self._list(place)]

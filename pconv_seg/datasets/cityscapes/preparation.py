@@ -31,7 +31,7 @@ class Part(NamedTuple):
     """A folder of the data set as published.
 
     Attributes:
-        name: Of the folder below ``leftImg8bit`` and below that of the labels.
+        name: Of the folder below ``leftImg8bit`` and below the folder of the labels.
         labels: Folder of the labels, None if they are not public.
         images: Number of images per city, None where only the sum is known.
         total: Number of images.
@@ -84,7 +84,8 @@ class Preparation:
         frames: Number of images per part, and the number published.
         absent: Parts that are not there, and that training with fine annotations does not need.
         problems: What is missing, unreadable or contradictory.
-        checked: Number of frames whose files were read; the others had not changed since.
+        checked: Number of frames whose files were read; the others have not changed since
+            an earlier check.
         written: Number of label maps written.
     """
 
@@ -115,12 +116,13 @@ def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Prep
 
     Images and published label maps are read as a whole (checksums of all PNG chunks), polygons
     are parsed, and sizes compared. Label maps of training ids are drawn from the polygons by
-    cityscapesscripts, and existing ones that are valid are kept. Each appears whole or not at
-    all. ``checked_files.json`` in `root` remembers files that were good, so that another call
-    only looks at sizes and times of change and continues where an interrupted one stopped.
+    cityscapesscripts; existing valid ones are kept, unless their polygons have changed since the
+    last check. Each appears whole or not at all. ``checked_files.json`` in `root` remembers files
+    that were good, so that another call only looks at sizes and times of change and continues
+    where an interrupted one stopped.
 
     The fine parts ``train`` and ``val`` have to be there; ``test`` (images only, its labels are
-    placeholders) and the coarse ``train_extra`` are checked if they are.
+    placeholders) and the coarse ``train_extra`` are checked if they are there.
 
     Args:
         root: Folder that holds ``leftImg8bit`` and ``gtFine``.
@@ -130,7 +132,7 @@ def prepare_cityscapes(root: str | Path, num_workers: int | None = None) -> Prep
         ImportError: There is no cityscapesscripts.
         NotADirectoryError: There is no such folder.
         OSError: A label map cannot be written.
-        ValueError: ``checked_files.json`` is something else.
+        ValueError: ``checked_files.json`` is not such a record.
     """
     try:
         import cityscapesscripts  # noqa: F401

@@ -19,8 +19,8 @@ class DecodedCache:
 
     An entry belongs to the file's path, size and time of change and to how it was read, so a
     changed file is decoded anew. Entries are written whole or not at all and end in a checksum,
-    which each process compares on its first use of an entry; after that only those pages are read
-    that a crop touches. A damaged entry is reported and replaced.
+    which each process compares on its first use of an entry; after that only the pages that a crop
+    touches are read. A damaged entry is reported and replaced.
 
     Nothing is ever thrown out, since every image comes up once per epoch: when the folder is full,
     the remaining images are decoded as without the cache. To start anew, delete the folder. A
@@ -29,9 +29,9 @@ class DecodedCache:
 
     Args:
         folder: Where the entries are kept; a local disk.
-        max_gb: No entry is added that would make them exceed this many 1e9 bytes. Processes that
-            write at the same moment may exceed it by one entry each. Cityscapes' 2975 fine images
-            and labels take 25.
+        max_gb: No entry is added that would make them exceed this many GB (1e9 bytes). Processes
+            that write at the same moment may exceed it by one entry each. Cityscapes' 2975 fine
+            images and labels take 25.
 
     Raises:
         ValueError: ``max_gb`` is not above 0.
@@ -58,7 +58,7 @@ class DecodedCache:
 
         Args:
             path: The file; local.
-            reader: All that decides the array besides the file.
+            reader: Everything besides the file that decides the array.
             decode: Reads the file.
 
         Returns:
@@ -97,7 +97,7 @@ class DecodedCache:
         if self._full:
             return
         try:
-            # Only finished entries: the temporary folders of other processes vanish any moment.
+            # Only finished entries: other processes' temporary folders may vanish at any moment.
             used = sum(other.stat().st_size for other in self.folder.glob("*.npy"))
             if used + array.nbytes > self.max_bytes:
                 self._stop(f"{self.folder} holds {used / 1e9:.3g} of {self.max_bytes / 1e9:g} GB")

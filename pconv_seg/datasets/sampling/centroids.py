@@ -23,7 +23,7 @@ from pconv_seg.parallel import map_in_processes
 
 from .reading import SampleError, SampleReader
 
-# A part of every fingerprint: raise it when other code would find other centroids.
+# A part of every fingerprint: raise it when a change of the code changes the centroids.
 _VERSION = 1
 
 
@@ -45,7 +45,7 @@ def tile_centroids(label: np.ndarray, classes: int, tile: int) -> np.ndarray:
     """One centroid per tile and class present in it.
 
     It is the mean position of the class's pixels in the tile, rounded to the nearest pixel (halves
-    to the even one). With pixels on several sides of it, it may itself belong to another class.
+    to the even one). If the class lies around it, the pixel there may belong to another class.
 
     Args:
         label: Integers ``[H, W]``; values from ``classes`` on are left out.
@@ -75,28 +75,28 @@ def centroid_index(
     """The centroids of a data set, read from a file if that is up to date, else computed.
 
     All processors share the work. The file is kept beside the data and holds a fingerprint of the
-    label files (names, sizes, times of change), of how they are read and of this code. If it does
-    not fit or the file is damaged, the index is computed again. In distributed training the
-    first process does so while the others wait.
+    label files (names, sizes, times of change), of how they are read and of this code. If the
+    fingerprint does not fit or the file is damaged, the index is computed again. In distributed
+    training the first process does so while the others wait.
 
     Args:
         dataset: An mmseg data set of local files whose pipeline loads labels.
         tile: Side length of the tiles in pixels.
         cache: Folder of the file; None for ``data_root`` (or the folder of the labels).
-        on_error: What an unreadable label file does: 'raise', or 'skip' to log it and go on without
-            its centroids.
+        on_error: What to do about an unreadable label file: 'raise', or 'skip' to log it and go on
+            without its centroids.
 
     Raises:
         SampleError: Labels cannot be read.
         PermissionError: The folder cannot be written, and holds no up-to-date file.
-        ValueError: The data set has no labels, or ``tile`` is no number of pixels above 0.
+        ValueError: The data set has no labels, or ``tile`` is not a number of pixels above 0.
     """
-    tile_stride(tile, 0)  # refuses what is no number of pixels: less than 0 would find nothing
+    tile_stride(tile, 0)  # refuses a bad tile: a negative one would find nothing
     main = is_main_process()
     if main:
         index = _read_or_compute(dataset, tile, cache, on_error)
     barrier()
-    # On another machine's disk it may still be missing there.
+    # It may still be missing on another machine's disk.
     return index if main else _read_or_compute(dataset, tile, cache, on_error)
 
 
@@ -143,7 +143,7 @@ def _read(file: Path, fingerprint: str) -> CentroidIndex | None:
         reason = "the labels or how they are read changed since"
     except FileNotFoundError:
         return None
-    # Zip, zlib and numpy each have errors of their own for each place that a byte can be wrong in.
+    # Zip, zlib and numpy each raise errors of their own, depending on which byte is wrong.
     except Exception as error:
         reason = f"damaged ({error})"
     print_log(f"centroids: {file} is replaced: {reason}", logger="current", level=logging.WARNING)
@@ -185,7 +185,7 @@ def _compute(
 
 
 def _centroids_of(reader: SampleReader, classes: int, tile: int, info: dict) -> np.ndarray | str:
-    """Centroids of one image, or why there are none (an error would lose its place in the list)."""
+    """Centroids of one image, or why there are none (raising would end the whole list)."""
     try:
         return tile_centroids(reader.label(info), classes, tile)
     except SampleError as error:

@@ -16,7 +16,7 @@ from .cache import DecodedCache
 from .draw import Draw, seeded
 from .reading import SampleError, SampleReader
 
-# As many unreadable samples in a row are no accident.
+# This many unreadable samples in a row are no accident.
 _ATTEMPTS = 10
 
 
@@ -40,15 +40,15 @@ class DrawnDataset(Dataset):
     Args:
         dataset: Config of the data set: a :class:`mmseg.datasets.BaseSegDataset`.
         coarse: Config of a second data set of the same classes, from which
-            :class:`ClassUniformSampler` takes rare classes. Keys left out are those of ``dataset``.
-        on_error: What a sample that cannot be read does: 'raise' ends the run, 'skip' logs and
-            counts it and draws another image of ``dataset``, the same one in every run.
+            :class:`ClassUniformSampler` takes rare classes. Keys left out are as in ``dataset``.
+        on_error: What to do about a sample that cannot be read: 'raise' ends the run, 'skip' logs
+            and counts it and draws another image of ``dataset``, the same one in every run.
         decoded_cache: Arguments of :class:`DecodedCache`; None to decode files each time.
 
     Raises:
         ValueError: ``on_error`` is something else, a data set has no class names, or the coarse one
-            has others.
-        TypeError: A data set is none of mmseg's.
+            has other classes.
+        TypeError: A data set is not one of mmseg's.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class DrawnDataset(Dataset):
 
     @property
     def replaced(self) -> int:
-        """How many draws were replaced so far because a sample could not be read."""
+        """How many draws have been replaced so far because a sample could not be read."""
         return int(self._replaced)
 
     def __len__(self) -> int:
-        """Number of images, the coarse ones behind the others."""
+        """Number of images; the coarse ones come after the others."""
         return sum(map(len, self.datasets))
 
     def get_data_info(self, index: int) -> dict:
@@ -109,7 +109,7 @@ class DrawnDataset(Dataset):
 
         Raises:
             TypeError: ``draw`` is a plain index.
-            SampleError: A file cannot be read, or holds values that no class stands for.
+            SampleError: A file cannot be read, or holds values that stand for no class.
         """
         if not isinstance(draw, Draw):
             raise TypeError(

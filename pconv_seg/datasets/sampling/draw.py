@@ -29,7 +29,7 @@ class Draw(NamedTuple):
 def seeded(*entropy: int) -> Iterator[None]:
     """Seed the global generators of random, numpy and torch (CPU) inside the block only.
 
-    Behind the block all three continue where they were, so that loading in the training process
+    After the block all three continue where they were, so that loading in the training process
     changes nothing for the model.
     """
     # `torch.manual_seed` would seed the GPUs as well.

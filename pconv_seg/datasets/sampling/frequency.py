@@ -85,7 +85,8 @@ def compare_sampling(
 
     Raises:
         SampleError: A file cannot be read.
-        ValueError: The training data are no data set of mmseg, or as :class:`ClassUniformSampler`.
+        ValueError: The training data are not a data set of mmseg, or as
+            :class:`ClassUniformSampler`.
         PermissionError: As :class:`ClassUniformSampler`.
     """
     data = cfg.train_dataloader.dataset

@@ -13,10 +13,10 @@ from .cache import DecodedCache
 
 
 class SampleError(RuntimeError):
-    """An image or a label file is missing, corrupt or holds what no class stands for."""
+    """An image or a label file is missing or corrupt, or holds values that stand for no class."""
 
     def __init__(self, message: str) -> None:
-        # A loader hands on its worker's traceback in place of the message, which is its end.
+        # In place of the message a loader hands on its worker's traceback, which ends in it.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].rstrip())
 
 
@@ -28,7 +28,7 @@ class SampleReader:
         cache: Where decoded files are kept; None to decode each time.
 
     Attributes:
-        rest: The transforms of the pipeline behind its last loading step.
+        rest: The transforms of the pipeline after its last loading step.
     """
 
     def __init__(self, dataset: BaseSegDataset, cache: DecodedCache | None = None) -> None:
@@ -81,9 +81,9 @@ class SampleReader:
         raise ValueError("the pipeline of the training data has no LoadAnnotations")
 
     def describe(self, info: dict) -> str:
-        """All that decides the labels besides the file."""
+        """Everything besides the file that decides the labels."""
         steps = [
-            # mmseg's sets this one when it first reads, to what `info` has.
+            # mmseg's step sets this one to the value in `info` when it first reads.
             {name: value for name, value in vars(step).items() if name != "reduce_zero_label"}
             for step in self._steps
             if isinstance(step, LoadAnnotations)
@@ -132,7 +132,7 @@ class SampleReader:
         content = fileio.get(path, backend_args=step.backend_args)
         try:
             file = Image.open(BytesIO(content))
-        except UnidentifiedImageError:  # what a LoadAnnotations of the user's own reads
+        except UnidentifiedImageError:  # only a LoadAnnotations of the user's own reads it
             return
         if file.mode[0] in "IF":  # all modes of more than 8 bits
             values = np.asarray(file)

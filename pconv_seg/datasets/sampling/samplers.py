@@ -23,7 +23,7 @@ class ResumableSampler(Sampler):
     """All images in random order, epoch after epoch, without end.
 
     The order of epoch e follows from the seed and e. Of the endless sequence, process r of W takes
-    every W-th draw from the r-th on: so W processes with batches of B see in each iteration the
+    every W-th draw from the r-th on: so in each iteration, W processes with batches of B see the
     samples that one process with batches of W * B sees.
 
     Args:
@@ -32,7 +32,7 @@ class ResumableSampler(Sampler):
             processes share. mmengine passes that of the run.
 
     Raises:
-        TypeError: The data set is no :class:`DrawnDataset`.
+        TypeError: The data set is not a :class:`DrawnDataset`.
     """
 
     def __init__(self, dataset: DrawnDataset, seed: int | None = None) -> None:
@@ -51,9 +51,9 @@ class ResumableSampler(Sampler):
         return len(self.dataset)
 
     def start_at(self, samples: int) -> None:
-        """Begin behind as many samples as all processes together have seen.
+        """Begin after as many samples as all processes together have seen.
 
-        It takes no time that depends on ``samples``.
+        The time this takes does not depend on ``samples``.
 
         Raises:
             ValueError: ``samples`` is negative.
@@ -63,7 +63,7 @@ class ResumableSampler(Sampler):
         self._start = samples
 
     def skip(self, num_samples: int) -> None:
-        """Begin behind as many samples as this process has seen, as mmengine's loops ask for."""
+        """Begin after as many samples as this process has seen, as mmengine's loops ask for."""
         self.start_at(num_samples * self.world_size)
 
     def __iter__(self) -> Iterator[Draw]:
@@ -93,7 +93,7 @@ class ClassUniformSampler(ResumableSampler):
     """Half of the samples from all images alike, half from all classes alike.
 
     An epoch has as many samples as there are (fine) images. One half of them, rounded down, is
-    shared equally among the classes; what does not divide goes to classes by chance. Each of these
+    shared equally among the classes; the remainder goes to classes drawn at random. Each of these
     samples is a crop that contains a centroid of its class (see :func:`centroid_index`); in an
     epoch, all centroids of a class come up before one comes up again. The other half are random
     crops of random images. Coarse images come up through centroids of ``coarse_classes`` only.
@@ -104,18 +104,18 @@ class ClassUniformSampler(ResumableSampler):
             its pipeline.
         seed: As for :class:`ResumableSampler`.
         tile: Side length of the tiles that have one centroid per class.
-        cache: Folder of the centroids; None for the one of the data.
+        cache: Folder of the centroids; None for the folder of the data.
         coarse_classes: Names of the classes that coarse images add to. Without a coarse data set
-            they mean nothing.
-        fine_only_after: Number of epochs after which coarse images come up no more; None for never.
+            they are not used.
+        fine_only_after: Epochs after which coarse images are left out; None to keep them.
 
     Raises:
         TypeError: As for :class:`ResumableSampler`.
-        ValueError: The pipeline has no :class:`RandomScaleCrop` directly behind its loading steps,
-            ``tile`` is no number of pixels above 0, a coarse class is none of the data's, or there
-            are no labels.
+        ValueError: The pipeline has no :class:`RandomScaleCrop` directly after its loading steps,
+            ``tile`` is not a number of pixels above 0, a coarse class is none of the data's, or
+            there are no labels.
         SampleError: Labels cannot be read, and ``on_error`` of the data set is 'raise'.
-        PermissionError: The folder of the centroids cannot be written, and holds none of these.
+        PermissionError: As for :func:`centroid_index`.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ClassUniformSampler(ResumableSampler):
     ) -> None:
         super().__init__(dataset, seed)
         for reader in dataset.readers:
-            # Centroids are places in the file: what resizes or flips before would move them.
+            # Centroids are places in the file: resizing or flipping before the crop moves them.
             if not isinstance(next(iter(reader.rest), None), RandomScaleCrop):
                 raise ValueError(
                     "ClassUniformSampler places crops, but the pipeline of the training data has "

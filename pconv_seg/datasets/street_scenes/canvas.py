@@ -12,10 +12,10 @@ import numpy as np
 
 from pconv_seg.datasets.cityscapes.labels import CITYSCAPES_LABEL_IDS
 
-# Every one of the 34 label ids that is no class becomes 255, ...
+# Every one of the 34 label ids that stands for no class becomes 255, ...
 TRAIN_IDS = np.full(34, 255, np.uint8)
 TRAIN_IDS[list(CITYSCAPES_LABEL_IDS.values())] = range(len(CITYSCAPES_LABEL_IDS))
-# ... such as the last of these, which the scenes hold as well.
+# ... such as the last four of these, which the scenes hold as well.
 LABEL_ID = {**CITYSCAPES_LABEL_IDS, "ego vehicle": 1, "static": 4, "parking": 9, "rail track": 10}
 _NOTHING = 255  # in a sprite's label ids: see-through
 
@@ -67,7 +67,7 @@ class Sprite:
         label: str | None = None,
         line: float = 0,
     ) -> None:
-        """Fill a polygon, or draw its outline of width ``line``; ``None`` leaves that as it is."""
+        """Fill a polygon, or outline it ``line`` wide; None leaves colour or label as it is."""
         scale = np.array([self.width, self.height])
         corners = [np.rint(np.asarray(points) * scale - 0.5).astype(np.int32)]
         width = max(1, round(line * self.width))
@@ -155,14 +155,14 @@ class Scene:
     def paint(self, corners: Points, draw: Callable[[Sprite], None], light: float = 1) -> None:
         """Warp what ``draw`` draws onto a world rectangle.
 
-        ``corners`` are its top left, top right, bottom right and bottom left in the image.
+        ``corners`` are world points, as seen: top left, top right, bottom right, bottom left.
         """
         quad = self.project(corners)
         origin = np.maximum(np.floor(quad.min(axis=0)), 0).astype(int)
         end = np.minimum(np.ceil(quad.max(axis=0)) + 1, (self.width, self.height)).astype(int)
         if (end <= origin).any():
             return
-        # As many pixels as the part covers on the image, so that neither warp nor drawing wastes.
+        # As many pixels as the part covers in the image: neither warp nor drawing wastes any.
         edges = np.hypot(*(quad - quad[[1, 2, 3, 0]]).T)
         limit = max(64, 0.6 * max(self.height, self.width))
         width, height = (int(np.clip(max(edges[i::2]), 4, limit)) for i in (0, 1))

@@ -26,7 +26,7 @@ def _scene_seed(seed: int, split: str, index: int) -> int:
 
 
 def _scene_paths(root: Path, split: str, index: int, count: int) -> tuple[Path, Path, Path]:
-    # Names of the real cities, because Cityscapes is split by cities. Sorted as the indices are.
+    # Names of the real cities, because Cityscapes is split by cities; sorted like the indices.
     cities = sorted(FINE_IMAGES[split])
     city = cities[index * len(cities) // count]
     name = f"{city}_{index:06d}_000019"
@@ -50,7 +50,7 @@ def _write_scene(job: tuple[tuple[int, int], int, tuple[Path, Path, Path]]) -> N
 def _claim(root: Path, settings: dict) -> None:
     """Write the manifest, or make sure that the folder was begun with the same settings.
 
-    It is written before the images: an interrupted run must not be completed with other ones.
+    It is written before the images: an interrupted run must not be completed with other settings.
     """
     path = root / _MANIFEST
     way_out = "choose another --out or delete that folder"
@@ -100,7 +100,7 @@ def write_street_scenes(
     ]
     settings = {"size": list(size), "train": num_train, "val": num_val, "seed": seed}
     _claim(root, {**settings, "generator": _VERSION})
-    # A listing of images would take what a killed run left half written for some.
+    # What a killed run left half written would count as images in a listing.
     for folder in {path.parent for job in jobs for path in job[2]}:
         remove_leftovers(folder, "*.png")
     jobs = [job for job in jobs if not all(path.exists() for path in job[2])]

@@ -13,9 +13,9 @@ import numpy as np
 from . import parts
 from .canvas import LABEL_ID, Scene, noise, tint
 
-_FAR = 130.0  # metres; what lies behind is the skyline
+_FAR = 130.0  # metres; what lies beyond is the skyline
 
-# Width, height, length in metres (of one carriage).
+# Width, height, length in metres; of a train, those of one carriage.
 _VEHICLES = {
     "car": (1.8, 1.5, 4.3),
     "van": (2.0, 2.3, 5.2),
@@ -34,7 +34,7 @@ class _Street:
         self.lanes = (np.arange(count) - rng.integers(count)) * self.lane_width
         self.lanes += rng.uniform(-0.6, 0.6)
         self.crossing = rng.uniform(9, 45) if rng.random() < 0.5 else np.inf
-        # Of each side (-1 left, 1 right): kerb, pavement from and to, building line, rails or None.
+        # By side (-1 left, 1 right): kerb, ends of the pavement, building line, rails or None.
         self.kerb, self.walk, self.front, self.rails = {}, {}, {}, {}
         strips = {}
         for sign in (-1, 1):
@@ -185,7 +185,7 @@ def _add_tree(scene: Scene, x: float, z: float) -> None:
 
 
 def _depth(rng: np.random.Generator) -> float:
-    """Few metres about as likely as many, so that things of all sizes appear."""
+    """Near depths about as likely as far ones, so that things of all sizes appear."""
     return float(np.exp(rng.uniform(np.log(1.1), np.log(60))))
 
 
@@ -221,7 +221,7 @@ def _add_pavement(scene: Scene, street: _Street, sign: int) -> None:
 
 
 def _add_traffic(scene: Scene, street: _Street) -> None:
-    """Vehicles and riders on the lanes, and what passes the crossing."""
+    """Vehicles and riders on the lanes, and all that is on the crossing."""
     rng = scene.rng
     kinds, chances = ["car", "van", "truck", "bus"], [0.6, 0.1, 0.15, 0.15]
     machines = ["bicycle", "motorcycle"]
