@@ -34,7 +34,7 @@ NETWORKS = {
     "WideResNet38": "deeplabv3plus_wrn38_pd_cityscapes.py",
 }
 GB = 1e9
-# The batch normalization behind global pooling cannot be trained on one image.
+# The batch normalization after global pooling cannot be trained on one image.
 _IMAGES = 2
 
 

@@ -50,7 +50,7 @@ def _keep_running_statistics(block: nn.Module) -> Iterator[None]:
 
 
 class _PreActivationBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, or of 1x1, 3x3, 1x1, each behind BN and ReLU.
+    """Residual block of two 3x3 convolutions, or of 1x1, 3x3, 1x1, each after BN and ReLU.
 
     The projection shortcut takes the first BN+ReLU output, the identity shortcut the raw input.
     """

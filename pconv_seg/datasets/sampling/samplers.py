@@ -133,7 +133,7 @@ class ClassUniformSampler(ResumableSampler):
             if not isinstance(next(iter(reader.rest), None), RandomScaleCrop):
                 raise ValueError(
                     "ClassUniformSampler places crops, but the pipeline of the training data has "
-                    "no RandomScaleCrop directly behind its loading steps, which would crop there; "
+                    "no RandomScaleCrop directly after its loading steps, which would crop there; "
                     "put it in place of RandomResize and RandomCrop, or take ResumableSampler"
                 )
         self.fine_only_after = fine_only_after
