@@ -68,8 +68,8 @@ class ResumableCheckpointHook(CheckpointHook):
       leaves no trace in training.
     - ``resume=True`` takes the newest whole checkpoint of the work dir and logs which newer ones it
       skipped and why. It takes ``load_from`` if that lies in the same folder, or if none of those
-      is whole; otherwise ``load_from`` is only what the run once started from. Where config and
-      checkpoint differ in the learning rate and its schedule, the checkpoint counts, and the
+      is whole; otherwise ``load_from`` is only what the run once started from. The learning rate
+      and its schedule are the checkpoint's; where its schedulers differ from the config's, the
       difference is logged.
     - Weights that are not finite are not written.
 
@@ -139,7 +139,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if isinstance(runner._train_loop, BaseLoop):  # else schedulers are not built yet
             for change in _changes(runner.param_schedulers, checkpoint.get("param_schedulers")):
                 print_log(
-                    f"--resume goes on with the checkpoint's learning rate and schedule: {change}",
+                    f"--resume does not follow the config's learning rate and schedule: {change}",
                     runner.logger,
                     logging.WARNING,
                 )
@@ -293,7 +293,7 @@ def _resume_from(load_from: str | None, work_dir: str) -> tuple[str | Path | Non
 
 
 def _changes(schedulers: Any, states: Any, key: str = "param_scheduler") -> Iterator[str]:
-    """Where schedulers differ between config and checkpoint; mmengine follows the checkpoint.
+    """Where schedulers differ between config and checkpoint; mmengine takes the latter's values.
 
     Args:
         schedulers: Of the runner: a list, or one for each of several optimizers, or None.
@@ -304,14 +304,31 @@ def _changes(schedulers: Any, states: Any, key: str = "param_scheduler") -> Iter
         for name, some in schedulers.items():
             yield from _changes(some, states[name], f"{key}.{name}")
         return
+    # Without schedulers in the config, mmengine itself warns that it leaves out the checkpoint's.
+    if schedulers is not None and len(schedulers) != len(states):
+        yield (
+            f"{key}: the checkpoint has {len(states)} schedulers, the config {len(schedulers)}; "
+            "one that only the checkpoint has is left out, one that it lacks begins anew"
+        )
     for number, (scheduler, theirs) in enumerate(zip(schedulers or (), states or (), strict=False)):
         ours = scheduler.state_dict()
+        if ours.keys() != theirs.keys():
+            theirs_alone, ours_alone = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
+            yield (
+                f"{key}.{number}: the checkpoint's is another kind of scheduler: it has "
+                f"{_names(theirs_alone)}, not {_names(ours_alone)}; the kind is the config's, "
+                "all values that both have are the checkpoint's"
+            )
         for name in sorted((ours.keys() & theirs.keys()) - _COUNTED):
             if ours[name] != theirs[name]:
                 yield (
                     f"{key}.{number}: {name} is {reprlib.repr(theirs[name])}, not the config's "
                     f"{reprlib.repr(ours[name])}"
                 )
+
+
+def _names(keys: set[str]) -> str:
+    return ", ".join(sorted(keys)) or "nothing else"
 
 
 def accumulated_iterations(runner: Runner) -> int:

@@ -54,7 +54,8 @@ class EvaluationPlan:
         region: What has a centre. Where regions follow tiles, those of ``'regular'`` are the ones
             of ``'tile'``.
         bands: Distances that separate bands, in pixels.
-        ignore_index: Label of the pixels that are not counted. ``None``: the data set's.
+        ignore_index: Label of the pixels that are not counted. ``None``: the data set's; before
+            that, tools and ``PaddingEvalHook`` take the one that the config's metric names.
         batch_size: Tiles per forward pass.
 
     Raises:

@@ -13,9 +13,10 @@ import pytest
 import tiny_run
 import torch
 from mmengine.config import Config
+from mmengine.optim import CosineAnnealingLR, PolyLR
 from mmengine.runner import Runner
 
-from pconv_seg.engine.checkpoint_hook import _resume_from
+from pconv_seg.engine.checkpoint_hook import _changes, _resume_from
 from pconv_seg.work_dir import damage, newest_checkpoint
 
 
@@ -388,7 +389,7 @@ def test_a_schedule_that_resuming_does_not_follow_is_named(
     train.log.unlink()
     train.arguments += ["--cfg-options", "param_scheduler.1.end=99", "optim_wrapper.optimizer.lr=1"]
     tiny_run.assert_same(train.end(), uninterrupted)
-    found = re.findall(r"--resume goes on with .*: (param_scheduler.*)", train.log.read_text())
+    found = re.findall(r"--resume does not follow .*: (param_scheduler.*)", train.log.read_text())
     assert found == [
         "param_scheduler.0: base_values is [0.05], not the config's [1]",
         "param_scheduler.1: base_values is [0.05], not the config's [1]",
@@ -399,7 +400,21 @@ def test_a_schedule_that_resuming_does_not_follow_is_named(
     train.arguments = train.arguments[:-3]
     train.log.unlink()
     train.end()
-    assert "goes on with the checkpoint's" not in train.log.read_text()
+    assert "does not follow" not in train.log.read_text()
+
+
+def test_other_kinds_and_numbers_of_schedulers_are_named() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    poly = PolyLR(optimizer, end=100, by_epoch=False)
+    cosine = CosineAnnealingLR(optimizer, end=100, by_epoch=False)
+    assert list(_changes([poly], [poly.state_dict()])) == []
+    (other,) = _changes([cosine], [poly.state_dict()])
+    assert "param_scheduler.0: the checkpoint's is another kind of scheduler" in other
+    assert "it has power, total_iters, not T_max" in other
+    for ours, theirs in (([poly, cosine], [poly]), ([poly], [poly, cosine])):
+        (number,) = _changes(ours, [scheduler.state_dict() for scheduler in theirs])
+        assert f"has {len(theirs)} schedulers, the config {len(ours)}" in number
+    assert list(_changes(None, None)) == list(_changes(None, [poly.state_dict()])) == []
 
 
 def test_load_from_counts_where_the_run_has_nothing_of_its_own(tmp_path: Path) -> None:
