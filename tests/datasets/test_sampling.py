@@ -225,6 +225,8 @@ def test_coarse_images_add_rare_classes_until_the_last_part(data):
     # Trucks are in the coarse images 0 and 5; nothing else of the coarse images comes up.
     taken = early[early[:, 0] >= 11]
     assert set(map(tuple, taken.tolist())) == {(11, 11, 23), (16, 11, 23)}
+    one = uniform(dataset, coarse_classes="truck")  # as a command line gives it
+    assert np.array_equal(one.plan(0), always.plan(0))
     with pytest.raises(ValueError, match="no class bus"):
         uniform(dataset, coarse_classes=["truck", "bus"])
     with pytest.raises(ValueError, match="has the classes"):

@@ -105,8 +105,8 @@ class ClassUniformSampler(ResumableSampler):
         seed: As for :class:`ResumableSampler`.
         tile: Side length of the tiles that have one centroid per class.
         cache: Folder of the centroids; None for the folder of the data.
-        coarse_classes: Names of the classes that coarse images add to. Without a coarse data set
-            they are not used.
+        coarse_classes: Name or names of the classes that coarse images add to. Without a coarse
+            data set they are not used.
         fine_only_after: Epochs after which coarse images are left out; None to keep them.
 
     Raises:
@@ -124,7 +124,7 @@ class ClassUniformSampler(ResumableSampler):
         seed: int | None = None,
         tile: int = 1024,
         cache: str | Path | None = None,
-        coarse_classes: Sequence[str] = RARE_CITYSCAPES_CLASSES,
+        coarse_classes: str | Sequence[str] = RARE_CITYSCAPES_CLASSES,
         fine_only_after: int | None = None,
     ) -> None:
         super().__init__(dataset, seed)
@@ -143,6 +143,8 @@ class ClassUniformSampler(ResumableSampler):
         )
         self._fine = _by_class(fine, len(classes))
         self._all = list(self._fine)
+        if isinstance(coarse_classes, str):  # as --cfg-options reads a single one
+            coarse_classes = [coarse_classes]
         for index in coarse:
             unknown = set(coarse_classes).difference(classes)
             if unknown:
