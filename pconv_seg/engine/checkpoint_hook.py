@@ -300,17 +300,18 @@ def _changes(schedulers: Any, states: Any, key: str = "param_scheduler") -> Iter
         states: Those in the checkpoint.
         key: Where they stand in the config.
     """
+    if schedulers is None:  # mmengine itself warns that it leaves out the checkpoint's
+        return
     if isinstance(schedulers, dict):
         for name, some in schedulers.items():
             yield from _changes(some, states[name], f"{key}.{name}")
         return
-    # Without schedulers in the config, mmengine itself warns that it leaves out the checkpoint's.
-    if schedulers is not None and len(schedulers) != len(states):
+    if len(schedulers) != len(states):
         yield (
             f"{key}: the checkpoint has {len(states)} schedulers, the config {len(schedulers)}; "
             "one that only the checkpoint has is left out, one that it lacks begins anew"
         )
-    for number, (scheduler, theirs) in enumerate(zip(schedulers or (), states or (), strict=False)):
+    for number, (scheduler, theirs) in enumerate(zip(schedulers, states, strict=False)):
         ours = scheduler.state_dict()
         if ours.keys() != theirs.keys():
             theirs_alone, ours_alone = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()

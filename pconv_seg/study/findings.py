@@ -254,31 +254,37 @@ def needed(contrast: Contrast) -> str:
         return "At least two seeds of all the runs that it takes."
     if math.isnan(contrast.mean):
         return "Images with classes there."
+    return (
+        "If the effect and the spread are as seen (seeds: standard deviation "
+        f"{contrast.sd:.2f}): {_ways(contrast)}."
+    )
+
+
+def _ways(contrast: Contrast) -> str:
+    """How many seeds, or images, would settle what several seeds leave open."""
     # Only the side towards 0 counts: intervals over images are not symmetric.
     by_seeds, by_images = (
         abs(contrast.mean - (low if contrast.mean > 0 else high))
         for _, low, high in (contrast.over_seeds, contrast.over_images)
     )
     if math.isnan(by_images):
-        what = "images enough for an interval, which these do not give"
-        if not contrast.over_seeds.distinguishable:
-            what = f"{_seeds_text(contrast.sd, contrast.mean)} and {what}"
-    else:
-        ways = []
-        # What the other interval leaves of the distance to 0; if nothing, both must narrow.
-        if by_images < abs(contrast.mean):
-            left = math.sqrt(contrast.mean**2 - by_images**2)
-            ways.append(f"{_seeds_text(contrast.sd, left)} on these images")
-        if by_seeds < abs(contrast.mean):
-            left = math.sqrt(contrast.mean**2 - by_seeds**2)
-            ways.append(f"{_images_text(by_images, left)} with these seeds")
-        half = contrast.mean / math.sqrt(2)
-        both = f"{_seeds_text(contrast.sd, half)} and {_images_text(by_images, half)}"
-        what = ", or ".join(ways) or both
-    return (
-        "If the effect and the spread are as seen (seeds: standard deviation "
-        f"{contrast.sd:.2f}): {what}."
-    )
+        enough = "images enough for an interval, which these do not give"
+        if contrast.over_seeds.distinguishable:
+            return enough
+        return f"{_seeds_text(contrast.sd, contrast.mean)} and {enough}"
+    ways = []
+    # What the other interval leaves of the distance to 0.
+    if by_images < abs(contrast.mean):
+        left = math.sqrt(contrast.mean**2 - by_images**2)
+        ways.append(f"{_seeds_text(contrast.sd, left)} on these images")
+    if by_seeds < abs(contrast.mean):
+        left = math.sqrt(contrast.mean**2 - by_seeds**2)
+        ways.append(f"{_images_text(by_images, left)} with these seeds")
+    if ways:
+        return ", or ".join(ways)
+    # Neither leaves anything: both must narrow.
+    half = contrast.mean / math.sqrt(2)
+    return f"{_seeds_text(contrast.sd, half)} and {_images_text(by_images, half)}"
 
 
 def interval_text(interval: Difference) -> str:
