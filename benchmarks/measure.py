@@ -160,6 +160,7 @@ def memory_records(
 ) -> Iterator[dict]:
     """One record per contender: its peak memory in bytes, and the ratio to ``baseline``."""
     for name, peak in peaks.items():
+        ratio = peak / peaks[baseline]
         yield {
             "case": case,
             "quantity": "peak memory",
@@ -167,8 +168,8 @@ def memory_records(
             "baseline": baseline,
             "min": peak,
             "median": peak,
-            "ratio": peak / peaks[baseline],
-            **_judged(goals, name, *(peak / peaks[baseline],) * 2),
+            "ratio": ratio,
+            **_judged(goals, name, ratio, ratio),
         }
 
 

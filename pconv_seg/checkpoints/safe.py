@@ -10,7 +10,6 @@ import os
 import pickle
 import tarfile
 import zipfile
-from _codecs import encode
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -154,7 +153,7 @@ def _numpy_scalar(dtype: np.dtype, data: bytes) -> np.generic:
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise _RefusedError(f"_codecs.encode(..., {_shown(encoding)})")
-    return encode(text, "latin1")
+    return text.encode("latin1")
 
 
 def _check_content(kind: type, *content: Any) -> None:

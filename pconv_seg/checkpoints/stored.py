@@ -44,10 +44,10 @@ def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> 
         return None
     try:
         config = Config(_parse(text, source))
-    except KeyError as error:  # Config keeps some names for itself
-        raise CheckpointError(f"{source}: its stored config: {error.args[0]}") from error
-    except RecursionError as error:  # also while naming what is refused
-        raise CheckpointError(f"{source}: its stored config cannot be read: {error}") from error
+    # Config keeps some names for itself; naming what is refused may recurse as well.
+    except (KeyError, RecursionError) as error:
+        why = error.args[0]
+        raise CheckpointError(f"{source}: its stored config cannot be read: {why}") from error
     scopes, registered = _registered(_ALL if whole else _OF_MODELS)
     for key, name in _lookups(config._cfg_dict if whole else config.get("model")):
         if key != "type" and name not in [None, *scopes]:

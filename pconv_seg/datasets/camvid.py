@@ -1,7 +1,7 @@
 """CamVid in the 11-class form that was published with SegNet."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -39,7 +39,7 @@ class CamVidDataset(BaseSegDataset):
             would pass other values on to the loss, where they end in a device-side assertion.
     """
 
-    METAINFO: ClassVar[dict] = {
+    METAINFO = {
         "classes": (
             "Sky",
             "Building",

@@ -36,7 +36,7 @@ def load_tested(
     config: Config,
     checkpoints: Sequence[str],
     classes: tuple[str, ...] | None,
-    paddings: Sequence[str | None] = (None,),
+    paddings: Sequence[str | None],
 ) -> tuple[list[BaseSegmentor], list[Tested]]:
     """Load each checkpoint once, and switch a copy of it to each padding.
 
@@ -150,9 +150,7 @@ def _draw(
     names = [network.padding for network in tested]
     if len(set(names)) < len(names):
         short = short_names(network.checkpoint for network in tested)
-        names = [short[network.checkpoint] for network in tested]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({network.padding})" for name, network in zip(names, tested, strict=True)]
+        names = [f"{short[network.checkpoint]} ({network.padding})" for network in tested]
     for mode in plan.modes:
         predictions = {
             name: maps[mode][0].cpu().numpy() for name, maps in zip(names, label_maps, strict=True)

@@ -27,7 +27,7 @@ class Run(NamedTuple):
     checkpoint: Path
 
 
-def latest_run(work_dirs: str | Path = "work_dirs") -> Run:
+def latest_run(work_dirs: str | Path) -> Run:
     """The finished training run below ``work_dirs`` whose last checkpoint is the newest.
 
     A run is a folder in which mmengine left a config and a file ``last_checkpoint``. It is finished

@@ -242,7 +242,7 @@ def shift_regions(tile: int | Sequence[int], bin_width: int | None = None) -> Sh
 
 
 def predict_grids(
-    model: BaseSegmentor, pixels: Tensor, grids: ShiftedGrids, batch_size: int = 1
+    model: BaseSegmentor, pixels: Tensor, grids: ShiftedGrids, batch_size: int
 ) -> Tensor:
     """Label maps of an image on both grids; tiles that the grids share are predicted once.
 

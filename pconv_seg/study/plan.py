@@ -176,13 +176,12 @@ class Study:
 def _shift(file: str | Path, options: Any) -> dict[str, Any] | None:
     if options is None:
         return None
-    if not isinstance(options, dict) or set(options) - _SHIFT_KEYS or "tile" not in options:
+    if not isinstance(options, dict) or set(options) - _SHIFT_KEYS or options.get("tile") is None:
         raise PreflightError(
             f"{file}: study.shift is dict(tile=...), maybe with bin_width, but is {options!r}"
         )
     try:
-        if options["tile"] is not None:
-            shift_regions(**options)
+        shift_regions(**options)
     except (TypeError, ValueError) as error:
         raise PreflightError(f"{file}: study.shift: {error}") from error
     return json.loads(json.dumps(options))  # as files hold it, with lists in place of tuples

@@ -185,9 +185,9 @@ def _check_network(study: Study) -> None:
 
 
 def _tiles(study: Study) -> list[tuple[str, tuple[int, int]]]:
-    """(height, width) of all tiles that are given, each with the key that gives it."""
+    """(height, width) of all tiles, each with the key that gives it."""
     tiles = [("evaluation", p.tile) for p in study.plans if set(p.modes) - {"regular"}]
-    if study.shift is not None and study.shift["tile"] is not None:
+    if study.shift is not None:
         tiles.append(("shift", study.shift["tile"]))
     return [(key, pair(tile, "tile")) for key, tile in tiles]
 

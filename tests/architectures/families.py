@@ -101,7 +101,6 @@ def _vit(**kwargs) -> dict:
 
 
 _STAGES = [8, 16, 24, 32]
-_HEADS = [1, 2, 3, 4]
 
 FAMILIES: dict[str, dict] = {
     "deeplabv3plus": _segmentor(
@@ -310,7 +309,7 @@ FAMILIES: dict[str, dict] = {
         dict(type="PlainConvNeXt", channels=(8, 16, 24, 32)), _head("UPerHead", _STAGES)
     ),
     "twins (pcpvt, fpn)": _segmentor(
-        dict(type="PCPVT", embed_dims=_STAGES, num_heads=_HEADS, depths=[1, 1, 1, 1]),
+        dict(type="PCPVT", embed_dims=_STAGES, num_heads=[1, 2, 3, 4], depths=[1, 1, 1, 1]),
         _head("FPNHead", [16, 16, 16, 16], feature_strides=[4, 8, 16, 32]),
         neck=dict(type="FPN", in_channels=_STAGES, out_channels=16, num_outs=4),
     ),
@@ -324,12 +323,12 @@ def build(config: dict, seed: int = 0) -> nn.Module:
         return MODELS.build(copy.deepcopy(config)).eval()
 
 
-def forward(model: nn.Module, seed: int = 0) -> Tensor:
+def forward(model: nn.Module) -> Tensor:
     """Logits for one image of random pixels."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, *INPUT_SIZE, generator=generator)
     # LightHamHead draws random numbers in evaluation too.
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     with torch.no_grad():
         output = model(image, mode="tensor")
     # DAHead returns its two branches as well.

@@ -213,10 +213,6 @@ def reference_resnet18(state, x):
     return outputs
 
 
-def _weights(content):
-    return content.get("state_dict") or content.get("model") or content
-
-
 def loaded(content, model):
     state, report = import_weights(content, model)
     keys = model.load_state_dict(state, strict=False)
@@ -276,7 +272,8 @@ def test_resnet_gives_the_maps_of_that_network(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_key_is_accounted_for(layout):
     content = LAYOUTS[layout]()
-    state = {k.removeprefix("module."): v for k, v in _weights(content).items()}
+    state = content.get("state_dict") or content.get("model") or content
+    state = {k.removeprefix("module."): v for k, v in state.items()}
     network = network_of(content)
 
     weights, report = import_weights(content, network, source="x.pth")
@@ -588,13 +585,9 @@ class TestInitCfg:
         ):
             network.init_weights()
 
-    def test_a_file_of_another_format_ends_the_run(self, tmp_path):
-        torch.save(tensors(resnet18()), tmp_path / "file.pth")
-        options = dict(checkpoint=str(tmp_path / "file.pth"), format="mmseg")
-        init_cfg = dict(type="PublishedWeights", **options)
-        network = build(
-            type="ResNet", depth=18, stem_channels=4, base_channels=4, init_cfg=init_cfg
-        )
+    def test_a_file_of_another_format_ends_the_run(self, published):
+        init_cfg = published(tensors(resnet18())) | dict(format="mmseg")
+        network = build(**RESNET, init_cfg=init_cfg)
         with pytest.raises(
             ValueError, match=r"file\.pth is not the format mmseg: it looks like a R"
         ):

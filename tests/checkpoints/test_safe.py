@@ -127,6 +127,7 @@ def test_what_is_refused_is_named(file, content, named):
         (b"ccollections\nOrderedDict\n](" + NESTED + b"Nta\x85R", "a tuple as a key"),
         (b"ccollections\nCounter\nK\x05\x85R", "Counter of a int"),
         (NESTED + b")R", "a call of a tuple"),
+        (b"ctorch._utils\n_rebuild_tensor\n(NK\x00))tR", "a tensor in a NoneType"),
         (b"cnumpy\ndtype\n" + NESTED + b"\x85R", "numpy.dtype\\(a tuple\\)"),
         (b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + NESTED + b"NK\x01tQ", "by a tuple"),
         (b"cbuiltins\nbytes\n(J\xff\xff\xff\x7ftR", "TypeError"),

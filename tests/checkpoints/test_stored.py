@@ -56,7 +56,8 @@ def test_whatever_is_no_literal_is_refused_by_its_line(tmp_path, line, named):
 
 
 @pytest.mark.parametrize(
-    "text", ["a = (", "a = '\0'", f"a = {'-' * 100_000}1", f"a = b{'.c' * 900}"]
+    "text",
+    ["a = (", "a = '\0'", f"a = {'-' * 100_000}1", f"a = b{'.c' * 900}", "filename = 'a'"],
 )
 def test_text_that_is_no_config_is_refused(text):
     with pytest.raises(ValueError, match=r"x\.pth: its stored config cannot be read"):

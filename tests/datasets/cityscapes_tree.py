@@ -45,7 +45,7 @@ def polygons(index: int = 0) -> dict:
     }
 
 
-def label_map(index: int = 0) -> np.ndarray:
+def label_map(index: int) -> np.ndarray:
     """What the polygons above mean as training ids."""
     labels = np.full((HEIGHT, WIDTH), 255, np.uint8)
     labels[:10] = 10

@@ -86,6 +86,14 @@ def test_coarse_images_are_the_same_for_every_split_without_the_black_one(root, 
     assert info["seg_map_path"] == f"{root}/gtCoarse/{stem}_gtCoarse_labelTrainIds.png"
 
 
+def test_folders_may_have_other_names(root):
+    prefix = dict(img_path="leftImg8bit", seg_map_path="labels")
+    info = data_list(root, split=2, data_prefix=prefix)[-1]
+    stem = "val/munster/munster_000000_000173"
+    assert info["seg_map_path"] == f"{root}/labels/{stem}_gtFine_labelTrainIds.png"
+    assert "seg_map_path" not in data_list(root, part="test", data_prefix=prefix)[0]
+
+
 def test_images_for_the_server_have_no_labels(root):
     test = data_list(root, part="test")
     assert len(test) == 1525

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadAnnotations
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -75,8 +76,8 @@ def drawn(data, **kwargs):
 
 
 def resumable(dataset, seed=3, **kwargs):
-    return DATA_SAMPLERS.build({"type": "ResumableSampler", **kwargs}, default_args={
-        "dataset": dataset, "seed": seed})  # fmt: skip
+    config = {"type": "ResumableSampler", **kwargs}
+    return DATA_SAMPLERS.build(config, default_args={"dataset": dataset, "seed": seed})
 
 
 def uniform(dataset, seed=3, **kwargs):
@@ -387,6 +388,20 @@ def test_what_a_pipeline_leaves_out_is_named(data, steps, message):
     damage(data, "missing image")
     with pytest.raises(SampleError, match=message):
         dataset[Draw(4, 0)]
+
+
+class LoadArray(LoadAnnotations):
+    def transform(self, results):
+        label = np.load(results["seg_map_path"])
+        return {**results, "gt_seg_map": label, "seg_fields": ["gt_seg_map"]}
+
+
+def test_labels_that_are_no_images_are_left_to_the_step_that_reads_them(data):
+    label = np.random.default_rng(0).integers(4, size=(24, 32), dtype=np.uint8)
+    np.save(data / "fine/labels/004.npy", label)
+    steps = [PIPELINE[0], LoadArray()]
+    dataset = drawn(data, dataset=part(data / "fine", seg_map_suffix=".npy", pipeline=steps))
+    np.testing.assert_array_equal(dataset[Draw(4, 0)]["gt_seg_map"], label)
 
 
 def test_class_names_are_asked_for(data):

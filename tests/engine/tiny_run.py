@@ -165,9 +165,9 @@ def start(
     return started
 
 
-def finish(processes: list[BaseProcess], seconds: float = 120) -> list[int]:
+def finish(processes: list[BaseProcess]) -> list[int]:
     """Wait for processes, and return their exit statuses (negative: the signal that ended it)."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 120
     for process in processes:
         process.join(max(0, deadline - time.monotonic()))
     for process in processes:

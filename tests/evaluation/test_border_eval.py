@@ -186,13 +186,6 @@ def test_what_has_no_interval_says_why(main, trained, tmp_path, capsys):
     assert "\nno interval (none): fewer than 6 images, or" in text
 
 
-def test_a_mode_that_is_given_twice_is_one(main, trained, capsys):
-    result = main([*trained, "--modes", "tile", "tile", "--tile", "16", "--leave-out", "0"])
-    assert [row["mode"] for row in result["results"]] == ["tile"] * 2
-    assert len(result["differences"]) == 1
-    assert capsys.readouterr().out.count("| diff ") == 1
-
-
 def test_the_newest_run_is_taken_by_default(main, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result = main(["--leave-out", "0.5"])
@@ -267,7 +260,8 @@ def test_checkpoints_of_one_name_are_told_apart(main, trained, tmp_path, drawn, 
     arguments = [*map(str, checkpoints), *OPTIONS, "--modes", "tile"]
     main([trained[0], *arguments, "--show-dir", str(tmp_path / "figures")])
     names = ["a/seed0/iter_4.pth", "b/seed0/iter_4.pth"]
-    assert [list(call["predictions"]) for call in drawn] == [names] * IMAGES
+    titles = [f"{name} (none)" for name in names]
+    assert [list(call["predictions"]) for call in drawn] == [titles] * IMAGES
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
 
@@ -374,7 +368,6 @@ def test_bad_input_gets_one_message(main, trained, arguments, message):
     [
         (["config.py"], "config.py: also name its checkpoints"),
         (["--out", "table.xls"], "the suffix must be .json or .csv"),
-        (["--plot", "plot.doc"], "the suffix must be one of"),
         (["--save-confusion", "counts.json"], "the suffix must be .npz"),
         (["--seed", "-1"], "argument --seed: '-1' is not a whole number from 0 to 4294967295"),
         (["--tile", "1", "2", "3"], "one side, or height and width"),

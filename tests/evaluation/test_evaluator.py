@@ -275,16 +275,12 @@ def test_missing_ground_truth_and_resizing_are_named(make_config, evaluated):
         evaluated(config, PLAN)
 
 
-@pytest.mark.parametrize("size", [(40, 24), (24, 40)])
-def test_an_open_tile_is_the_shorter_side(make_config, make_segmentor, make_loader, size):
-    config = make_config(images=1, size=size)
-    result = evaluate(
-        [make_segmentor(config)], make_loader(config), EvaluationPlan(), progress=False
-    )
-    assert result.plan.tile == 24
+def test_an_open_tile_is_the_shorter_side_of_upright_images_too(make_config, evaluated):
+    config = make_config(images=1, size=(40, 24))
+    assert evaluated(config, EvaluationPlan()).plan.tile == 24
 
 
-def test_a_forward_has_as_many_tiles_as_the_plan_says(make_config, make_segmentor, make_loader):
+def test_a_forward_has_as_many_tiles_as_the_plan_says(make_config, make_segmentor, evaluated):
     config = make_config(images=1)
     model, sizes = make_segmentor(config), []
 
@@ -294,18 +290,18 @@ def test_a_forward_has_as_many_tiles_as_the_plan_says(make_config, make_segmento
 
     model.encode_decode = encode_decode
     plan = EvaluationPlan(modes=["regular", "tile"], tile=8, batch_size=4)  # 3 x 5 tiles
-    evaluate([model], make_loader(config), plan, progress=False)
+    evaluated(config, plan, model)
     assert sizes == [1, 4, 4, 4, 3]
 
 
-def test_labels_of_one_logit_are_counted(make_config, make_segmentor, make_loader):
+def test_labels_of_one_logit_are_counted(make_config, make_segmentor, evaluated):
     """Of which mmseg makes labels that are no integers."""
     config = make_config(classes=("sky", "tree"), ignore_index=2)
     model = make_segmentor(config)
     model.decode_head.threshold = 0.5
     model.encode_decode = lambda inputs, metas: inputs[:, 1:2] - 0.5
     plan = EvaluationPlan(modes=["regular", "tile"], tile=8, leave_outs=[])
-    result = evaluate([model], make_loader(config), plan, progress=False)
+    result = evaluated(config, plan, model)
     for i, [modes] in enumerate(result.counts):
         sky, tree, _ = np.bincount(read(config, "labels", i).ravel())
         assert modes.tolist() == [[[[sky, 0], [0, tree]]]] * 2

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from noise_study import CONFIG
+from noise_study import CONFIG, study_of
 
 from pconv_seg.engine import PreflightError
 from pconv_seg.study import training
@@ -71,6 +71,7 @@ def test_runs_go_seed_by_seed(make_study):
             )
             for shift, message in (
                 ("192", r"study\.shift is dict.*192"),
+                ("dict(tile=None)", r"study\.shift is dict\(tile=\.\.\.\).*'tile': None"),
                 ("dict(tile=2)", r"study\.shift: .*at least 4"),
                 ("dict(tile=(16, 'a'))", r"study\.shift: "),
                 ("dict(tile=[8, 8, 8])", r"study\.shift: tile must be .*, got [(\[]8, 8, 8"),
@@ -92,10 +93,7 @@ def test_tiles_may_be_lists_and_the_shift_test_may_go_without_bin_width(make_stu
     assert [plan.tile for plan in study.plans] == [(16, 24), (24, 16)]
     assert study.shift == {"tile": [16, 24]}
     with pytest.raises(PreflightError, match=r"another `tile`"):
-        make_study(
-            study="study = dict(paddings=('zeros',), seeds=(0,), "
-            "evaluation=(dict(tile=[16, 24]), dict(tile=(16, 24))))"
-        )
+        make_study(study=study_of("dict(tile=[16, 24])", "dict(tile=(16, 24))"))
 
 
 def test_other_paddings_are_tested_on_whole_areas_alone(make_study):
@@ -107,10 +105,7 @@ def test_other_paddings_are_tested_on_whole_areas_alone(make_study):
 
 
 def test_without_a_mode_to_test_under_other_paddings_the_rest_is_evaluated(make_study):
-    study = make_study(
-        study="study = dict(paddings=('zeros',), seeds=(0,), "
-        "evaluation=(dict(tile=16, modes=('tile_overlap',)), dict(tile=24)))"
-    )
+    study = make_study(study=study_of("dict(tile=16, modes=('tile_overlap',))", "dict(tile=24)"))
     assert list(evaluations(study)) == ["tile16", "tile24"]
 
 

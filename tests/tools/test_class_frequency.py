@@ -57,9 +57,14 @@ def test_the_share_of_a_rare_class(main, config, tmp_path, capsys):
     assert plot.read_text().rstrip().endswith("</svg>")
 
 
-def test_a_config_without_draws_is_compared_as_well(main, config):
-    found = main([config, "--samples", "8", "--num-workers", "1"])
-    assert found["random images"].containing[0] == 8
+def test_a_config_with_draws_is_compared_alike_by_any_number_of_workers(main, config):
+    without = main([config, "--samples", "8", "--num-workers", "1"])
+    cfg = Config.fromfile(config)
+    cfg.train_dataloader.dataset = dict(type="DrawnDataset", dataset=cfg.train_dataloader.dataset)
+    cfg.dump(config)
+    found = main([config, "--samples", "8"])
+    for name in found:
+        assert np.array_equal(found[name].pixels, without[name].pixels)
 
 
 def test_only_data_sets_of_mmseg_are_compared(main, config):

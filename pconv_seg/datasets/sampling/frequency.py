@@ -41,7 +41,7 @@ class ClassFrequency(NamedTuple):
 
 
 def class_frequency(
-    dataset: DrawnDataset, sampler: ResumableSampler, samples: int, num_workers: int = 0
+    dataset: DrawnDataset, sampler: ResumableSampler, samples: int, num_workers: int
 ) -> ClassFrequency:
     """Count the classes in the samples that training starts with.
 
@@ -69,7 +69,7 @@ def class_frequency(
 
 
 def compare_sampling(
-    cfg: Config, samples: int, seed: int = 0, num_workers: int = 0
+    cfg: Config, samples: int, seed: int, num_workers: int
 ) -> tuple[tuple[str, ...], dict[str, ClassFrequency]]:
     """The class frequencies of a config's training data, with and without class-uniform sampling.
 

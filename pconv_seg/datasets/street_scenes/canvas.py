@@ -61,20 +61,16 @@ class Sprite:
         self.ids = np.full((height, width), _NOTHING, np.uint8)
 
     def poly(
-        self,
-        points: Points,
-        colour: Colour | None = None,
-        label: str | None = None,
-        line: float = 0,
+        self, points: Points, colour: Colour | None, label: str | None = None, line: float = 0
     ) -> None:
         """Fill a polygon, or outline it ``line`` wide; None leaves colour or label as it is."""
         scale = np.array([self.width, self.height])
         corners = [np.rint(np.asarray(points) * scale - 0.5).astype(np.int32)]
         width = max(1, round(line * self.width))
-        for target, value in ((self.rgba, colour and (*colour, 255)), (self.ids, label)):
+        changes = (self.rgba, colour and (*colour, 255)), (self.ids, label and LABEL_ID[label])
+        for target, value in changes:
             if value is None:
                 continue
-            value = LABEL_ID[value] if target is self.ids else value
             if line:
                 cv2.polylines(target, corners, True, value, width)
             else:
