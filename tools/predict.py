@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 
 from pconv_seg.arguments import TileAction, overlap, positive
-from pconv_seg.checkpoints import load_checkpoint, load_weights, stored_classes
+from pconv_seg.checkpoints import build_network, load_checkpoint, load_weights, stored_classes
 from pconv_seg.engine import PreflightError, add_config_options, read_config, scope_of
 from pconv_seg.geometry import WINDOWS, TileGrid
 from pconv_seg.inference import output_paths, predict_file
 from pconv_seg.outputs import output_folder
 from pconv_seg.padding import SCHEMES, add_padding, apply_padding, trained_padding
 
-from mmseg.apis import init_model
+from mmengine.registry import init_default_scope
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -94,7 +94,7 @@ def check(args: argparse.Namespace) -> None:
     twice = [str(path) for path, count in Counter(path for path, _ in results).items() if count > 1]
     if twice:
         raise ValueError(f"several images would be written to {', '.join(twice)}")
-    sources = {Path(image).resolve() for image in args.images}
+    sources = {image.resolve() for image in args.images}
     for image, targets in zip(args.images, results, strict=True):
         for target in targets:
             if target.is_dir():
@@ -117,12 +117,9 @@ def main(argv: list[str] | None = None) -> None:
         check(args)
         content = load_checkpoint(args.checkpoint)
         cfg = read_config(args.config, args.cfg_options, ["model"])
-        cfg.default_scope = scope_of(cfg)
+        init_default_scope(scope_of(cfg))
         add_padding(cfg, args.padding or trained_padding(content))
-        try:
-            model = init_model(cfg, device=args.device)
-        except (KeyError, TypeError) as error:  # of a registry; a KeyError's text is in quotes
-            raise PreflightError(f"config {args.config}: {error.args[0]}") from error
+        model = build_network(cfg.model, f"config {args.config}").to(args.device).eval()
         load_weights(model, content, args.checkpoint)
         model.dataset_meta = stored_classes(content.get("meta") or {})
         apply_padding(model, cfg)

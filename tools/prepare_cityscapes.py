@@ -14,7 +14,7 @@ from prettytable import PrettyTable
 from pconv_seg.arguments import positive
 from pconv_seg.datasets import prepare_cityscapes
 from pconv_seg.datasets.cityscapes.cities import BLACK_FRAME
-from pconv_seg.datasets.cityscapes.preparation import DOWNLOADS, Preparation
+from pconv_seg.datasets.cityscapes.preparation import DOWNLOADS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> Preparation:
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         result = prepare_cityscapes(args.root, args.num_workers)
@@ -56,7 +56,6 @@ def main(argv: list[str] | None = None) -> Preparation:
             f"registration, from {DOWNLOADS} (or with csDownload of cityscapesscripts), and unpack "
             f"into {args.root}: {', '.join(archives)}"
         )
-    return result
 
 
 if __name__ == "__main__":

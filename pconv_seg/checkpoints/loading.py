@@ -18,6 +18,7 @@ from torch import Tensor, hub, nn
 from .safe import CheckpointError, load_file
 from .stored import stored_config
 
+REMOTE_REFUSED = "only files and http(s) addresses are read safely; download it first"
 _SHOWN = 8  # lines of what does not fit
 _AUXILIARY = "auxiliary_head."
 _read_config_text = Config.fromstring
@@ -120,7 +121,7 @@ def build_network(config: dict, source: str) -> nn.Module:
     """
     try:
         return MODELS.build(config)
-    except KeyError as error:  # its own text would be in quotes
+    except (KeyError, TypeError) as error:  # a KeyError's own text would be in quotes
         hint = ". Give a config that imports it" if "registry" in f"{error.args[0]}" else ""
         raise ValueError(f"{source}: {error.args[0]}{hint}") from error
 
@@ -174,9 +175,7 @@ def _load_url(url: str, map_location: Any = None, model_dir: str | None = None, 
 
 
 def _refuse_remote(url: str, map_location: str | torch.device | None = None) -> NoReturn:
-    raise CheckpointError(
-        f"{url}: only files and http(s) addresses are read safely; download it first"
-    )
+    raise CheckpointError(f"{url}: {REMOTE_REFUSED}")
 
 
 def _config_of_text(cfg_str: str, file_format: str) -> Config:

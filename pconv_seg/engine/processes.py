@@ -12,13 +12,6 @@ from mmengine.dist import is_distributed, is_main_process
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
 
-# What Open MPI tells its processes, by the names that torchrun uses.
-_MPI = {
-    "RANK": "OMPI_COMM_WORLD_RANK",
-    "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
-    "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
-}
-
 
 def join_processes(cfg: Config) -> None:
     """Let the processes of a launcher work together without GPUs; call it before the runner.
@@ -46,7 +39,9 @@ def join_processes(cfg: Config) -> None:
         node["type"] = "BN"
     if not is_distributed():
         if launcher == "mpi":
-            os.environ.update({name: os.environ[theirs] for name, theirs in _MPI.items()})
+            # What Open MPI tells its processes, by the names that torch looks for.
+            os.environ["RANK"] = os.environ["OMPI_COMM_WORLD_RANK"]
+            os.environ["WORLD_SIZE"] = os.environ["OMPI_COMM_WORLD_SIZE"]
             os.environ.setdefault("MASTER_PORT", "29500")
         # As the runner does: this sets how many threads each process has.
         set_multi_processing(**cfg.get("env_cfg", {}).get("mp_cfg", {}), distributed=True)

@@ -11,6 +11,8 @@ from urllib.request import urlopen
 import torch
 from mmengine.runner import checkpoint
 
+from pconv_seg.checkpoints.loading import REMOTE_REFUSED
+
 from .problems import Problem
 
 _CONNECT_TIMEOUT = 5  # seconds
@@ -67,7 +69,10 @@ def unavailable(location: str) -> Problem | None:
         except KeyError:
             return Problem(f"{location} is not a name that mmengine knows", ())
     if not url.startswith(("http://", "https://")):
-        return None  # a remote backend with an access check of its own
+        if url == location:
+            return Problem(f"{location}: {REMOTE_REFUSED}", ())
+        # MMENGINE_HOME/open_mmlab.json may name a file there.
+        return unavailable(osp.join(checkpoint._get_mmengine_home(), url))
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
     if cached.is_file():
         return None

@@ -254,16 +254,12 @@ def _open_tiff(path: Path) -> Iterator[_Source]:
                 place = {"gcps": points, "crs": crs or rasterio.CRS()}
             else:
                 place = {"transform": image.transform, "crs": image.crs}
-            profile = {"rpcs": image.rpcs, **place}
-            yield _Source(
-                (image.height, image.width),
-                read,
-                lambda target: _write_tiff(target, image.height, image.width, profile),
-            )
+            profile = {"height": image.height, "width": image.width, "rpcs": image.rpcs, **place}
+            yield _Source(image.shape, read, lambda target: _write_tiff(target, profile))
 
 
 @contextmanager
-def _write_tiff(path: Path, height: int, width: int, profile: dict):
+def _write_tiff(path: Path, profile: dict) -> Iterator[Callable[[np.ndarray], None]]:
     import rasterio
 
     dataset, pending, top, checksum = None, None, 0, 0
@@ -279,8 +275,6 @@ def _write_tiff(path: Path, height: int, width: int, profile: dict):
                         path,
                         "w",
                         driver="GTiff",
-                        height=height,
-                        width=width,
                         count=rows.shape[2],
                         dtype=rows.dtype,
                         tiled=True,
@@ -295,10 +289,10 @@ def _write_tiff(path: Path, height: int, width: int, profile: dict):
             pending = np.concatenate([pending, rows])
             # Whole blocks only: a block written twice is compressed twice and leaves a gap.
             ready = len(pending)
-            if top + ready < height:
+            if top + ready < dataset.height:
                 ready -= ready % _BLOCK
             if ready:
-                window = ((top, top + ready), (0, width))
+                window = ((top, top + ready), (0, dataset.width))
                 try:
                     dataset.write(pending[:ready].transpose(2, 0, 1), window=window)
                 except rasterio.errors.RasterioIOError as error:

@@ -113,7 +113,7 @@ class TiledEncoderDecoder(EncoderDecoder):
         if options is None:
             return self.whole_inference(inputs, batch_img_metas)
         predict = tile_predictor(self, batch_img_metas[0])
-        return tiled_inference(predict, inputs, reduce="logits", **options)
+        return tiled_inference(predict, inputs, **options)
 
     def _tile_options(self) -> dict | None:
         """What :func:`tiled_inference` takes; None for whole images."""

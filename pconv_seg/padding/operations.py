@@ -147,7 +147,7 @@ def follow(call: Call) -> Any:
     if not (call.tracked or numbers or is_unfollowed):
         return call.run()
     rule = _RULES.get(call.name) or _RULES.get(call.name.strip("_"), _other)
-    if rule is _read and not call.is_vector:
+    if call.name in _READ and not call.is_vector:
         raise call.error("it would also tell of padding")
     if is_unfollowed:
         rule = _unfollowed
@@ -156,11 +156,6 @@ def follow(call: Call) -> Any:
     if any(number.varies for number in numbers) and not (call.tracked and rule in _FOLLOW_NUMBERS):
         raise call.error(PADDED_NUMBER)
     return rule(call) if call.tracked or is_unfollowed else call.run()
-
-
-def _read(call: Call) -> Any:
-    """Give no tensor, but what is in a vector."""
-    return call.run()
 
 
 def _convolve(call: Call) -> Tensor:
@@ -480,13 +475,16 @@ _RULES: dict[str, Callable[[Call], Any]] = {
         _reshape: "flatten reshape unflatten view",
         _shape: "shape size",
         _numel: "numel nelement",
-        _read: """
-            __array__ __bool__ __complex__ __contains__ __float__ __index__ __int__ allclose equal
-            is_nonzero item numpy tolist""",
         # What these make is real all over.
         Call.run: "new_empty new_full new_ones new_zeros",
     }.items()
     for name in names.split()
+}
+
+# What gives no tensor that could be followed.
+_READ = {
+    *("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"),
+    *("allclose", "equal", "is_nonzero", "item", "numpy", "tolist"),
 }
 
 # The rules that take a number from a shape for what it is for each sample.

@@ -281,7 +281,7 @@ class _Tracer(TorchFunctionMode):
         real = [size + min(b, 0) + min(a, 0) for size, (b, a) in zip(sizes, pads, strict=True)]
         outputs = [size + max(b, 0) + max(a, 0) for size, (b, a) in zip(real, pads, strict=True)]
         if outputs != real:
-            scheme = mode if mode != "constant" else "constant" if value else "zeros"
+            scheme = "zeros" if mode == "constant" and not value else mode
             seeing = prod(outputs) - prod(real)
             reason = "explicit padding" if scheme == "zeros" else ""
             self.operations.append(

@@ -506,6 +506,21 @@ def test_torchvision_names_need_torchvision(root: Path, monkeypatch: pytest.Monk
     assert "torchvision://resnet50 needs torchvision, which is not installed" in message
 
 
+def test_names_of_the_user_may_mean_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMENGINE_HOME", str(root))
+    (root / "open_mmlab.json").write_text('{"mine": "mine.pth"}')
+    cfg = _config(root, **{"model.pretrained": "open-mmlab://mine"})
+    assert f"model.pretrained: no file {root / 'mine.pth'}" in _message(cfg)
+    _touch(root / "mine.pth")
+    check_training(cfg)
+
+
+@pytest.mark.parametrize("location", ["s3://a/b.pth", "hdfs://a/b.pth"])
+def test_other_storage_is_refused(root: Path, location: str) -> None:
+    message = _message(_config(root, load_from=location))
+    assert f"load_from: {location}: only files and http(s) addresses are read safely" in message
+
+
 def test_all_problems_come_in_one_message(root: Path) -> None:
     message = _message(
         _config(root / "absent", load_from="absent.pth", **{"model.pretrained": "b"})

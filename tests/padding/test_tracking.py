@@ -325,6 +325,10 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "labels by decisions": lambda x: torch.where(x[:, :1] > 0.8, 3, x[:, :1].long()),
     "best channels": lambda x: F.avg_pool2d(x.topk(2, 1)[1].to(x.dtype), 3, 1, 1),
     "best channels, last": lambda x: x.permute(0, 2, 3, 1).topk(2)[0].permute(0, 3, 1, 2),
+    "numbers of a vector": lambda x: (
+        x * torch.tensor(F.adaptive_avg_pool2d(x, 1).tolist(), dtype=x.dtype)
+    ),
+    "by keywords": lambda x: x - torch.mean(input=x, dim=(2, 3), keepdim=True),
     "scalars": lambda x: 2 - x / 3 + (1 / (x.abs() + 1)) ** 2,
     "thresholds": lambda x: torch.where(x > 0.5, x, x * 0.1),
 }

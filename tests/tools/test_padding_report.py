@@ -45,6 +45,9 @@ def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
     config.write_text(CONFIG.replace("ASPPHead", "AsppHead"))
     with pytest.raises(SystemExit, match=r"config .*config\.py: .*AsppHead is not in the"):
         main([str(config)])
+    config.write_text(CONFIG.replace("depth=18", "depth=18, foo=4"))
+    with pytest.raises(SystemExit, match=r"config .*config\.py: .*__init__\(\) got .*'foo'$"):
+        main([str(config)])
     config.write_text("a = 1")
     with pytest.raises(SystemExit, match=r"model: config .*config\.py has none"):
         main([str(config)])
