@@ -192,7 +192,10 @@ def _open(path: Path) -> AbstractContextManager[_Source]:
 def _write_png(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     rows = []
     yield rows.append
-    Image.fromarray(np.concatenate(rows)).save(path)
+    try:
+        Image.fromarray(np.concatenate(rows)).save(path)
+    except OSError as error:
+        raise OSError(_UNWRITTEN.format(path.name)) from error
 
 
 @contextmanager

@@ -60,8 +60,8 @@ def tiled_inference(
         wins ties.
 
     Raises:
-        ValueError: If an argument is out of range, ``predict`` returns another size, or is a module
-            in training mode.
+        ValueError: If an argument is out of range, ``predict`` returns no tensor or one of
+            another size, or is a module in training mode.
     """
     if reduce not in ("logits", "argmax"):
         raise ValueError(f"reduce must be 'logits' or 'argmax', got {reduce!r}")
@@ -142,8 +142,8 @@ def stream_tiles(
         Without ``emit``: the averaged logits ``Tensor[num_images, C, H, W]``.
 
     Raises:
-        ValueError: If an argument is out of range, ``predict`` returns another size, or is a module
-            in training mode.
+        ValueError: If an argument is out of range, ``predict`` returns no tensor or one of
+            another size, or is a module in training mode.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -154,7 +154,7 @@ def stream_tiles(
     with tqdm(total=len(tiles), unit="tile", disable=not progress) as bar:
         while done < len(tiles):
             batch = tiles[done : done + batch_size]
-            logits = None  # frees the batch before
+            logits, exhausted = None, False  # None frees the batch before
             inputs = [read(i, *grid.rows[r], *grid.cols[c]) for r, c, i in batch]
             inputs = torch.stack(inputs) if len(inputs) > 1 else inputs[0][None]
             try:
@@ -162,7 +162,8 @@ def stream_tiles(
             except torch.cuda.OutOfMemoryError:
                 if len(batch) == 1:
                     raise
-            if logits is None:  # out of the handler, whose traceback keeps tensors alive
+                exhausted = True
+            if exhausted:  # out of the handler, whose traceback keeps tensors alive
                 batch_size = len(batch) // 2
                 torch.cuda.empty_cache()
                 print_log(
@@ -244,8 +245,10 @@ def refuse_training(predict: Callable) -> None:
 
 def _check(logits: Tensor, inputs: Tensor) -> None:
     n, _, h, w = inputs.shape
-    if (*logits.shape[:1], *logits.shape[2:]) != (n, h, w):
+    is_tensor = isinstance(logits, Tensor)
+    if not is_tensor or (*logits.shape[:1], *logits.shape[2:]) != (n, h, w):
+        returned = list(logits.shape) if is_tensor else type(logits).__name__
         raise ValueError(
             f"predict must map Tensor[{n}, {inputs.shape[1]}, {h}, {w}] to "
-            f"Tensor[{n}, C, {h}, {w}], but returned {list(logits.shape)}"
+            f"Tensor[{n}, C, {h}, {w}], but returned {returned}"
         )

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from .styles import line_style, outline
+from .styles import legend_outside, line_style, outline, title_panels
 
 _COLUMNS = 5
 
@@ -24,9 +24,8 @@ def draw_responses(image: np.ndarray, networks: list[tuple[str, np.ndarray, np.n
     )
     panels = figure.subplots(1, 1 + len(networks))
     panels[0].imshow(image)
-    panels[0].set_title("input", fontsize="medium")
     scaled = [response / (np.median(response) or 1) for _, response, _ in networks]
-    for axes, (title, _, marked), response in zip(panels[1:], networks, scaled, strict=True):
+    for axes, (_, _, marked), response in zip(panels[1:], networks, scaled, strict=True):
         drawn = axes.imshow(
             response,
             vmin=0,
@@ -38,7 +37,7 @@ def draw_responses(image: np.ndarray, networks: list[tuple[str, np.ndarray, np.n
         for y, x in np.argwhere(marked):
             window = (y * down, (y + 1) * down, x * across, (x + 1) * across)
             outline(axes, window, color="red", lw=0.8)
-        axes.set_title(title, fontsize="medium")
+    title_panels(panels, ["input", *(title for title, _, _ in networks)])
     for axes in panels:
         axes.set_axis_off()
     figure.colorbar(drawn, ax=list(panels), label="mean |activation| / median", shrink=0.8)
@@ -54,7 +53,7 @@ def plot_profiles(networks: list[tuple[str, dict[str, np.ndarray]]]) -> Figure:
     layers = list(dict.fromkeys(layer for _, profiles in networks for layer in profiles))
     columns = min(_COLUMNS, len(layers))
     rows = math.ceil(len(layers) / columns)
-    figure = Figure(figsize=(0.5 + 2.6 * columns, 1 + 2 * rows), layout="constrained")
+    figure = Figure(figsize=(0.5 + 2.6 * columns, 0.6 + 2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(layers) :]:
         axes.set_axis_off()
@@ -69,7 +68,7 @@ def plot_profiles(networks: list[tuple[str, dict[str, np.ndarray]]]) -> Figure:
         axes.tick_params(labelsize="x-small")
         axes.xaxis.get_major_locator().set_params(integer=True)
     lines = {line.get_color(): line for axes in grid for line in axes.lines[1:]}
-    figure.legend(handles=lines.values(), loc="outside upper center", ncols=2, fontsize="small")
+    legend_outside(figure, lines.values(), "upper", ncols=2)
     figure.supxlabel("distance to the border of the layer's map (px of that map)", fontsize="small")
     figure.supylabel("mean |activation| / that in the interior", fontsize="small")
     return figure

@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 
 from pconv_seg.geometry import TileGrid
 
-from .styles import outline
+from .styles import outline, title_panels
 
 
 def draw_comparison(
@@ -41,8 +41,8 @@ def draw_comparison(
     columns = len(titles)
     figure = Figure(figsize=(4 * columns, 4 * height / width + 0.6), layout="constrained")
     panels = figure.subplots(1, columns)
-    for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title)
+    title_panels(panels, titles)
+    for axes in panels:
         axes.set_axis_off()
     for axes, shown in zip(panels, [image, *maps], strict=False):
         axes.imshow(shown, interpolation="nearest")
@@ -61,7 +61,7 @@ def _mark_differences(
         (first_name, first), (second_name, second) = predictions
         differ = (first != second) & ~ignored
         names = [
-            "agree",
+            "agree, or no label",
             "differ, both wrong",
             f"only {first_name} right",
             f"only {second_name} right",
@@ -70,7 +70,7 @@ def _mark_differences(
         code = np.where(differ, 1 + (first == label) + 2 * (second == label), 0)
     else:
         name, prediction = predictions[-1]
-        names, colours = [f"{name} right", "wrong"], ["#e6e6e6", "#d55e00"]
+        names, colours = [f"{name} right, or no label", "wrong"], ["#e6e6e6", "#d55e00"]
         code = ((prediction != label) & ~ignored).astype(int)
     axes.imshow(
         code, cmap=ListedColormap(colours), vmin=0, vmax=len(colours) - 1, interpolation="nearest"

@@ -4,10 +4,11 @@ from itertools import groupby
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from pconv_seg.files import short_names
 
-from .styles import line_style
+from .styles import legend_outside, line_style
 
 _MODE_STYLES = {"regular": "-", "tile": "--", "tile_overlap": ":"}
 
@@ -38,9 +39,7 @@ def plot_leave_out(results: list[dict]) -> Figure:
     )
     axes.set_ylabel("mIoU (%)")
     axes.grid(alpha=0.3)
-    # Below the axes: many lines leave no room for their names, which may be long.
-    figure.set_figheight(4 + 0.2 * len(axes.lines))
-    figure.legend(loc="outside lower center", fontsize="small", handlelength=4)
+    legend_outside(figure, axes.lines, "lower", handlelength=4)
     return figure
 
 
@@ -76,5 +75,9 @@ def plot_shift(results: list[dict]) -> Figure:
     for axes in panels:
         axes.set_xlabel("distance to the tile's seam (px)")
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize="small", handlelength=4)
+    handles = list(panels[0].lines)
+    if scores:
+        label = f"{results[0]['confidence']:.0%} interval over images"
+        handles.append(Patch(color="grey", alpha=0.3, lw=0, label=label))
+    legend_outside(figure, handles, "lower", handlelength=4)
     return figure

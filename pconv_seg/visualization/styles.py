@@ -1,7 +1,16 @@
-"""How figures tell lines and bars apart, and how they outline tiles."""
+"""How figures tell lines and bars apart, make room for names, and outline tiles."""
 
+import textwrap
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+# Characters of a medium title above a panel that is 4 inches wide.
+_TITLE_WIDTH = 38
 
 # Colour is never the only difference: these tell lines and bars apart in grey prints.
 _MARKERS, _LINES = "osD^vPX*<>", ("-", "--", "-.", ":")
@@ -24,6 +33,45 @@ def bar_style(number: int) -> dict[str, str]:
         "hatch": _HATCHES[number % len(_HATCHES)],
         "edgecolor": "white",
     }
+
+
+def title_panels(panels: Iterable[Axes], titles: Iterable[str]) -> None:
+    """Title panels that are 4 inches wide, and make their figure higher for what takes more lines.
+
+    Names of checkpoints may be longer than a panel is wide.
+
+    Args:
+        panels: Side by side.
+        titles: Of one or more lines each.
+    """
+    more = 0
+    for axes, title in zip(panels, titles, strict=True):
+        given = title.split("\n")
+        lines = [part for line in given for part in textwrap.wrap(line, _TITLE_WIDTH)]
+        axes.set_title("\n".join(lines), fontsize="medium")
+        more = max(more, len(lines) - len(given))
+    axes.figure.set_figheight(axes.figure.get_figheight() + 0.2 * more)
+
+
+def legend_outside(
+    figure: Figure, handles: Iterable[Artist], side: Literal["upper", "lower"], **options: Any
+) -> None:
+    """Name lines beside the axes, and make the figure as large as their names need.
+
+    In the axes many lines leave no room for their names, which may be long.
+
+    Args:
+        figure: With a constrained layout.
+        handles: What is named, each with its label.
+        side: Of the axes.
+        options: Keywords of ``Figure.legend``.
+    """
+    legend = figure.legend(
+        handles=list(handles), loc=f"outside {side} center", fontsize="small", **options
+    )
+    box = legend.get_window_extent()
+    figure.set_figwidth(max(figure.get_figwidth(), box.width / figure.dpi + 0.2))
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
 def outline(axes: Axes, window: tuple[float, float, float, float], **style) -> None:

@@ -182,7 +182,11 @@ def test_an_overlap_that_the_interior_is_too_small_for(main, trained, capsys):
     wide, narrow = main([*trained, *arguments])["shift_test"]  # the interior begins at 3 pixels
     assert wide["recommended"] == [{"tolerance": 0, "overlap": None, "changed": None}]
     assert narrow["recommended"] == [{"tolerance": 0, "overlap": 2, "changed": 0}]
-    assert "none: of the pixels 2 px and more from the seam" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "none: of the pixels 2 px and more from the seam" in text
+    assert "still change. Larger tiles reach farther.\n" in text  # no bin is narrower than 1 pixel
+    main([*trained, *arguments[:3], "--bin-width", "2", *arguments[5:]])
+    assert "Larger tiles reach farther, and narrower bins (--bin-width) " in capsys.readouterr().out
 
 
 def test_costs_without_an_interval_say_why(main, trained, tmp_path, capsys):

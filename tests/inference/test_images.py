@@ -341,16 +341,26 @@ def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
         predict_file(BrightestChannel(), tmp_path / "a.tif", tmp_path, 8)
 
 
-@pytest.mark.parametrize(  # found when the file is closed, and before
-    ("height", "width", "room"), [(60, 60, 8_000), (1500, 600, 50_000)]
+@pytest.mark.parametrize(
+    ("suffix", "height", "width", "room"),
+    [
+        ("png", 60, 60, 8_000),
+        ("tif", 60, 60, 8_000),  # found when the file is closed
+        ("tif", 1500, 600, 50_000),  # found before
+    ],
 )
-def test_a_tiff_without_room_is_an_error_and_is_not_there(tmp_path, height, width, room):
+def test_a_result_without_room_is_an_error_and_is_not_there(tmp_path, suffix, height, width, room):
     resource = pytest.importorskip("resource")
-    image = write_tiff(tmp_path / "a.tif", rgb_image(height, width).transpose(2, 0, 1))
+    rgb, image = rgb_image(height, width), tmp_path / f"a.{suffix}"
+    if suffix == "png":
+        Image.fromarray(rgb).save(image)
+    else:
+        write_tiff(image, rgb.transpose(2, 0, 1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    message = rf"^a_overlay\.{suffix} could not be written as a whole: is "
     try:
-        with pytest.raises(OSError, match=r"^a_overlay\.tif could not be written as a whole: is "):
+        with pytest.raises(OSError, match=message):
             predict_file(BrightestChannel(), image, tmp_path / "out", 64)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

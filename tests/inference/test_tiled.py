@@ -255,6 +255,11 @@ def test_out_of_memory_with_one_tile_is_an_error():
         ({"predict": torch.nn.BatchNorm2d(3)}, "BatchNorm2d is in training mode"),
         ({"predict": lambda x: x[0]}, r"but returned \[3, 4, 4\]"),
         ({"predict": lambda x: x.repeat(2, 1, 1, 1)}, r"but returned \[2, 3, 4, 4\]"),
+        # As of a torchvision model, an onnxruntime session, and a function without a return.
+        ({"predict": lambda x: {"out": x}}, r"Tensor\[1, C, 4, 4\], but returned dict$"),
+        ({"predict": lambda x: x.numpy()}, "but returned ndarray$"),
+        ({"predict": lambda x: None}, "but returned NoneType$"),
+        ({"predict": lambda x: None, "batch_size": 4}, r"Tensor\[4, C, 4, 4\], but returned NoneT"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

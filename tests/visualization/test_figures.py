@@ -1,4 +1,5 @@
 import gzip
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ def comparison(predictions, grid=None):
     return draw_comparison(image, LABEL, predictions, PALETTE, grid=grid).axes
 
 
+def legend_texts(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_two_predictions_and_where_they_differ():
     panels = comparison({"zeros": FIRST, "partial": SECOND})
     assert [panel.get_title() for panel in panels] == [
@@ -39,12 +44,16 @@ def test_two_predictions_and_where_they_differ():
     differences = panels[4].images[0].get_array()
     assert differences.tolist() == [[0, 2, 3, 0], [0, 0, 1, 0]]
     names = [text.get_text() for text in panels[4].get_legend().get_texts()]
-    assert names == ["agree", "differ, both wrong", "only zeros right", "only partial right"]
+    assert names == [
+        *["agree, or no label", "differ, both wrong", "only zeros right", "only partial right"]
+    ]
 
 
 def test_one_prediction_and_where_it_is_wrong():
     panels = comparison({"partial": SECOND})
     assert panels[-1].images[0].get_array().tolist() == [[0, 1, 0, 0], [0, 1, 1, 1]]
+    names = [text.get_text() for text in panels[-1].get_legend().get_texts()]
+    assert names == ["partial right, or no label", "wrong"]
 
 
 def test_float_images_and_palettes_as_lists():
@@ -119,9 +128,11 @@ def test_curves_of_the_shift_test():
             {"from_pixel": 4, "to_pixel": 5, "agreement": 80, "mIoU": {**cost, "interval": [0, 3]}},
             {"from_pixel": 5, "to_pixel": 8, "agreement": None, "mIoU": nothing},
         ]
-        return {"checkpoint": f"a/{name}.pth", "padding": name, "total": bins[0], "bins": bins}
+        about = {"checkpoint": f"a/{name}.pth", "padding": name, "confidence": 0.95}
+        return {**about, "total": bins[0], "bins": bins}
 
-    agreement, cost = plot_shift([network("zeros"), network("partial")]).axes
+    figure = plot_shift([network("zeros"), network("partial")])
+    agreement, cost = figure.axes
     assert [line.get_label() for line in agreement.lines] == [
         "a/zeros.pth (zeros)",
         "a/partial.pth (partial)",
@@ -135,6 +146,9 @@ def test_curves_of_the_shift_test():
         assert corners == {(1.5, 1), (1.5, 2), (4, 0), (4, 3)}
     assert len(cost.collections) == 2
     assert cost.get_ylabel() == "mIoU as interior minus as border (points)"
+    assert legend_texts(figure) == [
+        *["a/zeros.pth (zeros)", "a/partial.pth (partial)", "95% interval over images"]
+    ]
 
 
 def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart():
@@ -143,12 +157,68 @@ def test_curves_of_checkpoints_in_folders_of_one_name_are_told_apart():
     point = {"padding": "zeros", "mode": "tile", "leave_out": 0, "mIoU": 70}
     point.update(region="image", proportion="side")
     figure = plot_leave_out([{**point, "checkpoint": checkpoint} for checkpoint in checkpoints])
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [f"{name}, tile" for name in names]
+    assert legend_texts(figure) == [f"{name}, tile" for name in names]
     row = {"from_pixel": 0, "to_pixel": 4, "agreement": 90}
     network = {"padding": "zeros", "total": row, "bins": [row]}
     figure = plot_shift([{**network, "checkpoint": checkpoint} for checkpoint in checkpoints])
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+    assert legend_texts(figure) == names
+
+
+LONG = [f"deeplabv3plus_wrn38_{name}_cityscapes_split2/seed0/iter_31000.pth" for name in "ab"]
+
+
+def drawn_comparison():
+    image = np.zeros((2, 4, 3), np.uint8)
+    return draw_comparison(image, LABEL, dict(zip(LONG, (FIRST, SECOND), strict=True)), PALETTE)
+
+
+def drawn_responses():
+    response = np.array([[1.0, 2, 3], [2, 2, 8]])
+    titles = [f"{name} (zeros), untrained\n4% of the border marked" for name in LONG]
+    networks = [(title, response, response > 5) for title in titles]
+    return draw_responses(np.zeros((4, 9, 3), np.uint8), networks)
+
+
+@pytest.mark.parametrize("draw", [drawn_comparison, drawn_responses])
+def test_titles_of_long_names_do_not_meet(draw):
+    figure = draw()
+    figure.draw_without_rendering()
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    assert LONG[0] in "".join(title.get_text().replace("\n", "") for title in titles)
+    boxes = [title.get_window_extent() for title in titles]
+    for left, right in pairwise(boxes):
+        assert left.x1 < right.x0
+    assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+    assert max(box.y1 for box in boxes) < figure.bbox.y1
+
+
+def plotted_leave_outs():
+    point = {"padding": "zeros", "mode": "tile", "leave_out": 0, "mIoU": 70}
+    point.update(region="image", proportion="side")
+    return plot_leave_out(
+        [{**point, "checkpoint": f"{name}_{name}".replace("/", "_")} for name in LONG]
+    )
+
+
+def plotted_shift():
+    row = {"from_pixel": 0, "to_pixel": 4, "agreement": 90}
+    network = {"padding": "zeros", "total": row, "bins": [row]}
+    return plot_shift([{**network, "checkpoint": name} for name in LONG])
+
+
+def plotted_profile():
+    return plot_profiles([(name, {"layer": np.array([0.5, 1])}) for name in LONG])
+
+
+@pytest.mark.parametrize("plot", [plotted_leave_outs, plotted_shift, plotted_profile])
+def test_legends_of_long_names_are_not_cut_and_hide_nothing(plot):
+    figure = plot()
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    axes = figure.axes[0].get_tightbbox()
+    assert box.y1 < axes.y0 or axes.y1 < box.y0
 
 
 def test_responses_and_what_is_marked_in_them():
@@ -174,7 +244,7 @@ def test_one_panel_of_profiles_per_layer():
     assert [line.get_label() for line in panels[1].lines[1:]] == ["zeros", "partial"]
     assert panels[1].lines[2].get_ydata().tolist() == [1.5, 1]
     assert len(panels[0].lines) == 2
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["zeros", "partial"]
+    assert legend_texts(figure) == ["zeros", "partial"]
 
 
 def test_one_bar_per_class_and_sampling():
