@@ -162,9 +162,7 @@ class Contents:
         ]
         if unfinished:
             text += f" **Not finished: {', '.join(unfinished)}.**"
-        missing = [
-            run.name for run in self._states if not self._results.is_evaluated(run, fully=True)
-        ]
+        missing = [run.name for run in self._states if not self._results.is_evaluated(run)]
         if missing:
             text += (
                 f" **Not fully evaluated: {', '.join(missing)}**; no score below includes what is "
@@ -247,14 +245,14 @@ class Contents:
         ]
         if differing:
             return f"**the runs of seed {', '.join(differing)} did not start alike.**"
-        evaluated = [run for run in self._study.runs if self._results.is_evaluated(run)]
-        known = sum(bool(_start_name(run)) for run in evaluated)
+        runs = self._study.runs
+        known = sum(bool(_start_name(run)) for run in runs)
         if not known:
             return "none was kept."
         same = "within every seed it is the same for all paddings."
-        if known == len(evaluated):
+        if known == len(runs):
             return same
-        return f"it is known for {known} of {len(evaluated)} evaluated runs, and there {same}"
+        return f"it is known for {known} of {len(runs)} runs, and there {same}"
 
     def _command(self) -> str:
         # The number of jobs is what most runs were trained with: this call may have trained none.
@@ -344,6 +342,9 @@ class Contents:
                 columns = [
                     (str(regions[i]), *((name, mode) if i else whole[title]), i) for i in numbers
                 ]
+                plan = self._results.records[name].plan
+                if kind == "leave_out" and (plan.region, plan.proportion) != ("image", "side"):
+                    title += f", share of the {plan.region}'s {plan.proportion}"
                 if title in blocks:
                     title += f", regions of {name}"
                 blocks[title] = {

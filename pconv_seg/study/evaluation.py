@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ def evaluate_runs(study: Study, jobs: int = 1) -> list[str]:
     Raises:
         PreflightError: If data are missing, or the folder's runs were trained with another config.
         ValueError: If the state of a run is damaged, naming its file.
+        OSError: If something cannot be written or read, as on a full disk; then this ends it.
         Interrupted: With several jobs, by SIGINT or SIGTERM, when all processes have ended.
     """
     study.check_folder()
@@ -208,16 +210,18 @@ def _is_current(task: _Task) -> bool:
 def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> None:
     context = get_context("spawn")  # threads of PyTorch do not survive a fork
     threads = max(1, cores() // jobs)
-    processes = []
+    processes, errors = [], context.SimpleQueue()
     with signals_raise():
         try:
             for number in range(min(jobs, len(tasks))):
                 own = tasks[number::jobs]
-                process = context.Process(target=_job, args=(own, threads))
+                process = context.Process(target=_job, args=(own, threads, errors))
                 process.start()
                 processes.append((process, own))
             for process, own in processes:
                 process.join()
+                if not errors.empty():
+                    raise errors.get()
                 left = [task for _, task in own if not _is_through(task)]
                 if left:
                     reason = (
@@ -231,11 +235,14 @@ def _evaluate_in_jobs(tasks: Sequence[tuple[str, _Task]], jobs: int) -> None:
                 process.join()
 
 
-def _job(tasks: Sequence[tuple[str, _Task]], threads: int) -> None:
+def _job(tasks: Sequence[tuple[str, _Task]], threads: int, errors: SimpleQueue) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its jobs,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which clean up after themselves
     torch.set_num_threads(threads)
-    _evaluate_each(tasks, progress=False)
+    try:
+        _evaluate_each(tasks, progress=False)
+    except OSError as error:  # a full disk, for example: the parent raises it
+        errors.put(error)
 
 
 def _evaluate_each(tasks: Sequence[tuple[str, _Task]], progress: bool = True) -> None:

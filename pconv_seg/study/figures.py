@@ -102,7 +102,9 @@ def _leave_out(results: Results) -> Figure:
                     places, paper.LEAVE_OUT_GAPS, color="0.5", marker="x", label="partial, paper"
                 )
             axes.set_title(where(results, name, mode), fontsize="medium")
-            axes.set_xlabel("leave-out")
+            plan = results.records[name].plan
+            axes.set_xlabel(f"leave-out (share of the {plan.region}'s {plan.proportion})")
+            axes.set_xlim(-0.05, 1)  # also if there is a score for a single one
         leftmost = next(axes for axes in row if axes.get_visible())
         leftmost.set_ylabel("mIoU minus that of zero padding")
         leftmost.tick_params(labelleft=True)

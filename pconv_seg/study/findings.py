@@ -133,13 +133,19 @@ def _growth(results: Results, name: str) -> Iterator[Finding]:
     last = leave_outs[-1]
     contrast, end, start = _difference(results, gap(name, "tile", last), gap(name, "tile", 0))
     place = where(results, name, "tile")
-    whole = "each side" if results.records[name].plan.proportion == "side" else "the area"
+    plan = results.records[name].plan
+    whole = "each side" if plan.proportion == "side" else "the area"
+    in_paper = (
+        f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
+        f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})"
+    )
+    if plan.region == "tile":  # in the paper it is the image that has a centre
+        whole, in_paper = f"{whole} of every tile", None
     yield _finding(
         f"Does the gap between partial and zero padding grow with leave-out, {place}?",
         f"the gap where {regions[last]} of {whole} is left out ({end}) minus the gap where nothing "
         f"is ({start})",
-        f"{paper.LEAVE_OUT_GAPS[-1] - paper.LEAVE_OUT_GAPS[0]:+.3f} "
-        f"({paper.LEAVE_OUT_GAPS[0]:+.3f} to {paper.LEAVE_OUT_GAPS[-1]:+.3f})",
+        in_paper,
         contrast,
     )
 

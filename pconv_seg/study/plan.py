@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from pconv_seg.arguments import seed
 from pconv_seg.engine import PreflightError, build_training_config, check_work_dir
 from pconv_seg.engine.config_parts import type_name
 from pconv_seg.evaluation import EvaluationPlan
@@ -83,6 +85,11 @@ class Study:
             )
         paddings = _several(file, options, "paddings", str)
         seeds = _several(file, options, "seeds", int)
+        try:
+            for value in seeds:
+                seed(str(value))  # as train.py takes it
+        except ArgumentTypeError as error:
+            raise PreflightError(f"{file}: study.seeds: {error}") from error
         unknown = set(paddings) - set(SCHEMES)
         if unknown:
             raise PreflightError(

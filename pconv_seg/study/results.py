@@ -131,10 +131,9 @@ class Results:
         is_repeated = region_options(self.records[evaluation].plan, kind) in found
         return [] if is_repeated else self.region_numbers(evaluation, kind)
 
-    def is_evaluated(self, run: StudyRun, fully: bool = False) -> bool:
-        """Whether a run has one of the study's evaluations; with ``fully``, all."""
-        found = [(name, run.padding, run.seed) in self._areas for name in names(self.study)]
-        return all(found) if fully else any(found)
+    def is_evaluated(self, run: StudyRun) -> bool:
+        """Whether a run has all of the study's evaluations."""
+        return all((name, run.padding, run.seed) in self._areas for name in names(self.study))
 
     def region_names(self, evaluation: str) -> list[str]:
         """Of an evaluation, in the order of the counts."""

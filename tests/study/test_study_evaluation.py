@@ -238,3 +238,17 @@ def test_a_job_that_dies_is_reported(make_study):
     places = "tile16 of zeros_seed0, tile16 of partial_seed0"
     assert re.search(rf"{places}: .* ended with code 9; .* fewer --jobs", problem)
     assert not list(study.folder.rglob("*.npz"))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_job_is_the_studys_error(make_study):
+    # What the jobs write may have no byte; why their checkpoints cannot be read would be written.
+    full = (
+        '__import__("multiprocessing").parent_process() and '
+        '__import__("resource").setrlimit(__import__("resource").RLIMIT_FSIZE, (0, 0))\n'
+    )
+    study = make_study(("zeros", "partial"), (0,), config=full + CONFIG)
+    finish(study)
+    with pytest.raises(OSError, match="File too large"):
+        evaluate_runs(study, jobs=2)
+    assert not list(study.folder.glob("runs/*/evaluation/*"))

@@ -106,6 +106,16 @@ def test_whole_images_are_drawn_once_by_leave_out(draw):
     assert len(figures["leave_out"].axes) == 6  # no row without a panel
 
 
+def test_leave_outs_say_of_what_and_fill_the_axis(draw):
+    plans = "dict(tile=16)", "dict(tile=24, proportion='area', region='tile')"
+    panels = draw(*plans)["leave_out"].axes
+    shares = ["image's side", "tile's area"]
+    assert [axes.get_xlabel() for axes in panels[::3]] == [
+        f"leave-out (share of the {share})" for share in shares
+    ]
+    assert {axes.get_xlim() for axes in panels} == {(-0.05, 1)}
+
+
 def test_distances_are_drawn_where_an_evaluation_has_bands(draw):
     overlapping = "dict(tile=16, modes=('tile_overlap',), bands=(4,))"
     sides = "dict(tile=24, bands=(4,))", "dict(tile=32)", "dict(tile=40, bands=(4,))"

@@ -42,6 +42,13 @@ def test_runs_go_seed_by_seed(make_study):
         ("study = dict(paddings=('zeros',), seeds=3, evaluation=())", r"study\.seeds"),
         *(
             (
+                f"study = dict(paddings=('zeros',), seeds=(0, {seed}), evaluation=())",
+                rf"study\.seeds: '{seed}' is not a whole number from 0 to {2**32 - 1}",
+            )
+            for seed in (-1, 2**32)
+        ),
+        *(
+            (
                 f"study = dict(paddings={paddings}, seeds={seeds}, evaluation=())",
                 rf"study\.{key} must list different values of type {kind}, got [(\[]",
             )
