@@ -51,6 +51,9 @@ def main(argv: list[str] | None = None) -> PaddingTrace:
         trace = padding_report(model, args.size)
     except (PreflightError, ValueError) as error:
         sys.exit(f"padding_report.py: {error}")
+    except AssertionError as error:  # as mmseg's U-Net checks its input
+        height, width = args.size
+        sys.exit(f"padding_report.py: --size {height}x{width}: the network refuses it: {error}")
     print(trace)
     if args.json:
         write_json({"config": args.config, **trace.as_dict()}, args.json)

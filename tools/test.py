@@ -12,6 +12,7 @@ from pconv_seg.engine import (
     check_testing,
     check_work_dir,
     join_processes,
+    naming_types,
 )
 from pconv_seg.outputs import output_folder
 
@@ -61,7 +62,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         check_testing(cfg)
         check_work_dir(cfg)
         join_processes(cfg)
-        return build_runner(cfg, test=True).test()
+        with naming_types(cfg):
+            return build_runner(cfg, test=True).test()
     except (PreflightError, CheckpointError) as error:
         sys.exit(f"test.py: {error}")
 

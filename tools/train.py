@@ -15,6 +15,7 @@ from pconv_seg.engine import (
     check_training,
     check_work_dir,
     join_processes,
+    naming_types,
 )
 
 
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         check_training(cfg)
         check_work_dir(cfg)
         join_processes(cfg)
-        build_runner(cfg).train()
+        with naming_types(cfg):
+            build_runner(cfg).train()
     except (PreflightError, CheckpointError, SampleError) as error:
         sys.exit(f"train.py: {error}")
     except OSError as error:

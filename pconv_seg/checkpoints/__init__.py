@@ -11,7 +11,7 @@ from .loading import (
     use_safe_loading,
 )
 from .safe import CheckpointError, UnsafeCheckpointError, load_file
-from .stored import stored_classes, stored_config
+from .stored import stored_classes, stored_config, unregistered_types
 
 __all__ = [
     "FORMATS",
@@ -29,5 +29,6 @@ __all__ = [
     "state_dict_of",
     "stored_classes",
     "stored_config",
+    "unregistered_types",
     "use_safe_loading",
 ]

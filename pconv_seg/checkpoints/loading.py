@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader, checkpoint
 from torch import Tensor, hub, nn
 
 from .safe import CheckpointError, load_file
-from .stored import stored_config
+from .stored import stored_config, unregistered_types
 
 REMOTE_REFUSED = "only files and http(s) addresses are read safely; download it first"
 _SHOWN = 8  # lines of what does not fit
@@ -122,7 +122,10 @@ def build_network(config: dict, source: str) -> nn.Module:
     try:
         return MODELS.build(config)
     except (KeyError, TypeError) as error:  # a KeyError's own text would be in quotes
-        hint = ". Give a config that imports it" if "registry" in f"{error.args[0]}" else ""
+        hint = ""
+        if "registry" in f"{error.args[0]}":
+            names = ", ".join(unregistered_types(config, "model"))
+            hint = f"{names and f' ({names})'}. Give a config that imports it"
         raise ValueError(f"{source}: {error.args[0]}{hint}") from error
 
 

@@ -180,6 +180,15 @@ def _bounded(rebuild: Callable) -> Callable:
     return function
 
 
+def _marked_tensor(rebuild: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    """What ``torch.compile`` marked by attributes is the same tensor without these."""
+    if kind is not _TENSOR or not any(rebuild is known for known in _REBUILDS.values()):
+        raise _RefusedError(f"a tensor of class {_shown(kind)} made by {_shown(rebuild)}")
+    if type(state) is not dict or not all(str(key).startswith("_dynamo_") for key in state):
+        raise _RefusedError("a tensor with attributes")
+    return rebuild(*arguments)
+
+
 def _method(owner: Any, name: str) -> Callable | str:
     if owner is HistoryBuffer:
         return name  # of a statistic, which the class has
@@ -188,6 +197,11 @@ def _method(owner: Any, name: str) -> Callable | str:
     raise _RefusedError(f"builtins.getattr({_shown(owner)}, {_shown(name)})")
 
 
+_TENSOR = "torch.Tensor"
+_REBUILDS = {
+    f"torch._utils.{name}": _bounded(getattr(torch._utils, name))
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
+}
 _FUNCTIONS: dict[str, Callable] = {
     "builtins.bytes": lambda: b"",  # only empty ones; others are encoded text
     "builtins.complex": complex,
@@ -205,16 +219,15 @@ _FUNCTIONS: dict[str, Callable] = {
     },
     "torch.Size": torch.Size,
     "torch.device": torch.device,
+    "torch._tensor._rebuild_from_type_v2": _marked_tensor,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    **{
-        f"torch._utils.{name}": _bounded(getattr(torch._utils, name))
-        for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
-    },
+    **_REBUILDS,
 }
 _CONSTANTS: dict[str, Any] = {
     "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
     "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": OneCycleParamScheduler,
     "numpy.ndarray": "numpy.ndarray",
+    _TENSOR: _TENSOR,
     **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
 }
 _ALLOWED = {**_FUNCTIONS, **_CONSTANTS}

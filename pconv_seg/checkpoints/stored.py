@@ -62,6 +62,38 @@ def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> 
     return config
 
 
+def unregistered_types(config: Any, key: str = "") -> Iterator[str]:
+    """The types in a config that nobody registered.
+
+    For errors of mmengine's builders, which do not say where a name stands, or not even which.
+
+    Args:
+        config: A config or a part of one.
+        key: Of this part in the whole config.
+
+    Yields:
+        Each as ``KEY.type='NAME'``.
+    """
+    scopes, registered = _registered(_ALL)
+    for path, name in _typed(config, key):
+        module, _, last = name.rpartition(".")
+        # A class may stand there by its module, too.
+        known = last in registered if module in ("", *scopes) else module in sys.modules
+        if not known:
+            yield f"{path}={name!r}"
+
+
+def _typed(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """The names of types in a config, each with its dotted key."""
+    items = node.items() if isinstance(node, Mapping) else enumerate(node)
+    for name, value in items:
+        path = f"{key}.{name}".lstrip(".")
+        if name == "type" and isinstance(value, str):
+            yield path, value
+        elif isinstance(value, (Mapping, list, tuple)):
+            yield from _typed(value, path)
+
+
 def stored_classes(meta: Mapping[str, Any]) -> dict[str, Any]:
     """``classes`` and ``palette`` of a checkpoint's ``meta``, as far as it has them.
 

@@ -12,7 +12,7 @@ from .launch import (
 from .preflight import check_testing, check_training, check_work_dir
 from .problems import PreflightError
 from .processes import join_processes
-from .runner import build_runner
+from .runner import build_runner, naming_types
 from .stop_hooks import STOPPED, FiniteLossHook, StopOnSignalHook
 from .train_loop import ResumableTrainLoop
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_training",
     "check_work_dir",
     "join_processes",
+    "naming_types",
     "read_config",
     "scope_of",
 ]

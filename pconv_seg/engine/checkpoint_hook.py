@@ -254,6 +254,12 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if self.save_best:
+            if absent := [key for key in self.key_indicators if key not in (*metrics, "auto")]:
+                raise PreflightError(
+                    f"default_hooks.checkpoint.save_best: no score of the validation is called "
+                    f"{', '.join(absent)}; there are {', '.join(metrics)}. Name one of these, or "
+                    "add the hook or metric that gives it; then go on with --resume."
+                )
             with self._removals_last():
                 super()._save_best_checkpoint(runner, metrics)
 

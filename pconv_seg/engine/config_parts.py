@@ -6,7 +6,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmseg.evaluation import IoUMetric
-from mmseg.registry import METRICS
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import METRICS, MODELS
 
 
 def leaf_datasets(cfg: dict, key: str) -> Iterator[tuple[str, dict]]:
@@ -46,6 +47,25 @@ def iou_metrics(cfg: Config, key: str) -> list[dict]:
         if isinstance(cls, type) and issubclass(cls, IoUMetric):
             found.append(metric)
     return found
+
+
+def class_counts(cfg: Config) -> dict[str, int]:
+    """``num_classes`` of those heads of a network that tell the classes of labels apart, by key."""
+    model = cfg.get("model") or {}
+    model = model.get("module", model)  # of test-time augmentation
+    counts = {}
+    for name in ("decode_head", "auxiliary_head"):
+        heads = model.get(name) or {}
+        keyed = {f"model.{name}": heads}
+        if isinstance(heads, (list, tuple)):
+            keyed = {f"model.{name}.{index}": head for index, head in enumerate(heads)}
+        for key, head in keyed.items():
+            loss = getattr(registered(MODELS, head, scope_of(cfg)), "loss_by_feat", None)
+            # With a loss of its own an auxiliary head may learn something else (STDCHead: edges).
+            if name == "decode_head" or loss is BaseDecodeHead.loss_by_feat:
+                counts[f"{key}.num_classes"] = head.get("num_classes")
+    # One logit may tell two classes apart.
+    return {key: number for key, number in counts.items() if number not in (None, 1)}
 
 
 def scope_of(cfg: Config) -> str:

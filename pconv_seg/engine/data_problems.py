@@ -9,7 +9,14 @@ from mmengine.config import Config
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from .config_parts import iou_metrics, leaf_datasets, registered, scope_of, type_name
+from .config_parts import (
+    class_counts,
+    iou_metrics,
+    leaf_datasets,
+    registered,
+    scope_of,
+    type_name,
+)
 from .problems import Problem
 
 _DEMO_ROOT = "data/demo"
@@ -37,12 +44,18 @@ _DATA_SOURCES = {
 }
 
 
-def data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Problem]:
-    """What is missing of the data under these keys of a config.
+def data_problems(cfg: Config, loaders: tuple[str, ...], network: bool = True) -> Iterator[Problem]:
+    """What is missing of the data under these keys of a config, or does not fit its network.
 
     Data sets that are not `BaseSegDataset` or that read through a remote backend are not
     checked.
+
+    Args:
+        cfg: A config.
+        loaders: Keys of data loaders.
+        network: Whether they are for the network of the config.
     """
+    counts = class_counts(cfg) if network else {}
     for loader in loaders:
         if cfg.get(loader):
             dataset = cfg[loader].get("dataset", {})
@@ -52,11 +65,13 @@ def data_problems(cfg: Config, loaders: tuple[str, ...]) -> Iterator[Problem]:
             scope = scope_of(cfg)
             for number, (key, leaf) in enumerate(leaf_datasets(dataset, f"{loader}.dataset")):
                 # A wrapper of several data sets has the class names of its first.
-                yield from _dataset_problems(key, leaf, skip, named and not number, scope)
+                yield from _dataset_problems(
+                    key, leaf, skip, named and not number, {} if number else counts, scope
+                )
 
 
 def _dataset_problems(
-    key: str, cfg: dict, skip_missing: bool, named: bool, scope: str
+    key: str, cfg: dict, skip_missing: bool, named: bool, counts: dict[str, int], scope: str
 ) -> Iterator[Problem]:
     cls = registered(DATASETS, cfg, scope)
     if cls is None:
@@ -79,6 +94,7 @@ def _dataset_problems(
     if named and not dataset.metainfo.get("classes"):
         remedy = f"Name them in its metainfo: --cfg-options {key}.metainfo.classes=road,sky"
         yield Problem(f"{key}: {cls.__name__} has no class names to count by", (remedy,))
+    yield from _count_problems(key, dataset, counts)
     remedies = _data_remedies(key, dataset)
     absent = _absent_places(dataset)
     for place in absent:
@@ -86,6 +102,17 @@ def _dataset_problems(
     if not absent:
         kinds = {} if skip_missing else _kinds_of_files(cfg.get("pipeline"))
         yield from _sample_problems(key, dataset, kinds, remedies)
+
+
+def _count_problems(key: str, dataset: BaseSegDataset, counts: dict[str, int]) -> Iterator[Problem]:
+    """Heads for more or fewer classes; for a label too many, a GPU says nothing but 'assert'."""
+    classes = len(dataset.metainfo.get("classes") or ())
+    for option, number in counts.items():
+        if classes and number != classes:
+            yield Problem(
+                f"{option}={number}: {key} ({type(dataset).__name__}) has {classes} classes",
+                (f"Give --cfg-options {option}={classes}, or data with {number} classes.",),
+            )
 
 
 def _data_remedies(key: str, dataset: BaseSegDataset) -> tuple[str, ...]:

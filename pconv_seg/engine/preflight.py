@@ -4,6 +4,7 @@ import os
 import os.path as osp
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -43,10 +44,11 @@ _STAGES = {
 def check_training(cfg: Config) -> None:
     """Check, before any worker or network download starts, everything that training needs.
 
-    That is the device, the data of `train_dataloader` and `val_dataloader`, the pretrained weights
-    that the model, its `init_cfg`s and `load_from` name, the model's test mode, the train loop, and
-    `auto_scale_lr`. What to resume from is looked for later, by one of the processes. Data sets
-    that are not `BaseSegDataset` or that read through a remote backend are not checked.
+    That is the device, the data of `train_dataloader` and `val_dataloader`, the number of their
+    classes, the pretrained weights that the model, its `init_cfg`s and `load_from` name, the
+    model's test mode and `conv_cfg`s, the train loop, and `auto_scale_lr`. What to resume from is
+    looked for later, by one of the processes. Data sets that are not `BaseSegDataset` or that read
+    through a remote backend are not checked.
 
     Raises:
         PreflightError: Something is missing.
@@ -56,6 +58,7 @@ def check_training(cfg: Config) -> None:
             *_missing_parts(cfg, ("model", *_STAGES["training"])),
             *_stage_problems(cfg, "validation", "testing"),
             *_mode_problems(cfg),
+            *_conv_problems(cfg.get("model") or {}, "model"),
             *_device_problems(cfg),
             *_loop_problems(cfg),
             *data_problems(cfg, ("train_dataloader", "val_dataloader")),
@@ -88,7 +91,7 @@ def check_testing(cfg: Config, checkpoints: Sequence[str] | None = None, data: b
         *_stage_problems(cfg, *stages),
         *_mode_problems(cfg),
         *_device_problems(cfg),
-        *data_problems(cfg, loaders),
+        *data_problems(cfg, loaders, network=checkpoints is None),
     ]
     for location in [cfg.load_from] if checkpoints is None else checkpoints:
         if missing := unavailable(location):
@@ -178,16 +181,45 @@ def _stage_problems(cfg: Config, *stages: str) -> Iterator[Problem]:
 
 def _mode_problems(cfg: Config) -> Iterator[Problem]:
     model = cfg.get("model") or {}
-    mode = (model.get("test_cfg") or {}).get("mode")
+    test_cfg = model.get("test_cfg") or {}
+    mode = test_cfg.get("mode", "whole")
     cls = registered(MODELS, model, scope_of(cfg))
     # mmseg's would fail at the first image: in training, not before the first validation.
-    if mode == "tile" and getattr(cls, "inference", None) is EncoderDecoder.inference:
+    if getattr(cls, "inference", None) is not EncoderDecoder.inference:
+        return
+    whole = "Give --cfg-options model.test_cfg.mode=whole."
+    if mode == "tile":
         remedy = "Give --cfg-options model.type=TiledEncoderDecoder, too."
-        others = "Give --cfg-options model.test_cfg.mode=whole."
         yield Problem(
             f"model.test_cfg.mode=tile: a model of type {model['type']} does not predict in tiles",
-            (remedy if cls is EncoderDecoder else others,),
+            (remedy if cls is EncoderDecoder else whole,),
         )
+    elif mode == "slide":
+        for key in ("crop_size", "stride"):
+            if not isinstance(test_cfg.get(key), (tuple, list)):
+                yield Problem(
+                    f"model.test_cfg.mode=slide: {key} has to be (height, width), but is "
+                    f"{test_cfg.get(key)}",
+                    (f"Give --cfg-options model.test_cfg.{key}=HEIGHT,WIDTH", whole),
+                )
+    elif mode != "whole":
+        yield Problem(
+            f"model.test_cfg.mode={mode}: a model of type {model['type']} knows whole and slide",
+            (whole,),
+        )
+
+
+def _conv_problems(node: Any, key: str) -> Iterator[Problem]:
+    """A ``conv_cfg`` that is a name alone, of which mmcv says only that it must be a dict."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        if name == "conv_cfg" and isinstance(value, str):
+            yield Problem(
+                f"{key}.conv_cfg={value!r}: it has to be a dict",
+                (f"Write conv_cfg=dict(type={value!r}).",),
+            )
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _conv_problems(value, f"{key}.{name}")
 
 
 def _scaling_problems(cfg: Config) -> Iterator[Problem]:

@@ -1,11 +1,15 @@
 """Runners that load checkpoints as a whole or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
-from pconv_seg.checkpoints import load_weights
+from pconv_seg.checkpoints import CheckpointError, load_weights, unregistered_types
 from pconv_seg.wrappers import unwrapped
 
 from .problems import PreflightError
@@ -35,12 +39,39 @@ def build_runner(cfg: Config, test: bool = False) -> Runner:
     return runner
 
 
+@contextmanager
+def naming_types(cfg: Config) -> Iterator[None]:
+    """Say which key of a config names a type that mmengine does not find.
+
+    Raises:
+        PreflightError: In place of mmengine's error, if types of the config are not registered, or
+            one takes no ``conv_cfg``.
+    """
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        if "unexpected keyword argument 'conv_cfg'" in str(error):
+            raise PreflightError(
+                f"config {cfg.filename}: {error}. Take the conv_cfg out there; --padding partial "
+                "switches convolutions that no conv_cfg reaches."
+            ) from error
+        # The last is what onedl's mmengine says of an optimizer.
+        not_found = any(text in str(error) for text in ("registry", "None is not a callable"))
+        names = [*unregistered_types(cfg._cfg_dict)] if not_found else []
+        if not names:
+            raise
+        raise PreflightError(
+            f"config {cfg.filename}: nobody registered {', '.join(names)}. Correct the name, or "
+            "import the package that registers it in custom_imports."
+        ) from error
+
+
 class WholeWeightsHook(Hook):
     """Refuse checkpoints of which only a part fits the network, in tests and in resumed training.
 
     mmengine loads what fits and logs the rest: a test then gives scores of random weights. A test
     does without the auxiliary head, see :func:`pconv_seg.checkpoints.load_weights`. Training that
-    starts from a checkpoint may replace a part of it (``load_from``).
+    starts from a checkpoint may replace a part of it (``load_from``), but not all.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -49,7 +80,25 @@ class WholeWeightsHook(Hook):
         Raises:
             CheckpointError: Keys or shapes are not those of the network.
         """
-        if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
-            return
+        model = unwrapped(runner.model)
         source = runner._load_from or f"the newest checkpoint in {runner.work_dir}"
-        load_weights(unwrapped(runner.model), checkpoint, source, runner._resume)
+        if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
+            _refuse_strangers(model, checkpoint, source)
+        else:
+            load_weights(model, checkpoint, source, runner._resume)
+
+
+def _refuse_strangers(model: nn.Module, checkpoint: dict, source: str) -> None:
+    """Refuse a checkpoint of which mmengine would load nothing at all."""
+    # As mmengine reads it.
+    weights = checkpoint.get("state_dict", checkpoint)
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    theirs = {str(key).removeprefix("module."): value for key, value in weights.items()}
+    if not any(
+        key in own and getattr(value, "shape", None) == own[key] for key, value in theirs.items()
+    ):
+        raise CheckpointError(
+            f"{source}: nothing in it has the name and the shape of a weight of the network (it "
+            f"has {', '.join([*theirs][:2])}, ..., the network {', '.join([*own][:2])}, ...). "
+            "Weights of a backbone alone belong into model.backbone.init_cfg."
+        )

@@ -32,7 +32,8 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
         Maps preprocessed tiles ``Tensor[N, c, h, w]`` to logits ``Tensor[N, C, h, w]``.
 
     Raises:
-        ValueError: When the result is called while the model is in training mode.
+        ValueError: When the result is called while the model is in training mode, or with tiles of
+            a size that an assertion of the model refuses.
     """
 
     def predict(tiles: Tensor) -> Tensor:
@@ -40,7 +41,14 @@ def tile_predictor(model: nn.Module, img_meta: dict | None = None) -> Callable[[
         # A torch.Size, by which mmseg's heads know that they see a part of an image.
         size = tiles.shape[2:]
         meta = {**(img_meta or {}), "img_shape": size, "pad_shape": size}
-        return model.encode_decode(tiles, [meta] * len(tiles))
+        try:
+            return model.encode_decode(tiles, [meta] * len(tiles))
+        except AssertionError as error:  # as mmseg's U-Net checks its input
+            raise ValueError(
+                f"the network refuses an input of {size[0]}x{size[1]} pixels ({error}): predict in "
+                "tiles alone, of a size that it takes, or put dict(type='ResizeToMultiple', "
+                "size_divisor=...) into the test pipeline"
+            ) from error
 
     return predict
 

@@ -8,11 +8,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from pconv_seg.layers import PConv2d
 from pconv_seg.wrappers import unwrapped
 
 from .batch import PaddedBatchHook, take_test_padding_away
-from .describe import scheme_of
-from .switch import SCHEMES, Where, set_padding
+from .describe import is_padded_convolution, padding_of, scheme_of, why_not_convertible
+from .switch import SCHEMES, Where, check_scheme, set_padding
+
+_SHOWN = 3  # names of convolutions in a warning
 
 
 @HOOKS.register_module()
@@ -22,18 +25,24 @@ class PaddingHook(Hook):
     ``custom_hooks=[dict(type='pconv_seg.PaddingHook', scheme='partial')]`` works in any config. The
     scheme that the model has is written into ``checkpoint['meta']['padding']``, and testing a
     checkpoint, or going on with its training, under another scheme than it was trained with gives
-    one warning.
+    one warning. So does training with ``conv_cfg=dict(type='PConv')`` somewhere in the config's
+    ``model`` if that leaves convolutions with zeros.
 
     Args:
         scheme: See :func:`set_padding`; None leaves the model as it was built and only records
             and compares.
         where: See :func:`set_padding`.
+
+    Raises:
+        ValueError: If the scheme is unknown.
     """
 
     # Before hooks that copy the model in their own `before_run` (EMA).
     priority = "VERY_HIGH"
 
     def __init__(self, scheme: str | None = None, where: Where | None = None) -> None:
+        if scheme is not None:
+            check_scheme(scheme)  # before data are read for a run
         self.scheme = scheme
         self.where = where
         self._loaded: dict[str, Any] | None = None
@@ -62,6 +71,8 @@ class PaddingHook(Hook):
         if runner._resume:
             self._compare(runner, "Going on to train")
         self._loaded = None
+        if self.scheme is None:
+            _warn_of_zeros(runner)
 
     def before_test(self, runner: Runner) -> None:
         """Compare."""
@@ -82,6 +93,36 @@ class PaddingHook(Hook):
                 f"{doing} with {present} padding a checkpoint that was trained with {trained} "
                 f"padding: expect worse scores than with {hook if trained in SCHEMES else 'that'}."
             )
+
+
+def _warn_of_zeros(runner: Runner) -> None:
+    """Say which convolutions still pad with zeros in spite of a ``conv_cfg``."""
+    if not _names_pconv(runner.cfg.get("model")):
+        return
+    model = unwrapped(runner.model)
+    padded = {name: m for name, m in model.named_modules() if is_padded_convolution(m)}
+    zeros = [
+        name
+        for name, m in padded.items()
+        if padding_of(m) == "zeros" and not why_not_convertible(m)
+    ]
+    if zeros:
+        named = ", ".join(zeros[:_SHOWN]) + (", ..." if len(zeros) > _SHOWN else "")
+        runner.logger.warning(
+            f"conv_cfg=dict(type='PConv') is in the config, but {len(zeros)} of {len(padded)} "
+            f"padded convolutions pad with zeros ({named}): no conv_cfg reached them. --padding "
+            "partial, or dict(type='pconv_seg.PaddingHook', scheme='partial') in custom_hooks, "
+            "switches them."
+        )
+
+
+def _names_pconv(node: Any) -> bool:
+    """Whether a part of a config asks for PConv."""
+    if isinstance(node, dict):
+        if node.get("type") in ("PConv", "pconv_seg.PConv", PConv2d):
+            return True
+        node = list(node.values())
+    return isinstance(node, (list, tuple)) and any(map(_names_pconv, node))
 
 
 def add_padding(cfg: Config, scheme: str | None = None) -> None:

@@ -83,8 +83,7 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
         ValueError: if the scheme is unknown, or ``where`` selects no padded convolution that can
             follow.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"unknown padding scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
+    check_scheme(scheme)
     selects = _selector(where)
     rows = []
     for name, module in model.named_modules():
@@ -107,6 +106,12 @@ def set_padding(model: nn.Module, scheme: str, *, where: Where | None = None) ->
             "`where` says why others cannot"
         )
     return report
+
+
+def check_scheme(scheme: str) -> None:
+    """Raise a ValueError for a scheme that :func:`set_padding` does not know."""
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown padding scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
 
 
 def _selector(where: Where | None) -> Callable[[str, nn.Module], bool]:

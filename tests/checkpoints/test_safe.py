@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler import MultiStepLR, OneCycleLR, PolyLR
@@ -45,6 +46,12 @@ class Calls:
 
     def __reduce__(self) -> tuple:
         return self.call
+
+
+def with_attributes(**attributes: object) -> torch.Tensor:
+    tensor = torch.arange(6.0)[::2]
+    vars(tensor).update(attributes)
+    return tensor
 
 
 # A tuple of twice a tuple of twice a tuple ...
@@ -92,6 +99,11 @@ def test_nothing_in_a_malicious_file_runs(file, tmp_path, zipped):
         (Calls(codecs.encode, "a", "rot13"), r"_codecs\.encode\(\.\.\., 'rot13'\)"),
         (np.arange(3, dtype=">i4"), r"a changed numpy\."),
         (np.array([Touch(Path("x"))]), r"numpy\.dtype\('O8?'\)"),
+        (
+            Calls(torch._tensor._rebuild_from_type_v2, OrderedDict, torch.Tensor, (), {}),
+            r"a tensor of class 'torch\.Tensor' made by OrderedDict",
+        ),
+        (with_attributes(mine=1), "a tensor with attributes"),
         (nn.Linear(1, 1), r"torch\.nn\.modules\.linear\.Linear"),
         (Path("x"), r"pathlib.*Path"),
     ],
@@ -239,6 +251,19 @@ def test_what_checkpoints_hold_comes_back(file, zipped):
     for name in ("meta", "containers", "types"):
         assert loaded.pop(name) == content.pop(name)
     torch.testing.assert_close(loaded, content, rtol=0, atol=0)
+
+
+@FORMATS
+def test_tensors_that_a_compiler_marked_come_back_without_the_marks(file, zipped):
+    """As compiled training leaves them in the optimizer on a CPU."""
+    marked = with_attributes(_dynamo_static_input_type="guarded")
+    torch._dynamo.mark_static_address(plain := torch.arange(3.0))
+    assert vars(plain)
+    save({"optimizer": {"state": {0: {"momentum_buffer": marked, "plain": plain}}}}, file, zipped)
+    found = load_file(file)["optimizer"]["state"][0]
+    torch.testing.assert_close(found["momentum_buffer"], torch.tensor([0.0, 2, 4]), rtol=0, atol=0)
+    torch.testing.assert_close(found["plain"], torch.arange(3.0), rtol=0, atol=0)
+    assert not any(map(vars, found.values()))
 
 
 def test_what_old_versions_wrote_comes_back(file):

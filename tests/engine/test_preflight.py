@@ -221,6 +221,38 @@ def test_a_wrapper_of_several_needs_the_names_of_its_first_alone(root: Path) -> 
     assert "val_dataloader.dataset.datasets.0: BaseSegDataset has no class names" in message
 
 
+def test_heads_that_have_not_the_classes_of_the_data(root: Path) -> None:
+    cfg = _config(root, load_from=str(_touch(root / "a.pth")))
+    # mmseg's own cascade and edge detection, and one logit for two classes, are no mistakes.
+    edges, one = dict(type="STDCHead", num_classes=2), dict(type="FCNHead", num_classes=1)
+    cfg.model.decode_head = [dict(type="FCNHead", num_classes=19), dict(type="EncHead")]
+    cfg.model.auxiliary_head = [edges, dict(type="FCNHead", num_classes=19), one]
+    check_training(cfg)
+    check_testing(cfg)
+    cfg.model.decode_head[1].num_classes = 150
+    cfg.model.auxiliary_head[1].num_classes = 11
+    for loader, check in (("train", check_training), ("test", check_testing)):
+        message = _message(cfg, check)
+        for key in ("decode_head.1.num_classes=150", "auxiliary_head.1.num_classes=11"):
+            data = f"{loader}_dataloader.dataset (CityscapesDataset) has 19 classes"
+            assert f"  - model.{key}: {data}\n" in message
+        remedies = message.partition("what to do:\n")[2]
+        assert remedies == (
+            "  - Give --cfg-options model.decode_head.1.num_classes=19, or data with 150 classes.\n"
+            "  - Give --cfg-options model.auxiliary_head.1.num_classes=19, or data with 11 classes."
+        )
+    # A network of a checkpoint need not be that of the config.
+    check_testing(cfg, [cfg.load_from])
+    cfg.model = dict(type="SegTTAModel", module=cfg.model)
+    assert "model.decode_head.1.num_classes=150" in _message(cfg, check_testing)
+    # Its classes are those that the config names, and those of the first of several data sets.
+    cfg = _config(root, **{"model.decode_head": dict(type="FCNHead", num_classes=2)})
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        few = dict(loader.dataset, metainfo=dict(classes=("road", "car")))
+        loader.dataset = dict(type="ConcatDataset", datasets=[few, loader.dataset])
+    check_training(cfg)
+
+
 def test_missing_annotation_file(root: Path) -> None:
     message = _message(_config(root, **{"train_dataloader.dataset.ann_file": "train.txt"}))
     assert f"train_dataloader.dataset: no {root}/train.txt\n" in message
@@ -562,7 +594,50 @@ def test_prediction_in_tiles_needs_its_segmentor(root: Path, name: str, remedy: 
         assert f"model.test_cfg.mode=tile: a model of type {name} does not predict" in message
         assert f"--cfg-options model.{remedy}" in message
     check_training(_config(root, **tiled | {"model.type": "TiledEncoderDecoder"}))
-    check_training(_config(root, **tiled | {"model.test_cfg": dict(mode="slide")}))
+    slide = dict(mode="slide", crop_size=(64, 64), stride=(32, 32))
+    check_training(_config(root, **tiled | {"model.test_cfg": slide}))
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "problem", "remedy"),
+    [
+        (
+            dict(mode="slide", crop_size=(64, 64)),
+            "model.test_cfg.mode=slide: stride has to be (height, width), but is None",
+            "model.test_cfg.stride=HEIGHT,WIDTH",
+        ),
+        (
+            dict(mode="slide", crop_size=64, stride=[32, 32]),
+            "model.test_cfg.mode=slide: crop_size has to be (height, width), but is 64",
+            "model.test_cfg.crop_size=HEIGHT,WIDTH",
+        ),
+        (
+            dict(mode="Slide"),
+            "model.test_cfg.mode=Slide: a model of type EncoderDecoder knows whole and slide",
+            "model.test_cfg.mode=whole",
+        ),
+    ],
+)
+def test_test_modes_that_would_end_the_first_validation(
+    root: Path, test_cfg: dict, problem: str, remedy: str
+) -> None:
+    message = _message(_config(root, **{"model.test_cfg": test_cfg}))
+    assert message.startswith(f"cannot start:\n  - {problem}\n")
+    assert f"  - Give --cfg-options {remedy}" in message
+    # It checks its options itself.
+    tiled = {"model.type": "TiledEncoderDecoder", "model.test_cfg": test_cfg}
+    check_training(_config(root, **tiled))
+
+
+def test_convolutions_that_are_named_without_a_dict(root: Path) -> None:
+    heads = [dict(conv_cfg=dict(type="PConv")), dict(conv_cfg="PConv")]
+    cfg = _config(root, **{"model.backbone.conv_cfg": None, "model.decode_head": heads})
+    assert _message(cfg) == (
+        "cannot start:\n"
+        "  - model.decode_head.1.conv_cfg='PConv': it has to be a dict\n"
+        "what to do:\n"
+        "  - Write conv_cfg=dict(type='PConv')."
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

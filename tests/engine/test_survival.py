@@ -8,14 +8,17 @@ import re
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_run
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import CosineAnnealingLR, PolyLR
 from mmengine.runner import Runner
 
+from pconv_seg.engine import PreflightError, ResumableCheckpointHook
 from pconv_seg.engine.checkpoint_hook import _changes, _resume_from
 from pconv_seg.work_dir import damage, newest_checkpoint
 
@@ -195,6 +198,18 @@ def test_a_copied_run_removes_its_own_files_alone(
     left = {file.name for file in copied.work_dir.glob("best_*")}
     assert len(left) == len(best)
     assert not left & best
+
+
+def test_a_score_that_no_validation_gives_is_named() -> None:
+    hook = ResumableCheckpointHook(save_best=["border/mIoU", "tile/mIoU"], rule="greater")
+    runner = SimpleNamespace(message_hub=MessageHub("validation"), iter=3)
+    with pytest.raises(PreflightError) as error:
+        hook.after_val_epoch(runner, {"mIoU": 1.0, "border/mIoU": 2.0})
+    assert str(error.value) == (
+        "default_hooks.checkpoint.save_best: no score of the validation is called tile/mIoU; there "
+        "are mIoU, border/mIoU. Name one of these, or add the hook or metric that gives it; then "
+        "go on with --resume."
+    )
 
 
 def test_workers_outlive_the_signal_and_change_nothing(

@@ -161,6 +161,10 @@ def test_what_does_not_fit_is_named(make_config, save, tmp_path):
             {"meta": {"cfg": "model = dict(type='Nobody')"}},
             ": Nobody is not in the .* Give a config that imports it",
         ),
+        (
+            {"meta": {"cfg": "model = dict(type='ResNet', depth=18, conv_cfg=dict(type='Pc'))"}},
+            r": Cannot find .* \(model\.conv_cfg\.type='Pc'\)\. Give a config that imports it",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_of_a_network_is_named(tmp_path, content, message):

@@ -193,6 +193,32 @@ def test_options_are_tried_without_a_device_and_a_progress_bar(capfd):
     assert "tile" not in capfd.readouterr().err
 
 
+def test_sizes_that_a_network_refuses_are_named():
+    unet = {
+        "type": "UNet",
+        "base_channels": 4,
+        "num_stages": 2,
+        "strides": (1, 1),
+        "enc_num_convs": (1, 1),
+        "dec_num_convs": (1,),
+        "downsamples": (True,),
+        "enc_dilations": (1, 1),
+        "dec_dilations": (1,),
+    }
+    head = {"in_channels": 4, "in_index": 1}
+    changed = config({"mode": "whole"}, backbone=unet)
+    changed["decode_head"] = changed["decode_head"] | head
+    model = MODELS.build(ConfigDict(changed)).eval()
+    predict = tile_predictor(model)
+    with torch.no_grad():
+        assert predict(torch.zeros(1, 3, 10, 12)).shape == (1, 5, 10, 12)
+        with pytest.raises(
+            ValueError, match=r"refuses an input of 9x12 pixels \(The input image size \(9, 12\) "
+        ) as error:
+            predict(torch.zeros(1, 3, 9, 12))
+    assert "dict(type='ResizeToMultiple', size_divisor=...)" in str(error.value)
+
+
 def test_meta_information_is_left_alone():
     model = build(SLIDE, "TiledEncoderDecoder")
     metas = [sample.metainfo for sample in samples(2, 50, 50, flip=False)]

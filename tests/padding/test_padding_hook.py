@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 import torch
+from mmcv.cnn import ConvWS2d
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, BaseTTAModel
@@ -185,6 +186,31 @@ def test_fine_tuning_from_another_scheme_is_no_reason_to_warn(tmp_path, trained)
     assert warnings.messages == []
 
 
+@pytest.mark.parametrize("head", [dict(type="PConv"), dict(type="pconv_seg.PConv"), dict()])
+@pytest.mark.parametrize("conv", [nn.Conv2d, PConv2d])
+def test_training_names_what_conv_cfg_did_not_reach(tmp_path, head, conv):
+    cfg = Config(dict(model=dict(decode_head=[dict(conv_cfg=head)])))
+
+    def warnings_of_training(hook):
+        model = Net(conv)  # which SegFormer has not: there, conv_cfg reaches nothing that pads
+        model.more = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1) for _ in range(4)))
+        model.standardized = ConvWS2d(1, 1, 3, padding=1)  # out of reach of a switch
+        runner = run(tmp_path, [hook], model, cfg=cfg)
+        warnings = Messages(runner)
+        runner.train()
+        return warnings.messages
+
+    messages = warnings_of_training(dict(HOOK, scheme=None))
+    assert len(messages) == bool(head)
+    if conv is PConv2d:
+        expected = "4 of 6 padded convolutions pad with zeros (more.0, more.1, more.2, ...): no "
+    else:
+        expected = "5 of 6 padded convolutions pad with zeros (conv, more.0, more.1, ...): no "
+    assert all(expected in message for message in messages)
+    # The remedy leaves nothing to warn of, and what a hook selects is meant.
+    assert warnings_of_training(HOOK) == warnings_of_training(dict(HOOK, where="more.0")) == []
+
+
 def test_where_leaves_a_mixture(tmp_path):
     model = Net()
     model.second = nn.Conv2d(1, 1, 3, padding=1)
@@ -214,6 +240,11 @@ def test_where_names_the_network_inside_of_test_time_augmentation(tmp_path):
     runner = run(tmp_path, [dict(HOOK, where="conv")], Twice(net))
     runner.call_hook("before_run")
     assert type(net.conv) is PConv2d
+
+
+def test_an_unknown_scheme_is_refused_before_data_are_read():
+    with pytest.raises(ValueError, match="unknown padding scheme 'Partial': choose one of zeros,"):
+        PaddingHook("Partial")
 
 
 def test_add_padding_replaces_the_hook_that_is_there():

@@ -48,6 +48,12 @@ def test_bad_arguments_end_with_one_line(main, tmp_path, capsys):
     config.write_text(CONFIG.replace("depth=18", "depth=18, foo=4"))
     with pytest.raises(SystemExit, match=r"config .*config\.py: .*__init__\(\) got .*'foo'$"):
         main([str(config)])
+    unet = 'model = dict(type="EncoderDecoder", backbone=dict(type="UNet", base_channels=4), '
+    head = 'decode_head=dict(type="FCNHead", in_channels=4, channels=4, in_index=4, num_classes=3))'
+    config.write_text(unet + head)
+    refused = r"--size 64x100: the network refuses it: The input image size \(64, 100\) should"
+    with pytest.raises(SystemExit, match=refused):
+        main([str(config), "--size", "64x100"])
     config.write_text("a = 1")
     with pytest.raises(SystemExit, match=r"model: config .*config\.py has none"):
         main([str(config)])

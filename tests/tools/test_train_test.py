@@ -229,6 +229,20 @@ def test_a_runner_that_nobody_registered_is_named(
         main[name]([config, *given, *options])
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_type_that_nobody_registered_is_named_by_its_key(
+    config: str, main: dict, tmp_path: Path, trained: Path, name: str
+) -> None:
+    given = [str(trained / "iter_2.pth")] if name == "test" else []
+    options = ["--work-dir", str(tmp_path), "--cfg-options", "test_evaluator.type=BorderMetric"]
+    options += ["model.backbone.conv_cfg.type=Pconv"]
+    with pytest.raises(SystemExit) as error:
+        main[name]([config, *given, *options])
+    assert f"{name}.py: config {config}: nobody registered " in error.value.code
+    assert "model.backbone.conv_cfg.type='Pconv'" in error.value.code
+    assert "test_evaluator.type='BorderMetric'" in error.value.code
+
+
 @pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
 def test_a_checkpoint_that_fits_in_part_is_not_tested(
     config: str, main: dict, tmp_path: Path, trained: Path, flags: list[str]
@@ -278,6 +292,32 @@ def test_training_goes_on_from_all_of_a_checkpoint_and_starts_from_a_part(
     assert not list(tmp_path.glob("*.pth"))
     main["train"]([config, *other, f"load_from={trained / 'iter_2.pth'}"])
     assert (tmp_path / "iter_2.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({"state_dict": {"conv1.weight": torch.ones(1)}, "meta": {}}, "conv1.weight, ..."),
+        (
+            {"state_dict": {"decode_head.conv_seg.bias": torch.ones(18)}},
+            "decode_head.conv_seg.bias,",
+        ),
+        # Which mmengine does not look into.
+        ({"model": {"decode_head.conv_seg.bias": torch.ones(19)}, "epoch": 3}, "model, epoch, ..."),
+    ],
+    ids=["backbone", "shape", "torchvision"],
+)
+def test_training_does_not_start_from_weights_of_which_none_fits(
+    config: str, main: dict, tmp_path: Path, content: dict, found: str
+) -> None:
+    torch.save(content, tmp_path / "strange.pth")
+    options = ["--work-dir", str(tmp_path), "--cfg-options", f"load_from={tmp_path}/strange.pth"]
+    with pytest.raises(SystemExit) as error:
+        main["train"]([config, *options])
+    message = f"train.py: {tmp_path}/strange.pth: nothing in it has the name and the shape of a"
+    assert error.value.code.startswith(message)
+    assert f"(it has {found}" in error.value.code
+    assert "the network backbone.conv1.weight, backbone.bn1.weight, ...)" in error.value.code
 
 
 @pytest.mark.parametrize("flags", [[], ["--tta"]], ids=["plain", "tta"])
