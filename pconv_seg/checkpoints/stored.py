@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, TASK_UTILS, WEIGHT_INITIALIZERS, Registry
 from mmengine.utils import get_object_from_string
 
+from pconv_seg.config_tree import entries
+
 from .safe import CheckpointError, UnsafeCheckpointError
 
 _OF_MODELS = (MODELS, TASK_UTILS, WEIGHT_INITIALIZERS)
@@ -49,7 +51,10 @@ def stored_config(meta: Mapping[str, Any], source: str, whole: bool = False) -> 
         why = error.args[0]
         raise CheckpointError(f"{source}: its stored config cannot be read: {why}") from error
     scopes, registered = _registered(_ALL if whole else _OF_MODELS)
-    for key, name in _lookups(config._cfg_dict if whole else config.get("model")):
+    for _, key, name in entries(config._cfg_dict if whole else config.get("model")):
+        # What mmengine looks up, and imports if it does not find it.
+        if key not in ("type", "_scope_", "default_scope"):
+            continue
         if key != "type" and name not in [None, *scopes]:
             raise UnsafeCheckpointError(
                 f"{source}: its stored config names the scope {name}, which is not registered"
@@ -75,23 +80,13 @@ def unregistered_types(config: Any, key: str = "") -> Iterator[str]:
         Each as ``KEY.type='NAME'``.
     """
     scopes, registered = _registered(_ALL)
-    for path, name in _typed(config, key):
-        module, _, last = name.rpartition(".")
-        # A class may stand there by its module, too.
-        known = last in registered if module in ("", *scopes) else module in sys.modules
-        if not known:
-            yield f"{path}={name!r}"
-
-
-def _typed(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The names of types in a config, each with its dotted key."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
-    for name, value in items:
-        path = f"{key}.{name}".lstrip(".")
-        if name == "type" and isinstance(value, str):
-            yield path, value
-        elif isinstance(value, (Mapping, list, tuple)):
-            yield from _typed(value, path)
+    for path, name, kind in entries(config, key):
+        if name == "type" and isinstance(kind, str):
+            module, _, last = kind.rpartition(".")
+            # A class may stand there by its module, too.
+            known = last in registered if module in ("", *scopes) else module in sys.modules
+            if not known:
+                yield f"{path}={kind!r}"
 
 
 def stored_classes(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,16 +139,6 @@ def _refusal(node: ast.AST, source: str) -> UnsafeCheckpointError:
         f"{source}: line {node.lineno} of its stored config is refused, nothing was run: "
         f"{ast.unparse(node)}. mmengine stores only lines 'key = value' of literals and dict(...)"
     )
-
-
-def _lookups(node: Any) -> Iterator[tuple[str, Any]]:
-    """What mmengine looks up, and imports if it does not find it, each with its key."""
-    if isinstance(node, Mapping):
-        yield from ((key, node[key]) for key in ("type", "_scope_", "default_scope") if key in node)
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            yield from _lookups(item)
 
 
 def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], dict[str, list[Any]]]:

@@ -4,7 +4,6 @@ import os
 import os.path as osp
 from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -12,6 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmseg.models import EncoderDecoder
 from mmseg.registry import DATA_SAMPLERS, LOOPS, MODELS
 
+from pconv_seg.config_tree import entries
 from pconv_seg.outputs import output_folder
 
 from .config_parts import registered, scope_of, type_name
@@ -58,7 +58,7 @@ def check_training(cfg: Config) -> None:
             *_missing_parts(cfg, ("model", *_STAGES["training"])),
             *_stage_problems(cfg, "validation", "testing"),
             *_mode_problems(cfg),
-            *_conv_problems(cfg.get("model") or {}, "model"),
+            *_conv_problems(cfg),
             *_device_problems(cfg),
             *_loop_problems(cfg),
             *data_problems(cfg, ("train_dataloader", "val_dataloader")),
@@ -209,17 +209,13 @@ def _mode_problems(cfg: Config) -> Iterator[Problem]:
         )
 
 
-def _conv_problems(node: Any, key: str) -> Iterator[Problem]:
+def _conv_problems(cfg: Config) -> Iterator[Problem]:
     """A ``conv_cfg`` that is a name alone, of which mmcv says only that it must be a dict."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for name, value in items:
+    for key, name, value in entries(cfg.get("model"), "model"):
         if name == "conv_cfg" and isinstance(value, str):
             yield Problem(
-                f"{key}.conv_cfg={value!r}: it has to be a dict",
-                (f"Write conv_cfg=dict(type={value!r}).",),
+                f"{key}={value!r}: it has to be a dict", (f"Write conv_cfg=dict(type={value!r}).",)
             )
-        elif isinstance(value, (dict, list, tuple)):
-            yield from _conv_problems(value, f"{key}.{name}")
 
 
 def _scaling_problems(cfg: Config) -> Iterator[Problem]:

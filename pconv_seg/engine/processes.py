@@ -2,8 +2,6 @@
 
 import atexit
 import os
-from collections.abc import Iterator
-from typing import Any
 
 import torch.distributed
 from mmengine.config import Config
@@ -11,6 +9,8 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.logging import print_log
 from mmengine.utils.dl_utils import set_multi_processing
+
+from pconv_seg.config_tree import entries
 
 
 def join_processes(cfg: Config) -> None:
@@ -34,9 +34,10 @@ def join_processes(cfg: Config) -> None:
         **(cfg.get("model_wrapper_cfg") or {}),
         "device_ids": None,
     }
-    synchronized = [node for node in _dicts(cfg.model) if node.get("type") == "SyncBN"]
-    for node in synchronized:
-        node["type"] = "BN"
+    parts = [part for _, _, part in entries(cfg.model) if isinstance(part, dict)]
+    synchronized = [part for part in parts if part.get("type") == "SyncBN"]
+    for part in synchronized:
+        part["type"] = "BN"
     if not is_distributed():
         if launcher == "mpi":
             # What Open MPI tells its processes, by the names that torch looks for.
@@ -54,11 +55,3 @@ def join_processes(cfg: Config) -> None:
             f"{torch.distributed.get_world_size()} processes normalizes with its own batch",
             "current",
         )
-
-
-def _dicts(node: Any) -> Iterator[dict]:
-    if isinstance(node, dict):
-        yield node
-    if isinstance(node, (dict, list, tuple)):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _dicts(value)

@@ -4,7 +4,6 @@ import os.path as osp
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
@@ -12,6 +11,7 @@ import torch
 from mmengine.runner import checkpoint
 
 from pconv_seg.checkpoints.loading import REMOTE_REFUSED
+from pconv_seg.config_tree import entries
 
 from .problems import Problem
 
@@ -36,19 +36,15 @@ def weight_problems(tree: dict) -> Iterator[Problem]:
             yield Problem(f"{key}: {missing.what}", remedies)
 
 
-def _pretrained(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def _pretrained(tree: dict) -> Iterator[tuple[str, str]]:
     """Dotted key and location of all weights that a config names."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for name, value in items:
-        path = f"{key}.{name}" if key else f"{name}"
+    for key, name, value in entries(tree):
         if name == "init_cfg":
             for init in value if isinstance(value, (list, tuple)) else [value]:
                 if init and "checkpoint" in init:
-                    yield path, init["checkpoint"]
+                    yield key, init["checkpoint"]
         elif name in ("pretrained", "load_from") and isinstance(value, str):
-            yield path, value
-        elif isinstance(value, (dict, list, tuple)):
-            yield from _pretrained(value, path)
+            yield key, value
 
 
 def unavailable(location: str) -> Problem | None:

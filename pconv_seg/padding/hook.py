@@ -8,6 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from pconv_seg.config_tree import entries
 from pconv_seg.layers import PConv2d
 from pconv_seg.wrappers import unwrapped
 
@@ -97,7 +98,8 @@ class PaddingHook(Hook):
 
 def _warn_of_zeros(runner: Runner) -> None:
     """Say which convolutions still pad with zeros in spite of a ``conv_cfg``."""
-    if not _names_pconv(runner.cfg.get("model")):
+    types = [kind for _, name, kind in entries(runner.cfg.get("model")) if name == "type"]
+    if not any(kind in types for kind in ("PConv", "pconv_seg.PConv", PConv2d)):
         return
     model = unwrapped(runner.model)
     padded = {name: m for name, m in model.named_modules() if is_padded_convolution(m)}
@@ -114,15 +116,6 @@ def _warn_of_zeros(runner: Runner) -> None:
             "partial, or dict(type='pconv_seg.PaddingHook', scheme='partial') in custom_hooks, "
             "switches them."
         )
-
-
-def _names_pconv(node: Any) -> bool:
-    """Whether a part of a config asks for PConv."""
-    if isinstance(node, dict):
-        if node.get("type") in ("PConv", "pconv_seg.PConv", PConv2d):
-            return True
-        node = list(node.values())
-    return isinstance(node, (list, tuple)) and any(map(_names_pconv, node))
 
 
 def add_padding(cfg: Config, scheme: str | None = None) -> None:
