@@ -18,4 +18,4 @@ def test_entries_come_with_their_keys_before_what_they_hold():
         ("cfg.seeds.0", 0, 0),
     ]
     assert list(entries({"a": 1})) == [("a", "a", 1)]
-    assert not list(entries("ab")) and not list(entries(None))
+    assert not list(entries("ab"))
