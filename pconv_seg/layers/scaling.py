@@ -251,10 +251,7 @@ def _is_dense_memory(tensor: Tensor) -> bool:
         type(tensor) is Tensor
         # What torch.vmap and its like hand on has the type of a tensor, too, but no memory.
         and torch._C._has_storage(tensor)
-        and (
-            tensor.is_contiguous()
-            or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        )
+        and (tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last))
     )
 
 

@@ -15,7 +15,7 @@ import tiny_run
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.optim import CosineAnnealingLR, PolyLR
+from mmengine.optim import CosineAnnealingLR, PolyLR, ReduceOnPlateauLR
 from mmengine.runner import Runner
 
 from pconv_seg.engine import PreflightError, ResumableCheckpointHook
@@ -426,6 +426,14 @@ def test_other_kinds_and_numbers_of_schedulers_are_named() -> None:
     (other,) = _changes([cosine], [poly.state_dict()])
     assert "param_scheduler.0: the checkpoint's is another kind of scheduler" in other
     assert "it has power, total_iters, not T_max" in other
+    (named,) = _changes({"generator": [cosine]}, {"generator": [poly.state_dict()]})
+    assert named == other.replace("param_scheduler.0", "param_scheduler.generator.0")
+    powerless = {name: value for name, value in poly.state_dict().items() if name != "power"}
+    (lacking,) = _changes([poly], [powerless])
+    assert "it has nothing else, not power" in lacking
+    plateau = ReduceOnPlateauLR(optimizer, monitor="loss")
+    counted = {"best": 0.5, "num_bad_epochs": 1, "cooldown_counter": 1}
+    assert list(_changes([plateau], [{**plateau.state_dict(), **counted}])) == []
     for ours, theirs in (([poly, cosine], [poly]), ([poly], [poly, cosine])):
         (number,) = _changes(ours, [scheduler.state_dict() for scheduler in theirs])
         assert f"has {len(theirs)} schedulers, the config {len(ours)}" in number
@@ -451,6 +459,12 @@ def test_load_from_counts_where_the_run_has_nothing_of_its_own(tmp_path: Path) -
     (tmp_path / "link").symlink_to(work_dir)
     for own, folder in ((tmp_path / "link/iter_1.pth", work_dir), (whole, tmp_path / "link")):
         assert _resume_from(str(own), str(folder)) == (str(own), [])
+    # With out_dir the run's own are elsewhere.
+    work_dir.joinpath("last_checkpoint").write_text(str(tmp_path / "out/iter_5.pth"))
+    (tmp_path / "out").mkdir()
+    torch.save({}, tmp_path / "out/iter_5.pth")
+    own = str(tmp_path / "out/iter_2.pth")
+    assert _resume_from(own, str(work_dir)) == (own, [])
 
 
 def test_only_damaged_checkpoints_are_an_error(tiny_config: str, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The Triton kernel against PyTorch's operations; without a GPU in Triton's interpreter."""
 
 import math
+import warnings
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -28,6 +30,7 @@ GEOMETRIES = [
     ((4, 9), (1, 5), (1, 3), (0, 2), (1, 2)),  # no border along one axis
     ((7, 7), 2, (2, 1), ((0, 1), (0, 3)), (1, 3)),  # no border at the start
     ((4, 3), 1, 1, 1, 1),  # windows without any valid tap
+    ((6, 7), 3, 1, 0, 1),  # nothing to scale
 ]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -204,6 +207,15 @@ def test_second_and_forward_derivatives(way):
     assert torch.autograd.gradgradcheck(convolve, leaves)
 
 
+def test_forward_derivatives_where_no_gradient_is_recorded(way):
+    shapes = (1, 2, 4, 5), (1, 2, 4, 5), (3, 2, 3, 3), (3,)
+    input, tangent, *layer = (torch.randn(shape).double().to(DEVICE) for shape in shapes)
+    with forward_ad.dual_level():
+        output = partial_conv2d(forward_ad.make_dual(input, tangent), *layer, padding=1)
+        found = forward_ad.unpack_dual(output).tangent
+    torch.testing.assert_close(found, partial_conv2d(tangent, layer[0], padding=1))
+
+
 def test_gradients_of_several_outputs_at_once(kernel):
     input = torch.randn(1, 2, 5, 6, device=DEVICE, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 2, 3, 3, device=DEVICE, dtype=torch.float64)
@@ -287,6 +299,41 @@ def test_values_that_begin_between_16_bytes_and_biases_with_gaps(kernel):
     expected = scaling._scale_border_(values.clone(), bias, False, plan, None)
     scale_border_(values, bias, False, plan.frame, False)
     torch.testing.assert_close(values, expected)
+
+
+def test_bounds_of_the_kernel(kernel):
+    """CUDA's grid ends at 65535 images, 32 bits at twice the pixels; complex numbers are none."""
+    options = 3, 1, 1, 1
+    values = torch.zeros(65536, 1, 1, 1, device=DEVICE)
+    plan = plan_of((1, 1), *options)
+    assert scaling._kernel_for(values[:65535], plan, False) is not None
+    assert scaling._kernel_for(values, plan, False) is None
+    assert scaling._kernel_for(values[:1], plan_of((2**15, 2**15), *options), False) is not None
+    assert scaling._kernel_for(values[:1], plan_of((2**15, 2**15 + 1), *options), False) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a compiler that does not know them
+        assert scaling._kernel_for(values[:1].to(torch.complex64), plan, False) is None
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_operations_scale_where_triton_does_not_work(error, kernel, monkeypatch):
+    """Which is said once, unless there is none."""
+
+    def fail(*args):
+        raise error("no compiler")
+
+    monkeypatch.setattr(scaling, "_border_kernels", {})
+    monkeypatch.setattr(border_kernel, "load", fail)
+    input, weight = (torch.randn(s).double().to(DEVICE) for s in ((2, 3, 6, 7), (4, 3, 3, 3)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outputs = [partial_conv2d(input, weight, padding=1) for _ in range(2)]
+    expected, _ = partial_conv2d(input, weight, padding=1, mask=torch.ones_like(input[:1, :1]))
+    torch.testing.assert_close(outputs, [expected, expected])
+    says = f"Triton does not work on {input.device}, so partial padding takes more launches there: "
+    assert [str(warning.message) for warning in caught] == (
+        [] if error is ImportError else [f"{says}RuntimeError: no compiler"]
+    )
 
 
 @needs_gpu

@@ -149,9 +149,13 @@ def test_maps_too_small_are_named():
         conv = padded(nn.Conv2d(1, 1, 3, padding=6, dilation=6), mode)
         conv.layer_name = "head.aspp.1"
         conv(torch.zeros(1, 1, fits, fits))
-        message = rf"head\.aspp\.1: a map of {fits}x{fits - 1} is too small for {mode} padding of 6"
-        with pytest.raises(ValueError, match=message):
-            conv(torch.zeros(1, 1, fits, fits - 1))
+        for height, width in ((fits, fits - 1), (fits - 1, fits)):
+            message = (
+                rf"head\.aspp\.1: a map of {height}x{width} is too small for {mode} padding of 6 "
+                rf"pixels, which needs at least {fits}\."
+            )
+            with pytest.raises(ValueError, match=message):
+                conv(torch.zeros(1, 1, height, width))
     conv = padded(nn.Conv2d(1, 1, 3, padding=6, dilation=6), "distribution")
     assert conv(torch.zeros(1, 1, 1, 2)).shape == (1, 1, 1, 2)
 

@@ -103,6 +103,13 @@ def test_counts_in_tensors_equal_those_of_geometry(kernel_size, stride, dilation
         ]
 
 
+def test_counts_of_large_maps_are_exact():
+    """The places of taps fit neither into bfloat16 nor into float16."""
+    axis = axes.Axis(-2, 3, 2**20, (1, 1), 1)
+    counts = axis.counts(15 * 2**20 + 1, torch.empty(1, 1, 16, 1, dtype=torch.bfloat16))
+    assert counts.flatten().tolist() == [2, *[3] * 14, 2]
+
+
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7])
 def test_windows_are_known_to_be_never_empty_without_the_length(kernel_size):
     options = itertools.product((1, 2, 3), (1, 2, 5), (0, 1, 3, 6), (0, 1, 3, 6))
@@ -315,6 +322,18 @@ def test_low_precision_counts_exactly(dtype, tolerance, records_gradient, way):
         assert error < tolerance
 
 
+def test_masked_outputs_of_low_precision_are_rounded_once():
+    """The centre of 961 taps alone has a weight, so an output is the ratio, of exact counts."""
+    weight, ones = torch.zeros(2, 1, 1, 31, 31, dtype=torch.float64)
+    weight[..., 15, 15] = 1
+    ones[:] = 1
+    mask = torch.rand(1, 1, 33, 40) > 0.4
+    taps = F.conv2d(mask.double(), ones, padding=15)
+    input, weight = torch.ones(1, 1, 33, 40).bfloat16(), weight.bfloat16()
+    output, _ = partial_conv2d(input, weight, padding=15, mask=mask)
+    assert torch.equal(output, (mask * 961 / taps).bfloat16())
+
+
 @pytest.mark.parametrize("trains", [False, True])
 def test_autocast_takes_the_bias_along(trains, way):
     layer = PConv2d(1, 1, 3, padding=1)
@@ -406,6 +425,8 @@ def test_layer_is_an_nn_conv2d_with_the_same_state():
     layer.load_state_dict(plain.state_dict(), strict=True)
     assert not list(layer.buffers())
     assert repr(layer) == "PConv2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))"
+    layer.multi_channel = layer.return_mask = True
+    assert repr(layer).endswith(", padding=(1, 1), multi_channel=True, return_mask=True)")
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])
@@ -488,10 +509,11 @@ def test_errors_say_what_to_do():
             partial_conv2d(square, layer.weight, mask=torch.ones(shape))
     with pytest.raises(ValueError, match=r"mask_in of shape \(5, 6\) must have 1 channel"):
         layer(input, torch.ones(5, 6))
-    integers = torch.ones(1, 1, 4, 4, dtype=torch.int32), torch.ones(1, 1, 3, 3, dtype=torch.int32)
-    with pytest.raises(TypeError, match=r"input of a floating dtype, not torch\.int32"):
-        partial_conv2d(*integers, padding=1)
-    assert torch.equal(partial_conv2d(*integers), F.conv2d(*integers))
+    for size in (1, 3):  # windows without any valid tap, and such that miss some
+        integers = [torch.ones(1, 1, n, n, dtype=torch.int32) for n in (4, size)]
+        with pytest.raises(TypeError, match=r"input of a floating dtype, not torch\.int32"):
+            partial_conv2d(*integers, padding=1)
+        assert torch.equal(partial_conv2d(*integers), F.conv2d(*integers))
 
 
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
@@ -532,6 +554,7 @@ def plan_for(options):
         dict(padding=()),
         dict(stride=0),
         dict(stride=(1, 0)),
+        dict(dilation=0),
         dict(dilation=None),
     ],
     ids=str,
@@ -621,6 +644,17 @@ def test_strips_of_a_part_of_memory(memory_format, way):
     assert torch.equal(
         values, torch.stack([ratio**i for i in (0, 1, 0)])[:, None].expand(3, 4, 6, 9)
     )
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    """In bfloat16 501 would be 500 or 502."""
+    plan = plan_of_size((200, 300), (3, 3), (1, 1), (1, 1), (1, 1))
+    output = torch.zeros(1, 1, 200, 300, dtype=torch.bfloat16)
+    bias = torch.zeros(1, requires_grad=True)
+    scaled = scaling._ScaleBorder.apply(output, bias, False, plan, None)
+    scaled.backward(torch.ones_like(scaled))
+    # The sum of 1 - ratio: that of the ratios comes to it through the convolution.
+    assert bias.grad.item() == (2 * 198 + 2 * 298) * (1 - 1.5) + 4 * (1 - 2.25)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

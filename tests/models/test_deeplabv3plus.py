@@ -45,7 +45,8 @@ def test_agrees_with_a_functional_head(randomized, align_corners):
     fused = torch.cat([F.conv2d(low, state["bot_fine.weight"]), aspp], 1)
     fused = conv_norm_relu(conv_norm_relu(fused, "decoder.0"), "decoder.1")
     expected = F.conv2d(fused, state["conv_seg.weight"])
-    torch.testing.assert_close(head([low, high]), expected, rtol=1e-5, atol=1e-5)
+    inputs = [low, high, torch.empty(0)]  # in_index is not that of the last one
+    torch.testing.assert_close(head(inputs), expected, rtol=1e-5, atol=1e-5)
     assert "conv_seg.bias" not in state
     assert not any(isinstance(m, nn.modules.dropout._DropoutNd) for m in head.modules())
 
@@ -57,14 +58,21 @@ def test_every_convolution_of_the_plain_head_follows_conv_cfg():
     assert all(isinstance(conv, PConv2d) for conv in convs)
 
 
+def test_one_output_for_two_classes_and_other_rates():
+    args = SMALL | {"num_classes": 2, "out_channels": 1, "threshold": 0.5, "dilations": (1, 6)}
+    assert DeepLabV3PlusHead(**args)(features()).shape == (2, 1, 23, 31)
+
+
 class TestDepthwiseSeparable:
     """The subclass of mmseg's head against mmseg's head."""
 
     ARGS = SMALL | {"dilations": (1, 12, 24, 36)}
 
-    def test_state_dicts_pass_both_ways(self, randomized):
-        ours = PaddingAwareDepthwiseSeparableASPPHead(**self.ARGS, conv_cfg={"type": "PConv"})
-        theirs = randomized(DepthwiseSeparableASPPHead(**self.ARGS))
+    @pytest.mark.parametrize("norm_cfg", [BN, None])
+    def test_state_dicts_pass_both_ways(self, randomized, norm_cfg):
+        args = self.ARGS | {"norm_cfg": norm_cfg}
+        ours = PaddingAwareDepthwiseSeparableASPPHead(**args, conv_cfg={"type": "PConv"})
+        theirs = randomized(DepthwiseSeparableASPPHead(**args))
         assert list(ours.state_dict()) == list(theirs.state_dict())
         ours.load_state_dict(theirs.state_dict())
         theirs.load_state_dict(ours.state_dict())
@@ -77,16 +85,12 @@ class TestDepthwiseSeparable:
         assert torch.equal(ours(inputs), theirs(inputs))
 
     @pytest.mark.parametrize("c1", [{}, {"c1_in_channels": 0, "c1_channels": 0}])
-    def test_every_padded_convolution_follows_conv_cfg(self, c1):
+    def test_every_convolution_but_the_classifier_follows_conv_cfg(self, c1):
         head = PaddingAwareDepthwiseSeparableASPPHead(**self.ARGS | c1, conv_cfg={"type": "PConv"})
-        padded = {
-            name: m
-            for name, m in head.named_modules()
-            if isinstance(m, nn.Conv2d) and m.padding != (0, 0)
-        }
+        convs = {name: m for name, m in head.named_modules() if isinstance(m, nn.Conv2d)}
+        assert [name for name, m in convs.items() if not isinstance(m, PConv2d)] == ["conv_seg"]
         # Three rates, mmseg's bottleneck, two separable convolutions.
-        assert len(padded) == 6
-        assert all(isinstance(m, PConv2d) for m in padded.values()), padded
+        assert sum(m.padding != (0, 0) for m in convs.values()) == 6
         depthwise = head.aspp_modules[3].depthwise_conv.conv
         assert depthwise.dilation == (36, 36)
         assert depthwise.groups == depthwise.in_channels == 24

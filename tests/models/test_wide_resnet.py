@@ -33,6 +33,12 @@ def test_channels_and_output_strides_at_odd_sizes(conv_cfg):
     assert [tuple(tap.shape) for tap in taps] == [(1, 128, 33, 49), (1, 4096, 9, 13)]
 
 
+def test_images_of_any_channels_and_outputs_in_any_order(narrow):
+    trunk = WideResNet38(in_channels=1, out_modules=(7, 2))
+    outputs = trunk(torch.randn(1, 1, 16, 16))
+    assert [tuple(output.shape) for output in outputs] == [(1, 256, 2, 2), (1, 8, 8, 8)]
+
+
 @torch.no_grad()
 def test_agrees_with_a_network_built_from_published_names(randomized, reference_trunk):
     with torch.device("meta"):

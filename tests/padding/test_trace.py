@@ -368,6 +368,10 @@ def test_plot_has_one_bar_per_operation(tmp_path):
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [op.share for op in trace.operations]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1"]
+    assert axes.yaxis_inverted()  # the first one at the top
+    assert axes.get_xlabel() == "share of the output that sees padding, input 10x16"
+    assert axes.get_xlim() == (0, 1)
+    assert axes.xaxis.get_major_formatter()(0.5) == "50%"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["zeros", "-inf"]
     for suffix in ("png", "svg"):
         save_figure(figure, tmp_path / f"plot.{suffix}")
