@@ -20,12 +20,20 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         path: The file to write.
         durable: Wait until the disk holds the file before it replaces the old one, and until it
             holds the new name, so that a power failure leaves one of the two whole.
+
+    Raises:
+        OSError: Of the block; one that names no file gets the name of this one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.filename is None:  # as on a full disk
+                error.filename = str(path)
+            raise
         if durable:
             _to_disk(temporary)
         os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """Whole files or nothing, and their names."""
 
+import errno
 import json
 import math
 import os
@@ -20,6 +21,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         temporary.write_text(str(1 / (temporary.write_text("new") - 3)))
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_with_the_file_that_it_has_no_room_for(tmp_path: Path) -> None:
+    path, full = tmp_path / "a.json", OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'$"), atomic_path(path):
+        raise full
+    with pytest.raises(FileNotFoundError, match=r"'absent'$"), atomic_path(path):
+        Path("absent").read_text()
 
 
 def test_a_durable_file_is_on_disk_before_it_has_its_name(

@@ -226,13 +226,15 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     try:
         result = _shift_test(args) if args.shift_test else _border_eval(args)
+        for path in args.out:
+            _WRITERS[path.suffix](result, path)
+        if args.plot:
+            shift = result.get("shift_test")
+            save_figure(
+                plot_shift(shift) if shift else plot_leave_out(result["results"]), args.plot
+            )
     except (PreflightError, ValueError, OSError) as error:
         sys.exit(f"border_eval.py: {error}")
-    for path in args.out:
-        _WRITERS[path.suffix](result, path)
-    if args.plot:
-        shift = result.get("shift_test")
-        save_figure(plot_shift(shift) if shift else plot_leave_out(result["results"]), args.plot)
     for path in (*args.out, args.plot, args.save_confusion, args.show_dir):
         if path:
             print(f"wrote {path}")

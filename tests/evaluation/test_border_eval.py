@@ -157,6 +157,25 @@ def test_counts_give_the_same_results_without_network_and_data(main, trained, tm
     assert regular == [100, 100]  # both networks are only blind nearer to the border
 
 
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_result_without_room_is_named(main, trained, tmp_path, capsys, option):
+    """``capsys``, since pytest keeps what is printed in a file otherwise."""
+    resource = pytest.importorskip("resource")
+    counts, result = (
+        tmp_path / "counts.npz",
+        tmp_path / ("a.json" if option == "--out" else "a.png"),
+    )
+    main([*trained, "--leave-out", "0", "--modes", "tile", "--save-confusion", str(counts)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(SystemExit, match=rf"^border_eval\.py: .*File too large: '{result}'$"):
+            main(["--from-confusion", str(counts), option, str(result)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not result.exists()
+
+
 def test_areas_give_the_same_results_as_matrices(make_config, trained, tmp_path):
     plan = EvaluationPlan(tile=(16, 20), leave_outs=["1/2"], bands=[2])
     config = make_config(images=IMAGES, ignore_index=IGNORED)
