@@ -22,7 +22,7 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
             holds the new name, so that a power failure leaves one of the two whole.
 
     Raises:
-        OSError: Of the block; one that names no file gets the name of this one.
+        OSError: Of the block; one of the system that names no file gets the name of this one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
         try:
             yield temporary
         except OSError as error:
-            if error.filename is None:  # as on a full disk
+            if error.errno and error.filename is None:  # as on a full disk
                 error.filename = str(path)
             raise
         if durable:

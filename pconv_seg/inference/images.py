@@ -192,10 +192,7 @@ def _open(path: Path) -> AbstractContextManager[_Source]:
 def _write_png(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     rows = []
     yield rows.append
-    try:
-        Image.fromarray(np.concatenate(rows)).save(path)
-    except OSError as error:
-        raise OSError(_UNWRITTEN.format(path.name)) from error
+    Image.fromarray(np.concatenate(rows)).save(path)
 
 
 @contextmanager

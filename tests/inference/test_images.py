@@ -342,14 +342,17 @@ def test_missing_rasterio_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "height", "width", "room"),
+    ("suffix", "height", "width", "room", "message"),
     [
-        ("png", 60, 60, 8_000),
-        ("tif", 60, 60, 8_000),  # found when the file is closed
-        ("tif", 1500, 600, 50_000),  # found before
+        ("png", 60, 60, 8_000, r"File too large: '.*/a_overlay\.png'$"),
+        # Found when the file is closed, and before.
+        ("tif", 60, 60, 8_000, r"^a_overlay\.tif could not be written as a whole: is "),
+        ("tif", 1500, 600, 50_000, r"^a_overlay\.tif could not be written as a whole: is "),
     ],
 )
-def test_a_result_without_room_is_an_error_and_is_not_there(tmp_path, suffix, height, width, room):
+def test_a_result_without_room_is_an_error_and_is_not_there(
+    tmp_path, suffix, height, width, room, message
+):
     resource = pytest.importorskip("resource")
     rgb, image = rgb_image(height, width), tmp_path / f"a.{suffix}"
     if suffix == "png":
@@ -358,7 +361,6 @@ def test_a_result_without_room_is_an_error_and_is_not_there(tmp_path, suffix, he
         write_tiff(image, rgb.transpose(2, 0, 1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    message = rf"^a_overlay\.{suffix} could not be written as a whole: is "
     try:
         with pytest.raises(OSError, match=message):
             predict_file(BrightestChannel(), image, tmp_path / "out", 64)
