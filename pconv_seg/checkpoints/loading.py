@@ -125,7 +125,7 @@ def build_network(config: dict, source: str) -> nn.Module:
         hint = ""
         if "registry" in f"{error.args[0]}":
             names = ", ".join(unregistered_types(config, "model"))
-            hint = f"{names and f' ({names})'}. Give a config that imports it"
+            hint = (f" ({names})" if names else "") + ". Give a config that imports it"
         raise ValueError(f"{source}: {error.args[0]}{hint}") from error
 
 

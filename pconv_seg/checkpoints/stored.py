@@ -82,10 +82,10 @@ def unregistered_types(config: Any, key: str = "") -> Iterator[str]:
     scopes, registered = _registered(_ALL)
     for path, name, kind in entries(config, key):
         if name == "type" and isinstance(kind, str):
-            module, _, last = kind.rpartition(".")
+            module = kind.rpartition(".")[0]
             # A class may stand there by its module, too.
-            known = last in registered if module in ("", *scopes) else module in sys.modules
-            if not known:
+            of_module = module in sys.modules and module not in scopes
+            if not of_module and not _has_name(kind, scopes, registered):
                 yield f"{path}={kind!r}"
 
 
@@ -155,11 +155,16 @@ def _registered(roots: tuple[Registry, ...]) -> tuple[set[str], dict[str, list[A
     return {node.scope for node in nodes}, registered
 
 
+def _has_name(name: str, scopes: set[str], registered: dict[str, list[Any]]) -> bool:
+    """Whether something is registered by this name, which may begin with a scope."""
+    scope, dot, key = name.partition(".")
+    return (key if dot and scope in scopes else name) in registered
+
+
 def _is_registered(name: Any, scopes: set[str], registered: dict[str, list[Any]]) -> bool:
     if not isinstance(name, str):
         return False
-    scope, dot, key = name.partition(".")
-    if (key if dot and scope in scopes else name) in registered:
+    if _has_name(name, scopes, registered):
         return True
     if name.isidentifier():
         # Not for mmengine to build, or found nowhere, unless a module has this name.

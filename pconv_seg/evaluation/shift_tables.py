@@ -26,14 +26,13 @@ def shift_tables(results: list[dict]) -> str:
         table.add_row([names[result["checkpoint"]], result["padding"], *cells])
     parts.append(table.get_string())
     if any(row["overlap"] is None for result in results for row in result["recommended"]):
+        narrower = ", and narrower bins (--bin-width) come closer to the interior"
         counted = [row for row in results[0]["bins"] if row["changed"] is not None]
         parts.append(
             f"none: of the pixels {counted[-1]['from_pixel']} px and more from the seam, where the "
             "last bin begins, more than that still change. Larger tiles reach farther"
+            f"{narrower if results[0]['bins'][0]['to_pixel'] > 1 else ''}."
         )
-        if results[0]["bins"][0]["to_pixel"] > 1:
-            parts[-1] += ", and narrower bins (--bin-width) come closer to the interior"
-        parts[-1] += "."
     if "aAcc" in results[0]["total"]:
         parts.append(
             f"cost: as interior minus as border, with its {CONFIDENCE:.0%} interval (paired "
