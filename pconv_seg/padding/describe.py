@@ -1,5 +1,6 @@
 """What a layer pads with, how much, and whether its padding can be switched."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn.bricks import Conv2dAdaptivePadding, wrappers
@@ -135,6 +136,11 @@ def why_not_convertible(module: nn.Module) -> str:
     if "forward" in vars(module) or "_conv_forward" in vars(module):
         return "its forward has been replaced"
     return "" if is_plain_convolution(cls) else f"{cls.__name__} has a forward of its own"
+
+
+def first_of(layers: Sequence[str]) -> str:
+    """Three layers at most, for messages."""
+    return ", ".join([*layers[:3], *(["..."] if len(layers) > 3 else [])])
 
 
 def is_plain_convolution(cls: type) -> bool:

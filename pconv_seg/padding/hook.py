@@ -13,10 +13,14 @@ from pconv_seg.layers import PConv2d
 from pconv_seg.wrappers import unwrapped
 
 from .batch import PaddedBatchHook, take_test_padding_away
-from .describe import is_padded_convolution, padding_of, scheme_of, why_not_convertible
+from .describe import (
+    first_of,
+    is_padded_convolution,
+    padding_of,
+    scheme_of,
+    why_not_convertible,
+)
 from .switch import SCHEMES, Where, check_scheme, set_padding
-
-_SHOWN = 3  # names of convolutions in a warning
 
 
 @HOOKS.register_module()
@@ -109,12 +113,11 @@ def _warn_of_zeros(runner: Runner) -> None:
         if padding_of(m) == "zeros" and not why_not_convertible(m)
     ]
     if zeros:
-        named = ", ".join(zeros[:_SHOWN]) + (", ..." if len(zeros) > _SHOWN else "")
         runner.logger.warning(
             f"conv_cfg=dict(type='PConv') is in the config, but {len(zeros)} of {len(padded)} "
-            f"padded convolutions pad with zeros ({named}): no conv_cfg reached them. --padding "
-            "partial, or dict(type='pconv_seg.PaddingHook', scheme='partial') in custom_hooks, "
-            "switches them."
+            f"padded convolutions pad with zeros ({first_of(zeros)}): no conv_cfg reached them. "
+            "--padding partial, or dict(type='pconv_seg.PaddingHook', scheme='partial') in "
+            "custom_hooks, switches them."
         )
 
 

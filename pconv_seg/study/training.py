@@ -24,7 +24,7 @@ from pconv_seg.files import atomic_path, parse_json, write_json
 from pconv_seg.geometry import pair
 from pconv_seg.inference import tile_predictor
 from pconv_seg.padding import scheme_of, set_padding
-from pconv_seg.padding.describe import is_padded_convolution
+from pconv_seg.padding.describe import first_of, is_padded_convolution
 from pconv_seg.parallel import cores
 from pconv_seg.work_dir import newest_checkpoint, progress
 
@@ -165,8 +165,7 @@ def _check_network(study: Study) -> None:
                 for layer in kept
                 if layer.after != padding and is_padded_convolution(model.get_submodule(layer.name))
             ]
-            more = ", ..." if len(layers) > 3 else ""
-            problem = f"these cannot: {', '.join(layers[:3])}{more}" if layers else "it has none"
+            problem = f"these cannot: {first_of(layers)}" if layers else "it has none"
             raise PreflightError(
                 f"{study.file}: all padded convolutions of the model must be switched to {padding} "
                 f"for a study, but {problem}. Choose another model, or compare this one without a "
